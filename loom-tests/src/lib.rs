@@ -1,0 +1,1 @@
+//! Models of the concurrent parts; see `tests/`.

@@ -1,0 +1,3 @@
+//! The `democratising` program.
+
+fn main() {}

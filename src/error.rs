@@ -1,0 +1,299 @@
+//! What can go wrong, in one type: what it was, its value, what to do.
+
+#![forbid(unsafe_code)]
+
+use crate::size::Shape;
+use core::fmt;
+#[cfg(feature = "std")]
+use std::{string::String, vec::Vec};
+
+/// The result of everything that can fail here.
+pub type Result<T, E = DemoError> = core::result::Result<T, E>;
+
+/// Why something failed. Sources stay attached; formatting an error allocates and asks nothing of anybody.
+#[derive(Debug, thiserror_no_std::Error)]
+#[non_exhaustive]
+pub enum DemoError {
+    /// Memory ran out, or a limit was reached, after everything reclaimable was given back.
+    #[error("{0}")]
+    OutOfMemory(OutOfMemory),
+
+    /// The number of elements does not make the shape.
+    #[error("a tensor of shape {shape} needs {needed} elements, but {given} were given")]
+    ElementCount {
+        /// The shape asked for.
+        shape: Shape,
+        /// The elements such a shape holds.
+        needed: usize,
+        /// The elements that were there.
+        given: usize,
+    },
+
+    /// A shape whose bytes cannot be counted, or with too many dimensions.
+    #[error("a tensor of shape {lengths} cannot exist: {problem}")]
+    ImpossibleShape {
+        /// The lengths, as far as they fit.
+        lengths: Shape,
+        /// Which limit it breaks.
+        problem: &'static str,
+    },
+
+    /// The elements have another type than was asked for.
+    #[error("the tensor holds {held}, but {asked} was asked for; convert it or ask for {held}")]
+    DTypeMismatch {
+        /// The dtype of the tensor.
+        held: &'static str,
+        /// The dtype asked for.
+        asked: &'static str,
+    },
+
+    /// A device that cannot be used here.
+    #[error("{device} cannot be used: {problem}")]
+    DeviceUnavailable {
+        /// Which device.
+        device: DeviceId,
+        /// Why, and what to do about it.
+        problem: &'static str,
+    },
+
+    /// The bytes live on another device than the operation needs.
+    #[error("{operation} needs a tensor on {needed}, but it is on {held}; move it with to_device first")]
+    WrongDevice {
+        /// What was asked for.
+        operation: &'static str,
+        /// Where the tensor is.
+        held: DeviceId,
+        /// Where it would have to be.
+        needed: DeviceId,
+    },
+
+    /// A block was given back that is not live.
+    #[error("{0}")]
+    BadFree(BadFree),
+
+    /// A setting that cannot be.
+    #[cfg(feature = "std")]
+    #[error("{name} = {value} cannot be: {problem}")]
+    InvalidConfig {
+        /// The setting.
+        name: &'static str,
+        /// Its value, as it was given.
+        value: String,
+        /// Which values can be.
+        problem: &'static str,
+    },
+
+    /// The operating system refused something.
+    #[cfg(feature = "std")]
+    #[error("cannot {action}{}: {source}", OnPath(.path))]
+    Io {
+        /// What was tried, as a verb: "open", "write".
+        action: &'static str,
+        /// The file, where there is one.
+        path: Option<std::path::PathBuf>,
+        /// The operating system's own words.
+        source: std::io::Error,
+    },
+
+    /// A file that is not what it says it is.
+    #[cfg(feature = "std")]
+    #[error("cannot read {}{}{at}: {problem}", .format, OnPath(.path))]
+    Format {
+        /// The format it was read as: "npy", "text", "safetensors".
+        format: &'static str,
+        /// The file, where it is known.
+        path: Option<std::path::PathBuf>,
+        /// Where in the file, as " line 3" or " byte 128"; empty where the whole is meant.
+        at: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+
+    /// A name that is taken, missing or reserved.
+    #[cfg(feature = "std")]
+    #[error("{what} {name:?} {problem}")]
+    Name {
+        /// What kind of thing: "tensor", "metadata key".
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// The new file stands under its name, but its directory could not be synced: it may be gone after a power loss.
+    #[cfg(feature = "std")]
+    #[error("{} is in place, but its directory could not be synced, so it may not survive a power loss: {source}", .path.display())]
+    NotDurable {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why the directory could not be synced.
+        source: std::io::Error,
+    },
+}
+
+#[cfg(not(feature = "std"))]
+impl core::error::Error for DemoError {}
+
+#[cfg(feature = "std")]
+impl From<std::io::Error> for DemoError {
+    fn from(source: std::io::Error) -> Self {
+        DemoError::Io { action: "do a file operation", path: None, source }
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<tempfile::PersistError> for DemoError {
+    fn from(error: tempfile::PersistError) -> Self {
+        DemoError::Io {
+            action: "rename a temp file",
+            path: Some(error.file.path().into()),
+            source: error.error,
+        }
+    }
+}
+
+impl From<OutOfMemory> for DemoError {
+    fn from(report: OutOfMemory) -> Self {
+        DemoError::OutOfMemory(report)
+    }
+}
+
+impl From<BadFree> for DemoError {
+    fn from(error: BadFree) -> Self {
+        DemoError::BadFree(error)
+    }
+}
+
+/// " of PATH", or nothing.
+#[cfg(feature = "std")]
+struct OnPath<'a>(&'a Option<std::path::PathBuf>);
+
+#[cfg(feature = "std")]
+impl fmt::Display for OnPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(path) => write!(f, " {}", path.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Which memory: the host's, or one device's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum DeviceId {
+    /// The machine's own memory.
+    #[default]
+    Host,
+    /// The CUDA device with this ordinal.
+    Cuda(u32),
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceId::Host => f.write_str("host"),
+            DeviceId::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// The numbers behind an allocation that failed, read at that moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct OutOfMemory {
+    /// Whose memory ran out.
+    pub device: DeviceId,
+    /// What was asked for.
+    pub requested_bytes: u64,
+    /// What live blocks held.
+    pub in_use_bytes: u64,
+    /// The limit in force, or `u64::MAX` without one.
+    pub limit_bytes: u64,
+    /// The largest block that could still have been had without growing.
+    pub largest_free_bytes: u64,
+    /// What registered reclaimers said they could still give back.
+    pub reclaimable_bytes: u64,
+    /// Those reclaimers, largest first.
+    #[cfg(feature = "std")]
+    pub consumers: Vec<Consumer>,
+}
+
+/// A named holder of memory.
+#[cfg(feature = "std")]
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Consumer {
+    /// The name it was registered under.
+    pub name: String,
+    /// What it holds and could give back.
+    pub bytes: u64,
+}
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "out of memory on {}: {} bytes requested, {} in use, largest free block {}",
+            self.device, self.requested_bytes, self.in_use_bytes, self.largest_free_bytes
+        )?;
+        if self.limit_bytes != u64::MAX {
+            write!(f, ", limit {}", self.limit_bytes)?;
+        }
+        if self.reclaimable_bytes > 0 {
+            write!(f, ", {} reclaimable", self.reclaimable_bytes)?;
+        }
+        #[cfg(feature = "std")]
+        for (i, consumer) in self.consumers.iter().enumerate() {
+            write!(f, "{} {} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a block could not be given back. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BadFree {
+    /// The address is none of this space's.
+    Foreign,
+    /// The block is free already.
+    AlreadyFree {
+        /// Where it starts in its space.
+        offset_bytes: u64,
+    },
+    /// The address lies inside a live block, not at its start.
+    Interior {
+        /// Where the address lies in its space.
+        offset_bytes: u64,
+    },
+    /// A live block starts there, but not of that size.
+    WrongSize {
+        /// Where it starts in its space.
+        offset_bytes: u64,
+        /// The bytes the block really has.
+        held_bytes: u64,
+        /// The bytes that were to be given back.
+        given_bytes: u64,
+    },
+}
+
+impl fmt::Display for BadFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            BadFree::Foreign => f.write_str("freed a block of somebody else: no address of this space"),
+            BadFree::AlreadyFree { offset_bytes } => {
+                write!(f, "freed twice: the block at offset {offset_bytes:#x} is free already")
+            }
+            BadFree::Interior { offset_bytes } => {
+                write!(f, "freed an address inside a block: none starts at offset {offset_bytes:#x}")
+            }
+            BadFree::WrongSize { offset_bytes, held_bytes, given_bytes } => write!(
+                f,
+                "freed with the wrong size: the block at offset {offset_bytes:#x} has {held_bytes} bytes, not {given_bytes}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for BadFree {}

@@ -1,0 +1,16 @@
+//! One allocator for every memory.
+
+#![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod error;
+pub mod gc;
+pub mod heap;
+pub mod size;
+mod sync;
+
+pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
+pub use heap::Global;

@@ -1,0 +1,137 @@
+//! Size classes: four to each doubling, by arithmetic.
+
+use super::Geometry;
+use core::fmt;
+
+/// The number of a size class, smallest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SizeClass(pub u8);
+
+impl fmt::Display for SizeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "size class {}", self.0)
+    }
+}
+
+/// The size classes of a space: the smallest slot times 1, 2, 3, 4, then four to each doubling up to half a slab.
+#[derive(Clone, Copy, Debug)]
+pub struct Classes {
+    slot_shift: u32,
+    slab_shift: u32,
+    max_bytes: u64,
+}
+
+impl Classes {
+    /// The most classes that any geometry has.
+    pub const MAX: usize = 64;
+
+    /// The classes of `geometry`; one without slabs has none.
+    pub const fn of(geometry: Geometry) -> Classes {
+        match geometry.slab_shift() {
+            Some(slab_shift) => {
+                Classes { slot_shift: geometry.slot_shift(), slab_shift, max_bytes: 1 << (slab_shift - 1) }
+            }
+            None => Classes { slot_shift: 0, slab_shift: 0, max_bytes: 0 },
+        }
+    }
+
+    /// How many classes there are.
+    pub const fn count(self) -> usize {
+        match self.class(self.max_bytes, 1) {
+            Some(last) => last.0 as usize + 1,
+            None => 0,
+        }
+    }
+
+    /// The smallest class whose slots hold `bytes` at a multiple of `align` (a power of two); `None` for a span.
+    ///
+    /// A size that is a multiple of `align` gets slots of such a size: below `4 * align` the classes are all the
+    /// multiples, above it the step between two classes is one.
+    #[inline]
+    pub const fn class(self, bytes: u64, align: u64) -> Option<SizeClass> {
+        if bytes > self.max_bytes || align > self.max_bytes {
+            return None;
+        }
+        let bytes = (bytes + align - 1) & !(align - 1);
+        if bytes > self.max_bytes || self.max_bytes == 0 {
+            return None;
+        }
+        let last = if bytes == 0 { 0 } else { bytes - 1 };
+        let linear = last >> self.slot_shift;
+        if linear < 4 {
+            return Some(SizeClass(linear as u8));
+        }
+        let log = 63 - last.leading_zeros();
+        let step = (last >> (log - 2)) & 3;
+        Some(SizeClass((4 * (log - self.slot_shift - 1) + step as u32) as u8))
+    }
+
+    /// The bytes of a slot of `class`.
+    #[inline]
+    pub const fn slot_bytes(self, class: SizeClass) -> u64 {
+        let class = class.0 as u32;
+        if class < 4 {
+            return (class as u64 + 1) << self.slot_shift;
+        }
+        let log = class / 4 + self.slot_shift + 1;
+        (4 + (class % 4) as u64 + 1) << (log - 2)
+    }
+
+    /// The bytes of a slab of `class`: at least one slab unit, and room for eight slots.
+    pub const fn slab_bytes(self, class: SizeClass) -> u64 {
+        let eight = (self.slot_bytes(class) * 8).next_power_of_two();
+        let unit = 1 << self.slab_shift;
+        if eight > unit { eight } else { unit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: Classes = Classes::of(Geometry::spans(16 << 10).slabs(64 << 10, 16));
+    const DEVICE: Classes = Classes::of(Geometry::spans(64 << 10).slabs(64 << 10, 512));
+
+    #[test]
+    fn every_size_gets_the_smallest_class_that_holds_it() {
+        for classes in [HOST, DEVICE] {
+            let mut class = SizeClass(0);
+            for bytes in 1..=classes.max_bytes {
+                if bytes > classes.slot_bytes(class) {
+                    class.0 += 1;
+                }
+                assert_eq!(classes.class(bytes, 1), Some(class), "{bytes} bytes");
+            }
+            assert_eq!(class.0 as usize + 1, classes.count());
+            assert!(classes.count() <= Classes::MAX);
+            assert_eq!(classes.slot_bytes(class), classes.max_bytes);
+            assert_eq!(classes.class(classes.max_bytes + 1, 1), None);
+        }
+    }
+
+    #[test]
+    fn slots_of_an_aligned_size_are_multiples_of_the_alignment() {
+        for classes in [HOST, DEVICE] {
+            for align in (0..=15).map(|shift| 1u64 << shift) {
+                for bytes in 0..=classes.max_bytes {
+                    if let Some(class) = classes.class(bytes, align) {
+                        assert_eq!(classes.slot_bytes(class) % align, 0, "{bytes} bytes aligned to {align}");
+                        assert!(classes.slot_bytes(class) >= bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_slabs_there_is_no_class() {
+        let none = Classes::of(Geometry::spans(8));
+        assert_eq!((none.count(), none.class(0, 1), none.class(8, 8)), (0, None, None));
+    }
+
+    #[test]
+    fn sizes_near_the_end_of_the_integers_are_no_class() {
+        assert_eq!(HOST.class(u64::MAX, 1), None);
+        assert_eq!(HOST.class(1, 1 << 63), None);
+    }
+}
