@@ -52,11 +52,11 @@ impl Classes {
         if bytes > self.max_bytes || align > self.max_bytes {
             return None;
         }
-        let bytes = (bytes + align - 1) & !(align - 1);
+        let bytes = if bytes == 0 { align } else { (bytes + align - 1) & !(align - 1) };
         if bytes > self.max_bytes || self.max_bytes == 0 {
             return None;
         }
-        let last = if bytes == 0 { 0 } else { bytes - 1 };
+        let last = bytes - 1;
         let linear = last >> self.slot_shift;
         if linear < 4 {
             return Some(SizeClass(linear as u8));
