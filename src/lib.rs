@@ -10,7 +10,11 @@ pub mod error;
 pub mod gc;
 pub mod heap;
 pub mod size;
-mod sync;
+pub mod sync;
 
 pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
 pub use heap::Global;
+pub use lock_api;
+#[cfg(feature = "std")]
+pub use sync::HostLock;
+pub use sync::SpinLock;
