@@ -9,6 +9,7 @@ extern crate std;
 pub mod error;
 pub mod gc;
 pub mod heap;
+pub mod pool;
 pub mod size;
 pub mod sync;
 

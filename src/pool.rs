@@ -1,0 +1,5 @@
+//! An arena, shared.
+
+#![forbid(unsafe_code)]
+
+pub mod budget;
