@@ -3,3 +3,5 @@
 #![forbid(unsafe_code)]
 
 pub mod budget;
+pub mod depot;
+pub mod magazine;
