@@ -1,6 +1,6 @@
 //! An arena divides one space. It has no lock and touches no byte of the space; all its tables lie beside it.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub(crate) mod bits;
 mod commit;

@@ -28,6 +28,8 @@ pub unsafe trait Space {
     type Addr: Copy + Eq + fmt::Debug;
     /// The span index that suits it: the buddy tree where backing can move, the fit table where it cannot.
     type Index<M: Metadata>: SpanIndex<M>;
+    /// Where its tables live unless the caller says otherwise.
+    type Tables: Metadata;
 
     /// The units it is counted in. Always the same answer.
     fn geometry(&self) -> Geometry;

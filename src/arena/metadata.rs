@@ -1,5 +1,7 @@
 //! Where an arena's tables live: beside the space, in memory that the caller chooses.
 
+#![allow(unsafe_code)]
+
 use core::fmt;
 use core::mem::{MaybeUninit, align_of, size_of};
 use core::ops::DerefMut;

@@ -2,7 +2,7 @@
 
 use super::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
 use crate::arena::index::BuddyTree;
-use crate::arena::metadata::Metadata;
+use crate::arena::metadata::{Borrowed, Metadata};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -65,9 +65,10 @@ unsafe impl Sync for Fixed<'_> {}
 
 // SAFETY: 1. `addr` stays in the borrowed bytes, since the offset is less than their length; `offset` subtracts the
 // same start. 2. The borrow is exclusive, so no other space has these bytes.
-unsafe impl Space for Fixed<'_> {
+unsafe impl<'a> Space for Fixed<'a> {
     type Addr = NonNull<u8>;
     type Index<M: Metadata> = BuddyTree<M>;
+    type Tables = Borrowed<'a>;
 
     fn geometry(&self) -> Geometry {
         self.geometry

@@ -57,6 +57,7 @@ impl Mapped {
 unsafe impl Space for Mapped {
     type Addr = NonNull<u8>;
     type Index<M: Metadata> = BuddyTree<M>;
+    type Tables = MappedTables;
 
     fn geometry(&self) -> Geometry {
         const { Geometry::spans(16 << 10).framed(FRAME).slabs(64 << 10, 16) }

@@ -2,7 +2,7 @@
 
 use super::{Alignment, Contents, Geometry, Offset, Space, SpaceError, Span};
 use crate::arena::index::BuddyTree;
-use crate::arena::metadata::Metadata;
+use crate::arena::metadata::{Borrowed, Metadata};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Addresses start here, so that none of them is zero and an offset is never taken for an address.
@@ -105,6 +105,7 @@ impl Simulated {
 unsafe impl Space for Simulated {
     type Addr = u64;
     type Index<M: Metadata> = BuddyTree<M>;
+    type Tables = Borrowed<'static>;
 
     fn geometry(&self) -> Geometry {
         self.geometry
