@@ -3,7 +3,7 @@
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "std")]
+#[cfg(any(feature = "std", test))]
 extern crate std;
 
 pub mod arena;
@@ -19,6 +19,8 @@ pub use arena::Arena;
 pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
 pub use heap::Global;
 pub use lock_api;
+#[cfg(feature = "std")]
+pub use pool::MemoryPool;
 pub use pool::{Pool, PoolConfig};
 #[cfg(feature = "std")]
 pub use sync::HostLock;

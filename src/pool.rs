@@ -2,10 +2,14 @@
 
 pub mod budget;
 pub mod depot;
+#[cfg(feature = "std")]
+pub(crate) mod host;
 pub mod magazine;
 mod stats;
 
 pub use budget::{Budget, Charge, OverBudget};
+#[cfg(feature = "std")]
+pub use host::{MemoryPool, MemoryPoolBuilder};
 pub use stats::Stats;
 
 use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
@@ -140,6 +144,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Ok(pool)
     }
 
+    /// The bytes of tables that a pool over `space` takes from its metadata.
+    pub fn metadata_bytes(space: &S) -> u64 {
+        Arena::<S, M>::metadata_bytes(space)
+    }
+
     /// Changes how it grows and what it keeps. Nothing live is lost: where more than the new maximum is backed, idle
     /// frames are given up at once, and requests that need more fail until it fits.
     pub fn configure(&self, config: PoolConfig) {
@@ -234,6 +243,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// Gives idle frames up, highest first, until at most `keep_bytes` are idle. Returns the bytes given up.
     pub fn trim(&self, keep_bytes: u64) -> u64 {
         self.shared.lock().arena.trim(keep_bytes, &Frames(&self.budget))
+    }
+
+    /// Bytes of backed frames that hold nothing.
+    pub fn idle_bytes(&self) -> u64 {
+        self.shared.lock().arena.idle_bytes()
     }
 
     /// The pool in numbers, all of one moment.
