@@ -459,26 +459,40 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         align: u32,
         grant: &impl Grant,
     ) -> Result<(Span, Contents), NoBlock> {
-        let asked_bytes = self.geometry.bytes(granules);
-        let commit = self.commit.as_ref();
-        let cost = |span: Span| commit.map_or(0, |commit| commit.missing(span));
-        let Some(span) = self.index.take(granules, align, &cost) else {
-            let largest_free_bytes = self.largest_free_bytes();
-            return Err(NoBlock::NoRoom { asked_bytes, largest_free_bytes });
-        };
-        let Some(commit) = &mut self.commit else {
-            return if grant.grant(asked_bytes) {
-                Ok((span, Contents::Unknown))
-            } else {
-                let given = self.index.give(span);
-                debug_assert_eq!(given, Ok(()));
-                Err(NoBlock::OverBudget { asked_bytes })
-            };
+        let Some(commit) = &mut self.commit else { return self.take_unframed(granules, align, grant) };
+        let Some(span) = self.index.take(granules, align, &|span| commit.missing(span)) else {
+            return Err(self.no_room(granules));
         };
         match commit.back(&self.space, &mut self.index, grant, span) {
             Ok(contents) => Ok((span, contents)),
             Err(why) => Err(self.roll_back(span, why)),
         }
+    }
+
+    /// Where everything is backed from the start, what is live is what is granted.
+    fn take_unframed(
+        &mut self,
+        granules: u32,
+        align: u32,
+        grant: &impl Grant,
+    ) -> Result<(Span, Contents), NoBlock> {
+        let asked_bytes = self.geometry.bytes(granules);
+        if !grant.grant(asked_bytes) {
+            return Err(NoBlock::OverBudget { asked_bytes });
+        }
+        match self.index.take(granules, align, &|_| 0) {
+            Some(span) => Ok((span, Contents::Unknown)),
+            None => {
+                grant.returned(asked_bytes);
+                Err(self.no_room(granules))
+            }
+        }
+    }
+
+    #[cold]
+    fn no_room(&self, granules: u32) -> NoBlock {
+        let (asked_bytes, largest_free_bytes) = (self.geometry.bytes(granules), self.largest_free_bytes());
+        NoBlock::NoRoom { asked_bytes, largest_free_bytes }
     }
 
     #[cold]

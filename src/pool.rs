@@ -31,7 +31,7 @@ pub struct PoolConfig {
     /// When more has to be backed, as much as makes this many thousandths of what is backed: 1000 backs just what is
     /// needed, 2000 doubles.
     pub growth_permille: u32,
-    /// Never more than this is backed.
+    /// Never more than this is backed; in a space that is backed from the start, live.
     pub max_bytes: u64,
     /// Idle frames above this are given up when a block comes back.
     pub retain_bytes: u64,
