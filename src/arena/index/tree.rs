@@ -149,7 +149,7 @@ impl<M: Metadata> BuddyTree<M> {
         let start = span.start.0;
         let end = match start.checked_add(span.granules) {
             Some(end) if end <= self.granules && start < end => end,
-            _ => return Err(NotLive::Outside),
+            _ => return Err(self.refusal(span)),
         };
         let starts = bits::get(&self.starts, start)
             && bits::all(&self.live, start..end)
