@@ -143,6 +143,12 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
 }
 
 impl<M: Metadata> BuddyTree<M> {
+    /// Whether a granule is free and backed.
+    #[cfg(test)]
+    pub(crate) fn is_ready(&self, at: u32) -> bool {
+        bits::get(&self.ready, at)
+    }
+
     /// Whether exactly `span` is live.
     #[inline]
     fn check(&self, span: Span) -> Result<(), NotLive> {
