@@ -72,7 +72,9 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
                 };
                 let ready: Vec<u32> = (0..granules).filter(|at| fits(*at, &|g| g.ready)).collect();
                 let free = (0..granules).any(|at| fits(at, &|g| !g.live));
-                let cost = |span: Span| model[range(span)].iter().filter(|g| !g.ready).count() as u32;
+                // As with frames, what is live is backed: a place that is not free would be cheap.
+                let cost =
+                    |span: Span| model[range(span)].iter().filter(|g| !g.ready && !g.live).count() as u32;
                 let taken = index.take(wanted, align, &cost);
                 assert_eq!(taken.is_some(), free, "{step:?}: a fit that exists is found, and none other");
                 let Some(span) = taken else { continue };
