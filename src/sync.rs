@@ -16,6 +16,8 @@ pub(crate) use loom::sync::atomic;
 
 #[cfg(feature = "std")]
 pub(crate) use core::cell::Cell;
+#[cfg(feature = "std")]
+pub(crate) use std::sync::OnceLock;
 
 /// The widest signed integer that the target changes atomically: 64 bits, or the width of a pointer.
 #[cfg(target_has_atomic = "64")]
