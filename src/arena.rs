@@ -68,7 +68,10 @@ impl fmt::Display for NoBlock {
                 write!(f, "a block of {asked_bytes} bytes never fits a space of {space_bytes}")
             }
             NoBlock::NoRoom { asked_bytes, largest_free_bytes } => {
-                write!(f, "no room for {asked_bytes} bytes now: the largest free run has {largest_free_bytes}")
+                write!(
+                    f,
+                    "no room for {asked_bytes} bytes now: the largest free run has {largest_free_bytes}"
+                )
             }
             NoBlock::OverBudget { asked_bytes } => {
                 write!(f, "{asked_bytes} more bytes are over the budget")
@@ -325,7 +328,9 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         let Some(wants) = self.geometry.granules(new_bytes.max(1) as u64) else { return Ok(false) };
         let span = match self.index.live(start) {
             Ok(span) if span.granules == had => span,
-            Ok(span) => return Err(self.not_live(at, old.size() as u64, NotLive::OtherLength(span.granules))),
+            Ok(span) => {
+                return Err(self.not_live(at, old.size() as u64, NotLive::OtherLength(span.granules)));
+            }
             Err(why) => return Err(self.not_live(at, old.size() as u64, why)),
         };
         if wants < had {

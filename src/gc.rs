@@ -15,8 +15,6 @@
 #[cfg(feature = "std")]
 mod collect;
 #[cfg(feature = "std")]
-mod pooled;
-#[cfg(feature = "std")]
 mod registry;
 
 #[cfg(feature = "std")]

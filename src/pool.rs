@@ -139,7 +139,8 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// [`NoArena`] when there is no memory for the tables.
     pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
         let arena = Arena::new(space, metadata)?;
-        let pool = Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
+        let pool =
+            Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
         pool.configure(config);
         Ok(pool)
     }
@@ -310,7 +311,12 @@ unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M>
         unsafe { self.move_to(at, old, new) }
     }
 
-    unsafe fn grow_zeroed(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: 1. As for `grow`. 2. The bytes behind the old ones are part of the new block.
         unsafe {
             let block = self.move_to(at, old, new)?;

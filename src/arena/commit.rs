@@ -239,8 +239,7 @@ impl<M: Metadata> Commit<M> {
     /// Commits the first `count` missing frames of `frames`, run by run; where a run is refused, frame by frame, so
     /// that the last byte of a budget can be used. They are not counted as backed yet.
     fn create<S: Space>(&mut self, space: &S, grant: &impl Grant, frames: Range<u32>, count: u32) -> Created {
-        let mut made =
-            Created { end: frames.start, count: 0, contents: Contents::Zeroed, refusal: None };
+        let mut made = Created { end: frames.start, count: 0, contents: Contents::Zeroed, refusal: None };
         while made.count < count
             && let Some(run) = self.missing_run(made.end..frames.end)
         {

@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::registry::{self, Entry};
-use super::{Deadline, Resource, pooled};
+use super::{Deadline, Resource};
 use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
+use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -123,23 +124,29 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
 ///
 /// Asks every reclaimer how much it could give back: not to be called under a lock that one might take.
 pub fn host_report(requested_bytes: u64) -> OutOfMemory {
-    let mut report = OutOfMemory { requested_bytes, limit_bytes: u64::MAX, ..OutOfMemory::default() };
-    pooled::describe(&mut report);
+    let mut report = host::report(requested_bytes);
+    add(&mut report, "pool, idle", host::idle_bytes());
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
-        let bytes = match contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes())) {
-            Some((Resource::HostBytes, bytes)) if bytes > 0 => bytes,
-            _ => continue,
-        };
-        report.reclaimable_bytes = report.reclaimable_bytes.saturating_add(bytes);
-        // Memory is short here: a name that finds no room is left out.
-        if let (Some(name), Ok(())) = (owned(&entry.name), report.consumers.try_reserve(1)) {
-            report.consumers.push(Consumer { name, bytes });
+        let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
+        if let Some((Resource::HostBytes, bytes)) = answer {
+            add(&mut report, &entry.name, bytes);
         }
     }
     report.consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     report.consumers.truncate(CONSUMERS);
     report
+}
+
+/// Counts `bytes` that `name` could give back, and names it if there is memory to do so.
+fn add(report: &mut OutOfMemory, name: &str, bytes: u64) {
+    report.reclaimable_bytes = report.reclaimable_bytes.saturating_add(bytes);
+    if bytes == 0 {
+        return;
+    }
+    if let (Some(name), Ok(())) = (owned(name), report.consumers.try_reserve(1)) {
+        report.consumers.push(Consumer { name, bytes });
+    }
 }
 
 /// What a collection is for.
@@ -172,7 +179,7 @@ fn run(wanted: Wanted, until: Deadline) -> Collected {
     let Some(_turn) = Turn::begin() else { return collected };
     let began = Instant::now();
     if let Some(bytes) = wanted.of(Resource::HostBytes, &collected).filter(|_| !until.has_passed()) {
-        collected.add(Resource::HostBytes, pooled::trim(bytes));
+        collected.add(Resource::HostBytes, host::trim(bytes));
     }
     let entries = registry::entries();
     let entries = entries.as_deref().map_or(&[][..], |entries| &entries[..]);
@@ -200,7 +207,7 @@ fn run(wanted: Wanted, until: Deadline) -> Collected {
     }
     if let Wanted::Everything = wanted {
         // What the reclaimers freed lies idle in the pool now. It is counted already.
-        pooled::trim(u64::MAX);
+        host::trim(u64::MAX);
     }
     collected.elapsed = began.elapsed();
     collected
