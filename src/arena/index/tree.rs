@@ -247,10 +247,8 @@ impl<M: Metadata> BuddyTree<M> {
             // The run behind everything is open: its far end is no place that anything else borders on.
             if run.end < self.granules {
                 let high = run.end - granules;
-                let back = (self.skew as u64 + high as u64) % align as u64;
-                if back <= (high - low) as u64 {
-                    look(high - back as u32);
-                }
+                // `low` is aligned and not behind `high`, so the last aligned place up to `high` is not before `low`.
+                look(high - ((self.skew as u64 + high as u64) % align as u64) as u32);
             }
             seen += 1;
             if seen == RUNS_SEEN || best.is_some_and(|(least, _)| least == 0) {
