@@ -6,6 +6,7 @@ use super::bits;
 use super::frames::FrameSet;
 use super::index::SpanIndex;
 use super::metadata::{Metadata, NoTable};
+use super::stats::Stats;
 use crate::size::Span;
 use crate::space::{Contents, Space, SpaceError};
 use core::ops::Range;
@@ -415,15 +416,16 @@ impl<M: Metadata> Commit<M> {
         self.slack_permille = permille;
     }
 
-    pub(super) fn counts(&self) -> Backing {
-        Backing {
-            reserved_bytes: self.backed.len() as u64 * self.frame_bytes,
-            peak_reserved_bytes: self.peak_backed as u64 * self.frame_bytes,
-            idle_bytes: self.idle.len() as u64 * self.frame_bytes,
-            creates: self.creates,
-            steals: self.steals,
-            unmaps: self.unmaps,
-        }
+    /// Tells the backing's part of the numbers.
+    pub(super) fn tell(&self, stats: &mut Stats) {
+        stats.reserved_bytes = self.backed_bytes();
+        stats.peak_reserved_bytes = self.peak_backed as u64 * self.frame_bytes;
+        stats.idle_bytes = self.idle_bytes();
+        (stats.creates, stats.steals, stats.unmaps) = (self.creates, self.steals, self.unmaps);
+    }
+
+    pub(super) fn backed_bytes(&self) -> u64 {
+        self.backed.len() as u64 * self.frame_bytes
     }
 
     /// log2 of the granules of a frame.
@@ -455,15 +457,4 @@ struct Created {
     count: u32,
     contents: Contents,
     refusal: Option<NotBacked>,
-}
-
-/// The backing in numbers.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Backing {
-    pub(super) reserved_bytes: u64,
-    pub(super) peak_reserved_bytes: u64,
-    pub(super) idle_bytes: u64,
-    pub(super) creates: u64,
-    pub(super) steals: u64,
-    pub(super) unmaps: u64,
 }
