@@ -7,18 +7,24 @@ mod commit;
 mod frames;
 pub mod index;
 pub mod metadata;
+mod refusal;
+mod resize;
 mod slab;
+mod stats;
+#[cfg(all(test, feature = "std"))]
+mod tests;
 
 pub use commit::{Grant, Unlimited};
 pub use index::{BuddyTree, SpanIndex};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
+pub use refusal::{NoArena, NoBlock};
+pub use stats::Stats;
 
 use crate::error::BadFree;
 use crate::size::{Geometry, Granule, Offset, SizeClass, Span};
-use crate::space::{Alignment, Contents, Space, SpaceError};
+use crate::space::{Alignment, Contents, Space};
 use commit::{Commit, NotBacked};
 use core::alloc::Layout;
-use core::fmt;
 use index::NotLive;
 use slab::{NotTaken, Slabs};
 
@@ -34,115 +40,6 @@ pub struct Block<A> {
     pub contents: Contents,
 }
 
-/// Why there is no block. Everything is as it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum NoBlock {
-    /// Larger, or more strictly aligned, than this space can ever serve.
-    NeverFits {
-        /// The bytes asked for.
-        asked_bytes: u64,
-        /// The bytes of the whole space.
-        space_bytes: u64,
-    },
-    /// No free run of addresses is long enough now.
-    NoRoom {
-        /// The bytes asked for.
-        asked_bytes: u64,
-        /// The longest free run.
-        largest_free_bytes: u64,
-    },
-    /// The budget refused.
-    OverBudget {
-        /// The bytes that were to be backed in addition.
-        asked_bytes: u64,
-    },
-    /// The space had nothing to back it with.
-    NotBacked(SpaceError),
-}
-
-impl fmt::Display for NoBlock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NoBlock::NeverFits { asked_bytes, space_bytes } => {
-                write!(f, "a block of {asked_bytes} bytes never fits a space of {space_bytes}")
-            }
-            NoBlock::NoRoom { asked_bytes, largest_free_bytes } => {
-                write!(f, "no room for {asked_bytes} bytes now: the largest free run has {largest_free_bytes}")
-            }
-            NoBlock::OverBudget { asked_bytes } => {
-                write!(f, "{asked_bytes} more bytes are over the budget")
-            }
-            NoBlock::NotBacked(why) => why.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for NoBlock {}
-
-/// A space cannot be divided as it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum NoArena {
-    /// Its tables found no memory.
-    NoTable(NoTable),
-    /// It has more granules than can be counted.
-    TooLarge {
-        /// The bytes of the space.
-        space_bytes: u64,
-        /// The most that granules of its size allow.
-        most_bytes: u64,
-    },
-}
-
-impl fmt::Display for NoArena {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NoArena::NoTable(why) => why.fmt(f),
-            NoArena::TooLarge { space_bytes, most_bytes } => write!(
-                f,
-                "a space of {space_bytes} bytes has too many granules: at most {most_bytes} bytes, or take larger granules"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for NoArena {}
-
-impl From<NoTable> for NoArena {
-    fn from(why: NoTable) -> NoArena {
-        NoArena::NoTable(why)
-    }
-}
-
-/// An arena in numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct ArenaStats {
-    /// Bytes of live blocks, each counted with all that it can use.
-    pub in_use_bytes: u64,
-    /// The most there ever were.
-    pub peak_in_use_bytes: u64,
-    /// Bytes that are backed; without frames, up to the end of the highest block that there ever was.
-    pub reserved_bytes: u64,
-    /// The most there ever were.
-    pub peak_reserved_bytes: u64,
-    /// Bytes of backed frames that hold nothing.
-    pub idle_bytes: u64,
-    /// Live blocks.
-    pub blocks: u64,
-    /// Blocks handed out so far.
-    pub allocations: u64,
-    /// Requests that failed so far.
-    pub failures: u64,
-    /// Frames created so far.
-    pub creates: u64,
-    /// Frames moved from where they were idle to where they were needed, so far.
-    pub steals: u64,
-    /// Frames given up so far.
-    pub unmaps: u64,
-}
-
 /// One space, divided into spans and slabs.
 pub struct Arena<S: Space, M: Metadata> {
     space: S,
@@ -152,7 +49,7 @@ pub struct Arena<S: Space, M: Metadata> {
     index: S::Index<M>,
     slabs: Option<Slabs<M>>,
     commit: Option<Commit<M>>,
-    stats: ArenaStats,
+    stats: Stats,
 }
 
 impl<S: Space, M: Metadata> Arena<S, M> {
@@ -186,7 +83,7 @@ impl<S: Space, M: Metadata> Arena<S, M> {
                 None
             }
         };
-        let stats = ArenaStats::default();
+        let stats = Stats { limit_bytes: u64::MAX, ..Stats::default() };
         Ok(Arena { space, geometry, granules, alignment, index, slabs, commit, stats })
     }
 
@@ -301,44 +198,6 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         Ok(())
     }
 
-    /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
-    ///
-    /// # Errors
-    /// [`BadFree`] when it is not live, or not of that size.
-    pub fn resize(
-        &mut self,
-        addr: S::Addr,
-        old: Layout,
-        new_bytes: usize,
-        grant: &impl Grant,
-    ) -> Result<bool, BadFree> {
-        let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
-        let new_class = self.class(new_bytes as u64, old.align() as u64);
-        if let Some(held) = self.slabs.as_ref().and_then(|slabs| slabs.class_at(at)) {
-            if self.class(old.size() as u64, old.align() as u64) != Some(held) {
-                return Err(self.wrong_size(at, old.size() as u64));
-            }
-            return Ok(new_class == Some(held));
-        }
-        let start = self.start_of_span(at)?;
-        let had = self.geometry.granules(old.size().max(1) as u64).unwrap_or(u32::MAX);
-        let Some(wants) = self.geometry.granules(new_bytes.max(1) as u64) else { return Ok(false) };
-        let span = match self.index.live(start) {
-            Ok(span) if span.granules == had => span,
-            Ok(span) => return Err(self.not_live(at, old.size() as u64, NotLive::OtherLength(span.granules))),
-            Err(why) => return Err(self.not_live(at, old.size() as u64, why)),
-        };
-        if wants < had {
-            self.cut_span(span, wants, grant);
-        } else if wants > had && !self.extend_span(span, wants, grant) {
-            return Ok(false);
-        }
-        let (had, wants) = (self.geometry.bytes(had), self.geometry.bytes(wants));
-        self.stats.in_use_bytes = self.stats.in_use_bytes - had + wants;
-        self.stats.peak_in_use_bytes = self.stats.peak_in_use_bytes.max(self.stats.in_use_bytes);
-        Ok(true)
-    }
-
     /// Backs free frames until `bytes` are backed in all, as far as that is granted and can be done.
     pub fn grow(&mut self, bytes: u64, grant: &impl Grant) {
         if let Some(commit) = &mut self.commit {
@@ -360,30 +219,23 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         self.commit.as_ref().map_or(0, |commit| commit.idle_bytes())
     }
 
+    /// Bytes that are backed; without frames, all of them.
+    pub fn backed_bytes(&self) -> u64 {
+        self.commit.as_ref().map_or(self.geometry.bytes(self.granules), |commit| commit.backed_bytes())
+    }
+
     /// Frames created so far.
     #[inline]
     pub fn creates(&self) -> u64 {
         self.commit.as_ref().map_or(0, |commit| commit.creates())
     }
 
-    /// The bytes of the longest free run, backed or not.
-    pub fn largest_free_bytes(&self) -> u64 {
-        self.geometry.bytes(self.index.largest_free())
-    }
-
-    /// The arena in numbers.
-    pub fn stats(&self) -> ArenaStats {
+    /// The arena in numbers; the limit is not its own.
+    pub fn stats(&self) -> Stats {
         let mut stats = self.stats;
+        stats.largest_free_bytes = self.geometry.bytes(self.index.largest_free());
         match &self.commit {
-            Some(commit) => {
-                let backing = commit.counts();
-                stats.reserved_bytes = backing.reserved_bytes;
-                stats.peak_reserved_bytes = backing.peak_reserved_bytes;
-                stats.idle_bytes = backing.idle_bytes;
-                stats.creates = backing.creates;
-                stats.steals = backing.steals;
-                stats.unmaps = backing.unmaps;
-            }
+            Some(commit) => commit.tell(&mut stats),
             None => {
                 stats.reserved_bytes = self.geometry.bytes(self.index.high_water());
                 stats.peak_reserved_bytes = stats.reserved_bytes;
@@ -491,7 +343,8 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 
     #[cold]
     fn no_room(&self, granules: u32) -> NoBlock {
-        let (asked_bytes, largest_free_bytes) = (self.geometry.bytes(granules), self.largest_free_bytes());
+        let largest_free_bytes = self.geometry.bytes(self.index.largest_free());
+        let asked_bytes = self.geometry.bytes(granules);
         NoBlock::NoRoom { asked_bytes, largest_free_bytes }
     }
 
@@ -526,36 +379,6 @@ impl<S: Space, M: Metadata> Arena<S, M> {
             None => grant.returned(self.geometry.bytes(span.granules)),
         }
         Ok(())
-    }
-
-    fn cut_span(&mut self, span: Span, granules: u32, grant: &impl Grant) {
-        let cut = self.index.cut(span, granules);
-        debug_assert_eq!(cut, Ok(()));
-        let rest = Span::new(span.start.0 + granules, span.granules - granules);
-        match &mut self.commit {
-            Some(commit) => commit.vacate(rest),
-            None => grant.returned(self.geometry.bytes(rest.granules)),
-        }
-    }
-
-    fn extend_span(&mut self, span: Span, granules: u32, grant: &impl Grant) -> bool {
-        let more = Span::new(span.end(), granules - span.granules);
-        if !self.index.extend(span, granules) {
-            return false;
-        }
-        let whole = Span { start: span.start, granules };
-        let backed = match &mut self.commit {
-            Some(commit) => commit.back(&self.space, &mut self.index, grant, more).is_ok(),
-            None => grant.grant(self.geometry.bytes(more.granules)),
-        };
-        if !backed {
-            let cut = self.index.cut(whole, span.granules);
-            debug_assert_eq!(cut, Ok(()));
-            if let Some(commit) = &mut self.commit {
-                commit.forget_missing(&mut self.index, more);
-            }
-        }
-        backed
     }
 
     /// The granule that starts at an offset.

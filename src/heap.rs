@@ -48,7 +48,12 @@ unsafe impl Allocator for Global {
         unsafe { pool.grow(at, old, new) }
     }
 
-    unsafe fn grow_zeroed(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
         let pool = host::pool().map_err(|_| AllocError)?;
         // SAFETY: 1. The caller's promise, handed on.
         unsafe { pool.grow_zeroed(at, old, new) }

@@ -5,12 +5,11 @@ pub mod depot;
 #[cfg(feature = "std")]
 pub(crate) mod host;
 pub mod magazine;
-mod stats;
 
+pub use crate::arena::Stats;
 pub use budget::{Budget, Charge, OverBudget};
 #[cfg(feature = "std")]
 pub use host::{MemoryPool, MemoryPoolBuilder};
-pub use stats::Stats;
 
 use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
 use crate::error::BadFree;
@@ -139,7 +138,8 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// [`NoArena`] when there is no memory for the tables.
     pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
         let arena = Arena::new(space, metadata)?;
-        let pool = Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
+        let pool =
+            Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
         pool.configure(config);
         Ok(pool)
     }
@@ -253,7 +253,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// The pool in numbers, all of one moment.
     pub fn stats(&self) -> Stats {
         let shared = self.shared.lock();
-        Stats::new(shared.arena.stats(), shared.config.max_bytes, shared.arena.largest_free_bytes())
+        Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
     }
 
     /// Calls `look` with the space. The pool is locked meanwhile.
@@ -266,7 +266,7 @@ impl<S: Space, M: Metadata> Shared<S, M> {
     /// Backs more than was needed just now, by the growth factor, as far as that can be done.
     #[cold]
     fn grow(&mut self, grant: &impl Grant) {
-        let backed_bytes = self.arena.stats().reserved_bytes;
+        let backed_bytes = self.arena.backed_bytes();
         let wanted = backed_bytes as u128 * self.config.growth_permille as u128 / 1000;
         self.arena.grow(wanted.min(self.config.max_bytes as u128) as u64, grant);
     }
@@ -310,7 +310,12 @@ unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M>
         unsafe { self.move_to(at, old, new) }
     }
 
-    unsafe fn grow_zeroed(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: 1. As for `grow`. 2. The bytes behind the old ones are part of the new block.
         unsafe {
             let block = self.move_to(at, old, new)?;

@@ -156,7 +156,7 @@ impl<L: RawMutex, T: fmt::Debug> fmt::Debug for Held<'_, L, T> {
 mod modelled {
     use core::marker::PhantomData;
     use core::ops::{Deref, DerefMut};
-    use loom::sync::{Mutex as LoomMutex, MutexGuard, TryLockError};
+    use loom::sync::{Mutex as LoomMutex, MutexGuard};
 
     pub struct Mutex<L, T>(LoomMutex<T>, PhantomData<fn() -> L>);
     pub struct Guard<'a, L, T>(MutexGuard<'a, T>, PhantomData<fn() -> L>);
@@ -172,11 +172,7 @@ mod modelled {
         }
 
         pub fn try_lock(&self) -> Option<Guard<'_, L, T>> {
-            match self.0.try_lock() {
-                Ok(held) => Some(Guard(held, PhantomData)),
-                Err(TryLockError::Poisoned(poisoned)) => Some(Guard(poisoned.into_inner(), PhantomData)),
-                Err(TryLockError::WouldBlock) => None,
-            }
+            self.0.try_lock().ok().map(|held| Guard(held, PhantomData))
         }
 
         pub fn get_mut(&mut self) -> &mut T {

@@ -5,8 +5,8 @@ use democratising::arena::{Arena, Borrowed, Metadata, NoBlock};
 use democratising::error::BadFree;
 use democratising::pool::{Pool, PoolConfig, Stats};
 use democratising::space::{
-    Alignment, Contents, Fixed, Geometry, HostSpace, Mapped, MappedTables, Offset, Simulated, Space, SpaceError,
-    Span,
+    Alignment, Contents, Fixed, Geometry, HostSpace, Mapped, MappedTables, Offset, Simulated, Space,
+    SpaceError, Span,
 };
 use democratising::{SpinLock, lock_api::RawMutex};
 use proptest::prelude::*;
@@ -127,7 +127,10 @@ fn run<S: Space<Addr: Touch>, L: RawMutex, M: Metadata>(pool: &Pool<S, L, M>, sc
                         let start = block.addr.number();
                         assert_eq!(start % align as u64, 0, "{block:?} for {layout:?}");
                         let below = taken.range(..start + block.bytes).next_back();
-                        assert!(below.is_none_or(|(at, len)| at + len <= start), "{block:?} overlaps {below:?}");
+                        assert!(
+                            below.is_none_or(|(at, len)| at + len <= start),
+                            "{block:?} overlaps {below:?}"
+                        );
                         if block.contents == Contents::Zeroed {
                             assert!(block.addr.holds_zeros(block.bytes), "{block:?} was said to be zero");
                         }
@@ -137,7 +140,11 @@ fn run<S: Space<Addr: Touch>, L: RawMutex, M: Metadata>(pool: &Pool<S, L, M>, sc
                         live.push(Live { addr: block.addr, layout, bytes: block.bytes, pattern });
                     }
                     Err(why) => {
-                        assert_eq!(unchanged(pool.stats(), before.failures + 1), before_failure(before), "{why}");
+                        assert_eq!(
+                            unchanged(pool.stats(), before.failures + 1),
+                            before_failure(before),
+                            "{why}"
+                        );
                     }
                 }
             }
@@ -219,8 +226,14 @@ fn run<S: Space<Addr: Touch>, L: RawMutex, M: Metadata>(pool: &Pool<S, L, M>, sc
         let stats = pool.stats();
         assert_eq!(stats.blocks as usize, live.len());
         assert_eq!(stats.in_use_bytes, live.iter().map(|block| block.bytes).sum::<u64>());
-        assert!(stats.idle_bytes <= stats.reserved_bytes && stats.in_use_bytes <= stats.reserved_bytes, "{stats:?}");
-        assert!(stats.peak_in_use_bytes >= stats.in_use_bytes && stats.peak_reserved_bytes >= stats.reserved_bytes);
+        assert!(
+            stats.idle_bytes <= stats.reserved_bytes && stats.in_use_bytes <= stats.reserved_bytes,
+            "{stats:?}"
+        );
+        assert!(
+            stats.peak_in_use_bytes >= stats.in_use_bytes
+                && stats.peak_reserved_bytes >= stats.reserved_bytes
+        );
     }
     for block in live.drain(..) {
         give(pool, &block, &mut taken);
@@ -410,8 +423,11 @@ proptest! {
 fn every_kth_request_of_a_fragmented_pool_may_fail() {
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
     let play = |fail_in: u32| {
-        let space =
-            Failing { space: Simulated::device(256 << 20, 2 << 20), fail_in: Cell::new(fail_in), for_good: false };
+        let space = Failing {
+            space: Simulated::device(256 << 20, 2 << 20),
+            fail_in: Cell::new(fail_in),
+            for_good: false,
+        };
         let config = PoolConfig::DEFAULT.slack_permille(0);
         let pool = Pool::<_, SpinLock, _>::new(space, MappedTables, config).unwrap();
         let mut failures = 0;

@@ -6,6 +6,7 @@ use super::bits;
 use super::frames::FrameSet;
 use super::index::SpanIndex;
 use super::metadata::{Metadata, NoTable};
+use super::stats::Stats;
 use crate::size::Span;
 use crate::space::{Contents, Space, SpaceError};
 use core::ops::Range;
@@ -239,8 +240,7 @@ impl<M: Metadata> Commit<M> {
     /// Commits the first `count` missing frames of `frames`, run by run; where a run is refused, frame by frame, so
     /// that the last byte of a budget can be used. They are not counted as backed yet.
     fn create<S: Space>(&mut self, space: &S, grant: &impl Grant, frames: Range<u32>, count: u32) -> Created {
-        let mut made =
-            Created { end: frames.start, count: 0, contents: Contents::Zeroed, refusal: None };
+        let mut made = Created { end: frames.start, count: 0, contents: Contents::Zeroed, refusal: None };
         while made.count < count
             && let Some(run) = self.missing_run(made.end..frames.end)
         {
@@ -416,15 +416,28 @@ impl<M: Metadata> Commit<M> {
         self.slack_permille = permille;
     }
 
-    pub(super) fn counts(&self) -> Backing {
-        Backing {
-            reserved_bytes: self.backed.len() as u64 * self.frame_bytes,
-            peak_reserved_bytes: self.peak_backed as u64 * self.frame_bytes,
-            idle_bytes: self.idle.len() as u64 * self.frame_bytes,
-            creates: self.creates,
-            steals: self.steals,
-            unmaps: self.unmaps,
-        }
+    /// Tells the backing's part of the numbers.
+    pub(super) fn tell(&self, stats: &mut Stats) {
+        stats.reserved_bytes = self.backed_bytes();
+        stats.peak_reserved_bytes = self.peak_backed as u64 * self.frame_bytes;
+        stats.idle_bytes = self.idle_bytes();
+        (stats.creates, stats.steals, stats.unmaps) = (self.creates, self.steals, self.unmaps);
+    }
+
+    pub(super) fn backed_bytes(&self) -> u64 {
+        self.backed.len() as u64 * self.frame_bytes
+    }
+
+    /// log2 of the granules of a frame.
+    #[cfg(test)]
+    pub(super) fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// Whether a frame is backed, whether it is idle, and its live granules.
+    #[cfg(test)]
+    pub(super) fn frame(&self, frame: u32) -> (bool, bool, u32) {
+        (self.backed.contains(frame), self.idle.contains(frame), self.live[frame as usize])
     }
 
     #[inline]
@@ -444,15 +457,4 @@ struct Created {
     count: u32,
     contents: Contents,
     refusal: Option<NotBacked>,
-}
-
-/// The backing in numbers.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Backing {
-    pub(super) reserved_bytes: u64,
-    pub(super) peak_reserved_bytes: u64,
-    pub(super) idle_bytes: u64,
-    pub(super) creates: u64,
-    pub(super) steals: u64,
-    pub(super) unmaps: u64,
 }

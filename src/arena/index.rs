@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod contract;
 pub mod tree;
 
 use crate::arena::metadata::{Metadata, NoTable};

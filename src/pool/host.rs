@@ -52,7 +52,9 @@ pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
         requested_bytes,
         in_use_bytes: stats.in_use_bytes,
         limit_bytes: stats.limit_bytes,
-        largest_free_bytes: stats.largest_free_bytes.min(stats.limit_bytes.saturating_sub(stats.in_use_bytes)),
+        largest_free_bytes: stats
+            .largest_free_bytes
+            .min(stats.limit_bytes.saturating_sub(stats.in_use_bytes)),
         ..OutOfMemory::default()
     }
 }
@@ -177,7 +179,11 @@ impl MemoryPoolBuilder {
             return invalid("initial_size", self.initial_bytes.to_string(), "it is more than max_size");
         }
         if !(1.0..=1000.0).contains(&self.growth_factor) {
-            return invalid("growth_factor", format!("{}", self.growth_factor), "it is a number from 1 to 1000");
+            return invalid(
+                "growth_factor",
+                format!("{}", self.growth_factor),
+                "it is a number from 1 to 1000",
+            );
         }
         if !(0.0..=1000.0).contains(&self.slack) {
             return invalid("slack", format!("{}", self.slack), "it is a share from 0 to 1000, such as 0.03");

@@ -79,7 +79,10 @@ unsafe impl<'a> Space for Fixed<'a> {
     }
 
     fn alignment(&self) -> Alignment {
-        Alignment { max_bytes: MAX_ALIGN as u64, skew_bytes: (self.start.as_ptr() as usize % MAX_ALIGN) as u64 }
+        Alignment {
+            max_bytes: MAX_ALIGN as u64,
+            skew_bytes: (self.start.as_ptr() as usize % MAX_ALIGN) as u64,
+        }
     }
 
     fn addr(&self, at: Offset) -> NonNull<u8> {

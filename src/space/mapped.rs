@@ -68,7 +68,10 @@ unsafe impl Space for Mapped {
     }
 
     fn alignment(&self) -> Alignment {
-        Alignment { max_bytes: FRAME as u64, skew_bytes: (self.range.start().as_ptr() as usize % FRAME) as u64 }
+        Alignment {
+            max_bytes: FRAME as u64,
+            skew_bytes: (self.range.start().as_ptr() as usize % FRAME) as u64,
+        }
     }
 
     #[inline]

@@ -84,7 +84,9 @@ impl Range {
         #[cfg(target_os = "linux")]
         if len > HUGE_FROM {
             // SAFETY: 1. Advice about this mapping; where it is refused, pages stay small.
-            unsafe { libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE) };
+            unsafe {
+                libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
+            };
         }
         Ok(range)
     }

@@ -1,11 +1,10 @@
-//! A pool in numbers: a snapshot of one moment.
+//! An arena or a pool in numbers: a snapshot of one moment.
 
 #![forbid(unsafe_code)]
 
-use crate::arena::ArenaStats;
 use core::fmt;
 
-/// What a pool holds, and what it has done so far.
+/// What is held, and what was done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -35,26 +34,6 @@ pub struct Stats {
     pub steals: u64,
     /// Frames given up so far.
     pub unmaps: u64,
-}
-
-impl Stats {
-    pub(super) fn new(arena: ArenaStats, limit_bytes: u64, largest_free_bytes: u64) -> Stats {
-        Stats {
-            in_use_bytes: arena.in_use_bytes,
-            peak_in_use_bytes: arena.peak_in_use_bytes,
-            reserved_bytes: arena.reserved_bytes,
-            peak_reserved_bytes: arena.peak_reserved_bytes,
-            idle_bytes: arena.idle_bytes,
-            limit_bytes,
-            largest_free_bytes,
-            blocks: arena.blocks,
-            allocations: arena.allocations,
-            failures: arena.failures,
-            creates: arena.creates,
-            steals: arena.steals,
-            unmaps: arena.unmaps,
-        }
-    }
 }
 
 impl fmt::Display for Stats {
