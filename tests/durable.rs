@@ -335,6 +335,25 @@ fn traced(options: &[&str], test: &str, path: &Path) -> (Output, Vec<String>) {
     (output, log.lines().map(String::from).collect())
 }
 
+/// The steps that strace saw of what ends in `directory`.
+fn steps(log: &[String], directory: &Path) -> Vec<&'static str> {
+    let inside = format!("<{}", directory.to_str().unwrap());
+    let step = |line: &String| {
+        let call = line.split_once(' ')?.1.trim_start();
+        let of_file = call.contains(".democratising-") || call.contains(".tmp");
+        let failed = call.contains(" = -1 ");
+        match call.split_once('(')?.0 {
+            "fsync" if !call.contains(&inside) => Some("sync file elsewhere"),
+            "fsync" if call.contains(&format!("{inside}>")) => Some("sync directory"),
+            "fsync" if of_file => Some("sync file"),
+            "rename" | "renameat" | "renameat2" if of_file && failed => Some("rename refused"),
+            "rename" | "renameat" | "renameat2" if of_file => Some("rename"),
+            _ => None,
+        }
+    };
+    log.iter().filter_map(step).collect()
+}
+
 #[test]
 fn the_file_is_synced_then_renamed_then_the_directory_synced() {
     if let Some(path) = child() {
@@ -345,23 +364,33 @@ fn the_file_is_synced_then_renamed_then_the_directory_synced() {
     let (output, log) = traced(&[], test, &path);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(step(&path), "2");
+    assert_eq!(steps(&log, directory.path()), ["sync file", "rename", "sync directory"], "{log:#?}");
+}
 
-    let inside = format!("<{}", directory.path().to_str().unwrap());
-    let steps: Vec<&str> = log
-        .iter()
-        .filter_map(|line| {
-            let call = line.split_once(' ')?.1.trim_start();
-            let of_file = call.contains(".democratising-");
-            match call.split_once('(')?.0 {
-                "fsync" if call.contains(&inside) => {
-                    Some(if of_file { "sync file" } else { "sync directory" })
-                }
-                "rename" | "renameat" | "renameat2" if of_file => Some("rename"),
-                _ => None,
-            }
-        })
-        .collect();
-    assert_eq!(steps, ["sync file", "rename", "sync directory"], "{log:#?}");
+#[test]
+fn a_persisted_file_goes_through_the_same_steps() {
+    if let Some(path) = child() {
+        persist(NamedTempFile::new_in(path.parent().unwrap()).unwrap(), &path).unwrap();
+        return;
+    }
+    let (directory, path) = with_old();
+    let (output, log) = traced(&[], "a_persisted_file_goes_through_the_same_steps", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(steps(&log, directory.path()), ["sync file", "rename", "sync directory"], "{log:#?}");
+}
+
+#[test]
+fn a_copy_from_another_file_system_goes_through_the_same_steps() {
+    if let Some(path) = child() {
+        persist(NamedTempFile::new_in("/dev/shm").unwrap(), &path).unwrap();
+        return;
+    }
+    let (directory, path) = with_old();
+    let (output, log) = traced(&[], "a_copy_from_another_file_system_goes_through_the_same_steps", &path);
+    assert!(output.status.success(), "{output:?}");
+    let wanted = ["sync file elsewhere", "rename refused", "sync file", "rename", "sync directory"];
+    assert_eq!(steps(&log, directory.path()), wanted, "{log:#?}");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
 }
 
 #[test]

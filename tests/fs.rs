@@ -365,6 +365,17 @@ fn an_npy_file_cut_anywhere_is_refused() {
 }
 
 #[test]
+fn what_stands_before_an_array_is_not_counted_as_its_elements() -> Result<()> {
+    let mut content = vec![0; 1000];
+    content.extend(npy(1, "<f4", false, "(3,)", [[7; 4]; 2]));
+    let mut file = file(content);
+    file.seek(SeekFrom::Start(1000))?;
+    let error = Tensor::from_file(&file).unwrap_err().to_string();
+    assert!(error.contains("have 12 bytes, but only 8 are there"), "{error}");
+    Ok(())
+}
+
+#[test]
 fn a_header_that_promises_too_much_takes_no_memory() {
     let before = MemoryPool::stats().peak_in_use_bytes;
     for shape in ["(1099511627776,)", "(2147483648, 1024)"] {

@@ -4,11 +4,11 @@
 #![cfg(feature = "std")]
 #![allow(dead_code, unused_variables, reason = "the guide's snippets show one thing each")]
 
-use democratising::{Device, DemoError, DeviceId, MemoryPool, Result, Tensor, tempfile};
+use democratising::{DemoError, Device, DeviceId, MemoryPool, Result, Tensor, gc, tempfile};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The guide's paths are relative, and its pool is the process's: one test at a time, each in a directory of its own.
 fn in_directory<T>(run: impl FnOnce(&Path) -> T) -> T {
@@ -87,7 +87,11 @@ fn raii_custom_resource_types() {
     in_directory(|directory| {
         let (path, temp_path) = (directory.join("model.pt"), directory.join("model.tmp"));
         let file = File::create(&temp_path).unwrap();
-        drop(custom_resource_types::ModelCheckpoint { file, path: path.clone(), temp_path: temp_path.clone() });
+        drop(custom_resource_types::ModelCheckpoint {
+            file,
+            path: path.clone(),
+            temp_path: temp_path.clone(),
+        });
         assert!(path.exists() && !temp_path.exists());
 
         // The crate's own does the same, and makes the file durable too.
@@ -151,9 +155,13 @@ fn memory_memory_pools() {
         use_memory_pool().unwrap();
         let stats = MemoryPool::stats();
         assert_eq!(stats.in_use_bytes, before);
-        assert!(stats.reserved_bytes <= 64 << 20, "1,000 tensors one after the other use the same memory: {stats:?}");
+        assert!(
+            stats.reserved_bytes <= 64 << 20,
+            "1,000 tensors one after the other use the same memory: {stats:?}"
+        );
         assert_eq!(stats.limit_bytes, 1 << 30);
-        let error = Tensor::zeros(&[1 << 28]).and_then(|half| Ok((half, Tensor::zeros(&[1 << 10])?))).unwrap_err();
+        let error =
+            Tensor::zeros(&[1 << 28]).and_then(|half| Ok((half, Tensor::zeros(&[1 << 10])?))).unwrap_err();
         let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
         assert_eq!(report.limit_bytes, 1 << 30, "a GiB and a bit do not fit into a GiB");
     });
@@ -206,9 +214,7 @@ fn manage_directories() -> Result<()> {
     fs::create_dir_all(cache_dir)?;
 
     // Temporary directory
-    let temp_dir = tempfile::Builder::new()
-        .prefix("training-")
-        .tempdir()?;
+    let temp_dir = tempfile::Builder::new().prefix("training-").tempdir()?;
 
     // Use temporary directory
     let model_path = temp_dir.path().join("model.pt");
@@ -219,7 +225,10 @@ fn manage_directories() -> Result<()> {
 
 fn save_checkpoint(path: &Path) -> Result<()> {
     let weight = Tensor::zeros(&[8, 8])?;
-    democratising::fs::ModelCheckpoint::create(path)?.add("weight", &weight)?.metadata("step", "100")?.commit()?;
+    democratising::fs::ModelCheckpoint::create(path)?
+        .add("weight", &weight)?
+        .metadata("step", "100")?
+        .commit()?;
     let c = democratising::fs::ModelCheckpoint::load(path)?;
     assert_eq!((c.get("weight")?, c.names(), c.metadata("step")), (weight, vec!["weight"], Some("100")));
     Ok(())
@@ -277,9 +286,7 @@ fn practices_resource_cleanup() {
 
 fn configure_limits() -> Result<()> {
     // Set memory pool limits
-    MemoryPool::configure()
-        .max_size(8 * 1024 * 1024 * 1024)
-        .enable()?;
+    MemoryPool::configure().max_size(8 * 1024 * 1024 * 1024).enable()?;
 
     // differs: the line that limits CUDA memory belongs to the device sections.
 
@@ -291,6 +298,61 @@ fn practices_memory_limits() {
     in_directory(|_| {
         configure_limits().unwrap();
         assert_eq!(MemoryPool::stats().limit_bytes, 8 << 30);
+    });
+}
+
+fn handle_out_of_memory() -> Result<()> {
+    match allocate_large_tensor() {
+        Ok(tensor) => process(&tensor),
+        // differs: the error carries a report.
+        Err(DemoError::OutOfMemory(_)) => {
+            // Try to free some memory
+            gc::collect()?;
+            // Retry with smaller size
+            allocate_smaller_tensor()
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn allocate_large_tensor() -> Result<Tensor> {
+    Tensor::zeros(&[10_000, 10_000])
+}
+
+fn allocate_smaller_tensor() -> Result<()> {
+    process(&Tensor::zeros(&[1_000, 1_000])?)
+}
+
+/// Something that can be built again, kept while nobody needs its memory.
+struct Cache(Mutex<Vec<Tensor>>);
+
+impl gc::Reclaim for Cache {
+    fn reclaimable_bytes(&self) -> u64 {
+        self.0.lock().unwrap().iter().map(|tensor| tensor.byte_len() as u64).sum()
+    }
+
+    fn reclaim(&self, target_bytes: u64, until: gc::Deadline) -> u64 {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap());
+        kept.iter().map(|tensor| tensor.byte_len() as u64).sum()
+    }
+}
+
+#[test]
+fn practices_resource_exhaustion() {
+    in_directory(|_| {
+        MemoryPool::configure().max_size(64 << 20).enable().unwrap();
+        let DemoError::OutOfMemory(report) = allocate_large_tensor().unwrap_err() else { panic!() };
+        assert_eq!((report.requested_bytes, report.limit_bytes), (400_000_000, 64 << 20));
+        handle_out_of_memory().unwrap();
+
+        // A tensor that would fit without the cache makes the cache give way, without a word in the program.
+        let cached = (0..14).map(|_| Tensor::zeros(&[1 << 20]).unwrap()).collect();
+        let cache = Arc::new(Cache(Mutex::new(cached)));
+        let id = gc::register("cache", 0, Arc::clone(&cache) as Arc<dyn gc::Reclaim>);
+        let large = Tensor::zeros(&[8 << 20]).unwrap();
+        assert_eq!(large.byte_len(), 32 << 20);
+        assert!(cache.0.lock().unwrap().is_empty());
+        assert!(gc::unregister(id));
     });
 }
 

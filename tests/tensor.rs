@@ -226,11 +226,12 @@ fn a_vector_is_adopted_without_a_copy_and_freed_as_the_vector_it_was() -> Result
 #[test]
 fn everything_else_comes_from_the_pool_aligned() -> Result<()> {
     let numbers = [1i32; 100];
+    let (by_reference, vec) = (&numbers, &numbers.to_vec());
     for t in [
         Tensor::new(&[100], numbers)?,
-        Tensor::new(&[100], &numbers)?,
+        Tensor::new(&[100], by_reference)?,
         Tensor::new(&[100], &numbers[..])?,
-        Tensor::new(&[100], &numbers.to_vec())?,
+        Tensor::new(&[100], vec)?,
         Tensor::zeros(&[100])?,
         Tensor::zeros_on(&[100], &Device::host())?,
     ] {
