@@ -116,18 +116,36 @@ pub fn next_clear(bits: &[u64], range: Range<u32>) -> u32 {
     next(bits, range, !0)
 }
 
-/// The first bit of `range` that differs from those of `same`, or the range's end.
+/// The first bit of `range` that differs from those of `same` (0 or all ones), or the range's end.
 #[inline]
 fn next(bits: &[u64], range: Range<u32>, same: u64) -> u32 {
-    let mut at = range.start;
-    while at < range.end {
-        let word = (bits[at as usize / 64] ^ same) >> (at % 64);
-        if word != 0 {
-            return (at + word.trailing_zeros()).min(range.end);
-        }
-        at = (at / 64 + 1) * 64;
+    if range.is_empty() {
+        return range.end;
     }
-    range.end
+    let (first, last) = (range.start as usize / 64, (range.end - 1) as usize / 64);
+    let word = (bits[first] ^ same) >> (range.start % 64);
+    if word != 0 {
+        return (range.start + word.trailing_zeros()).min(range.end);
+    }
+    match bits[first + 1..last + 1].split_at(next_word(&bits[first + 1..last + 1], same)) {
+        (_, []) => range.end,
+        (before, [word, ..]) => {
+            ((first + 1 + before.len()) as u32 * 64 + (word ^ same).trailing_zeros()).min(range.end)
+        }
+    }
+}
+
+/// How many words come before the first that differs from `same`: eight at a time, which becomes vector instructions.
+#[inline]
+fn next_word(words: &[u64], same: u64) -> usize {
+    let mut at = 0;
+    for eight in words.chunks_exact(8) {
+        if eight.iter().fold(0, |differs, word| differs | (word ^ same)) != 0 {
+            break;
+        }
+        at += 8;
+    }
+    at + words[at..].iter().take_while(|word| **word == same).count()
 }
 
 #[cfg(test)]

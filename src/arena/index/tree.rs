@@ -288,43 +288,42 @@ impl<M: Metadata> BuddyTree<M> {
         } else {
             bits::clear_range(&mut self.ready, range);
         }
-        let leaves = self.leaves;
-        self.nodes[leaves + first] = leaf(self.ready[first]);
+        let (nodes, leaves) = (&mut *self.nodes, self.leaves);
+        let whole = |granules: u32| if READY { [granules; 3] } else { [0; 3] };
+        nodes[leaves + first] = leaf(self.ready[first]);
         if last > first {
-            self.nodes[leaves + last] = leaf(self.ready[last]);
-            self.nodes[leaves + first + 1..leaves + last].fill(if READY { [64; 3] } else { [0; 3] });
+            nodes[leaves + last] = leaf(self.ready[last]);
+            nodes[leaves + first + 1..leaves + last].fill(whole(64));
         }
         let (mut left, mut right, mut half) = ((leaves + first) / 2, (leaves + last) / 2, 64u32);
         while left != right {
-            self.refresh(left, half);
-            self.refresh(right, half);
+            refresh(nodes, left, half);
+            refresh(nodes, right, half);
             if right - left > 1 {
-                self.nodes[left + 1..right].fill(if READY { [2 * half; 3] } else { [0; 3] });
+                nodes[left + 1..right].fill(whole(2 * half));
             }
             (left, right, half) = (left / 2, right / 2, 2 * half);
         }
-        while left >= 1 {
-            let before = self.nodes[left];
-            self.refresh(left, half);
-            if self.nodes[left] == before {
-                break;
-            }
+        while left >= 1 && refresh(nodes, left, half) {
             left /= 2;
             // Wraps only above the root.
             half = half.wrapping_mul(2);
         }
     }
+}
 
-    /// A node from its two halves of `half` granules each.
-    #[inline]
-    fn refresh(&mut self, node: usize, half: u32) {
-        let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
-        self.nodes[node] = [
-            if left[PREFIX] == half { half + right[PREFIX] } else { left[PREFIX] },
-            if right[SUFFIX] == half { half + left[SUFFIX] } else { right[SUFFIX] },
-            left[RUN].max(right[RUN]).max(left[SUFFIX] + right[PREFIX]),
-        ];
-    }
+/// Computes a node from its two halves of `half` granules each; whether it changed.
+#[inline]
+fn refresh(nodes: &mut [Node], node: usize, half: u32) -> bool {
+    let [left, right] = nodes[2 * node..2 * node + 2] else { return false };
+    let now = [
+        if left[PREFIX] == half { half + right[PREFIX] } else { left[PREFIX] },
+        if right[SUFFIX] == half { half + left[SUFFIX] } else { right[SUFFIX] },
+        left[RUN].max(right[RUN]).max(left[SUFFIX] + right[PREFIX]),
+    ];
+    let changed = nodes[node] != now;
+    nodes[node] = now;
+    changed
 }
 
 /// The node of one word.
