@@ -1,17 +1,166 @@
-//! Reclaimers: who can give memory back, and asking them.
+//! Reclaimers: who can give something back, and asking them when it runs short.
+//!
+//! A cache that could be built again is worth keeping only while nobody needs its memory. It registers a [`Reclaim`]; when
+//! memory runs out (`with_retry`), or when somebody asks (`collect`), it is told how much is wanted and until when.
+//!
+//! 1. The process's own pool is asked first, since what it keeps idle costs nothing to lose. Then come the registered
+//!    ones: low priority numbers first, among equals whoever has most.
+//! 2. A reclaimer is called with no lock held. It may allocate, register, unregister, and even collect: that returns
+//!    at once with nothing.
+//! 3. A reclaimer that panics is named in the result, and the others still run.
+//! 4. Two threads may collect at once, and call one reclaimer at once. Neither waits for the other.
 
 #![forbid(unsafe_code)]
 
-use crate::error::{OutOfMemory, Result};
-
-/// Runs `attempt`; when memory runs out, collects and runs it again.
 #[cfg(feature = "std")]
-pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
-    attempt(0)
+mod collect;
+#[cfg(feature = "std")]
+mod registry;
+
+#[cfg(feature = "std")]
+pub use collect::{Collected, collect, collect_until, host_report, with_retry};
+#[cfg(feature = "std")]
+pub use registry::{ReclaimerId, register, unregister};
+#[cfg(feature = "std")]
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Somebody who holds what could be given back.
+pub trait Reclaim: Send + Sync {
+    /// How much could be given back now. Asked before [`reclaim`](Self::reclaim) and for reports, so it is best counted already.
+    ///
+    /// Where [`resource`](Self::resource) is something else than bytes, this and `reclaim` count that instead.
+    fn reclaimable_bytes(&self) -> u64;
+
+    /// Gives back about `target_bytes` (`u64::MAX`: everything), not beyond `until`, and returns how much it was.
+    ///
+    /// Several threads may call this at once.
+    fn reclaim(&self, target_bytes: u64, until: Deadline) -> u64;
+
+    /// What the numbers count.
+    fn resource(&self) -> Resource {
+        Resource::HostBytes
+    }
 }
 
-/// What the process's host pool says of a request that failed.
+/// What a reclaimer gives back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Bytes of the machine's own memory.
+    #[default]
+    HostBytes,
+    /// Bytes of a device's memory.
+    DeviceBytes,
+    /// Idle connections.
+    Connections,
+    /// Open files.
+    Files,
+}
+
+macro_rules! reclaim_through {
+    ($($pointer:ty),*) => { $(
+        impl<R: Reclaim + ?Sized> Reclaim for $pointer {
+            fn reclaimable_bytes(&self) -> u64 {
+                (**self).reclaimable_bytes()
+            }
+
+            fn reclaim(&self, target_bytes: u64, until: Deadline) -> u64 {
+                (**self).reclaim(target_bytes, until)
+            }
+
+            fn resource(&self) -> Resource {
+                (**self).resource()
+            }
+        }
+    )* };
+}
+
+reclaim_through!(&R);
 #[cfg(feature = "std")]
-pub fn host_report(requested_bytes: u64) -> OutOfMemory {
-    OutOfMemory { requested_bytes, ..OutOfMemory::default() }
+reclaim_through!(Arc<R>);
+
+/// Until when something may take. Without `std` there is no clock, and so no end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deadline {
+    #[cfg(feature = "std")]
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    /// As long as it takes.
+    pub const NEVER: Deadline = Deadline {
+        #[cfg(feature = "std")]
+        at: None,
+    };
+
+    /// Until then.
+    #[cfg(feature = "std")]
+    pub const fn at(instant: Instant) -> Deadline {
+        Deadline { at: Some(instant) }
+    }
+
+    /// From now on for so long. A time that no clock can tell is no deadline.
+    #[cfg(feature = "std")]
+    pub fn after(time: Duration) -> Deadline {
+        Deadline { at: Instant::now().checked_add(time) }
+    }
+
+    /// Whether it is over.
+    pub fn has_passed(&self) -> bool {
+        #[cfg(feature = "std")]
+        return self.at.is_some_and(|at| Instant::now() >= at);
+        #[cfg(not(feature = "std"))]
+        false
+    }
+
+    /// What is left of it, or `None` without an end.
+    #[cfg(feature = "std")]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Deadline {
+        Deadline::at(instant)
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<Duration> for Deadline {
+    fn from(time: Duration) -> Deadline {
+        Deadline::after(time)
+    }
+}
+
+#[cfg(feature = "std")]
+impl From<Option<Instant>> for Deadline {
+    fn from(at: Option<Instant>) -> Deadline {
+        Deadline { at }
+    }
+}
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_deadline_never_passes() {
+        assert!(!Deadline::NEVER.has_passed());
+        assert_eq!(Deadline::default(), Deadline::NEVER);
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn a_deadline_passes_when_its_time_has_come() {
+        assert!(Deadline::after(Duration::ZERO).has_passed());
+        assert_eq!(Deadline::after(Duration::ZERO).remaining(), Some(Duration::ZERO));
+        assert!(!Deadline::after(Duration::from_secs(3600)).has_passed());
+        assert_eq!(Deadline::after(Duration::MAX), Deadline::NEVER);
+        assert_eq!(Deadline::from(None), Deadline::NEVER);
+    }
 }

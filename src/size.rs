@@ -95,16 +95,23 @@ impl Geometry {
         self
     }
 
+    /// The same without frames: everything is backed from the start.
+    pub const fn unframed(mut self) -> Geometry {
+        self.frame_shift = None;
+        self
+    }
+
     /// The same, with slabs of `slab_bytes` cut into slots of `slot_bytes` and more.
     ///
     /// # Panics
-    /// When either is no power of two, a slab is less than a granule or holds fewer than 64 smallest slots.
+    /// When either is no power of two, a slot is less than 8 bytes, a slab less than a granule or than 64 smallest slots.
     pub const fn slabs(mut self, slab_bytes: usize, slot_bytes: usize) -> Geometry {
         assert!(
             slab_bytes.is_power_of_two() && slot_bytes.is_power_of_two(),
             "slabs and slots are powers of two"
         );
         assert!(slab_bytes.trailing_zeros() >= self.granule_shift, "a slab holds whole granules");
+        assert!(slot_bytes >= 8, "a slot has at least 8 bytes");
         assert!(slab_bytes / slot_bytes >= 64, "a slab holds at least 64 of the smallest slots");
         self.slab_shift = Some(slab_bytes.trailing_zeros());
         self.slot_shift = slot_bytes.trailing_zeros();

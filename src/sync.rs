@@ -1,1 +1,228 @@
 //! The only file that names atomics, cells and locks: `core` in every build, `loom` under `--cfg democratising_loom`.
+//!
+//! Everything else says `sync::atomic` and [`sync::Lock`](Lock), so the code that the models run is the code that ships.
+//! A target whose atomics come from elsewhere gets them here as well.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+use lock_api::RawMutex;
+
+#[cfg(not(democratising_loom))]
+pub(crate) use core::sync::atomic;
+#[cfg(democratising_loom)]
+pub(crate) use loom::sync::atomic;
+
+#[cfg(feature = "std")]
+pub(crate) use core::cell::Cell;
+#[cfg(feature = "std")]
+pub(crate) use std::sync::OnceLock;
+
+/// The widest signed integer that the target changes atomically: 64 bits, or the width of a pointer.
+#[cfg(target_has_atomic = "64")]
+pub(crate) type Wide = i64;
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) type Wide = isize;
+
+/// A [`Wide`] that several threads change.
+#[cfg(target_has_atomic = "64")]
+pub(crate) type AtomicWide = atomic::AtomicI64;
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) type AtomicWide = atomic::AtomicIsize;
+
+/// The lock for bare metal: it spins.
+///
+/// Where an interrupt may want a lock that the interrupted code holds, hand in a lock that masks interrupts instead
+/// (`critical-section` based ones implement [`lock_api::RawMutex`] too).
+pub type SpinLock = spin::mutex::SpinMutex<(), spin::relax::Spin>;
+
+/// The lock for a process's own memory: it spins a little, then gives the processor away, again and again.
+///
+/// A lock that parks threads keeps queues, and those want memory: inside an allocator they would call it again. This one is a
+/// single flag, so it needs none, is made in a constant before `main`, and can be taken and let go around a fork. Giving
+/// the processor away matters where a holder has lost its own: a thread that only spins would burn its whole time slice.
+#[cfg(feature = "std")]
+pub type HostLock = spin::mutex::SpinMutex<(), SpinThenYield>;
+
+/// Some forty turns on the processor, then `yield`: see [`HostLock`].
+#[cfg(feature = "std")]
+#[derive(Debug)]
+pub struct SpinThenYield;
+
+#[cfg(feature = "std")]
+impl spin::relax::RelaxStrategy for SpinThenYield {
+    #[inline]
+    fn relax() {
+        // What these locks guard takes less than a microsecond, which is about what forty turns take.
+        for _ in 0..40 {
+            core::hint::spin_loop();
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Declares a `const fn` that is a plain `fn` under loom, whose atomics and locks cannot be made in a constant.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $visible:vis const fn $($rest:tt)*) => {
+        #[cfg(not(democratising_loom))]
+        $(#[$attribute])*
+        $visible const fn $($rest)*
+
+        #[cfg(democratising_loom)]
+        $(#[$attribute])*
+        $visible fn $($rest)*
+    };
+}
+pub(crate) use const_unless_loom;
+
+#[cfg(not(democratising_loom))]
+type Inner<L, T> = lock_api::Mutex<L, T>;
+#[cfg(democratising_loom)]
+type Inner<L, T> = modelled::Mutex<L, T>;
+
+#[cfg(not(democratising_loom))]
+type InnerGuard<'a, L, T> = lock_api::MutexGuard<'a, L, T>;
+#[cfg(democratising_loom)]
+type InnerGuard<'a, L, T> = modelled::Guard<'a, L, T>;
+
+/// A value behind a lock of the caller's kind.
+pub struct Lock<L: RawMutex, T>(Inner<L, T>);
+
+/// The value of a [`Lock`], held until this is dropped.
+#[must_use = "the lock is let go when its guard is dropped"]
+pub struct Held<'a, L: RawMutex, T>(InnerGuard<'a, L, T>);
+
+impl<L: RawMutex, T> Lock<L, T> {
+    const_unless_loom! {
+        /// A free lock around `value`.
+        pub const fn new(value: T) -> Lock<L, T> {
+            Lock(Inner::new(value))
+        }
+    }
+
+    /// Waits until the lock is free, and takes it.
+    #[inline]
+    pub fn lock(&self) -> Held<'_, L, T> {
+        Held(self.0.lock())
+    }
+
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Held<'_, L, T>> {
+        self.0.try_lock().map(Held)
+    }
+
+    /// The value, where nobody else can have it.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut()
+    }
+}
+
+impl<L: RawMutex, T> Deref for Held<'_, L, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<L: RawMutex, T> DerefMut for Held<'_, L, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<L: RawMutex, T: fmt::Debug> fmt::Debug for Lock<L, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.try_lock() {
+            Some(held) => f.debug_tuple("Lock").field(&*held).finish(),
+            None => f.write_str("Lock(<held>)"),
+        }
+    }
+}
+
+impl<L: RawMutex, T: fmt::Debug> fmt::Debug for Held<'_, L, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+/// loom's mutex in the shape of `lock_api`'s: the kind of lock is a name only.
+#[cfg(democratising_loom)]
+mod modelled {
+    use core::marker::PhantomData;
+    use core::ops::{Deref, DerefMut};
+    use loom::sync::{Mutex as LoomMutex, MutexGuard};
+
+    pub struct Mutex<L, T>(LoomMutex<T>, PhantomData<fn() -> L>);
+    pub struct Guard<'a, L, T>(MutexGuard<'a, T>, PhantomData<fn() -> L>);
+
+    // A model that panics under a lock has failed already; what it left behind is not judged again.
+    impl<L, T> Mutex<L, T> {
+        pub fn new(value: T) -> Self {
+            Mutex(LoomMutex::new(value), PhantomData)
+        }
+
+        pub fn lock(&self) -> Guard<'_, L, T> {
+            Guard(self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()), PhantomData)
+        }
+
+        pub fn try_lock(&self) -> Option<Guard<'_, L, T>> {
+            self.0.try_lock().ok().map(|held| Guard(held, PhantomData))
+        }
+
+        pub fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner())
+        }
+    }
+
+    impl<L, T> Deref for Guard<'_, L, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.0
+        }
+    }
+
+    impl<L, T> DerefMut for Guard<'_, L, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.0
+        }
+    }
+}
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+
+    static COUNT: Lock<SpinLock, u32> = Lock::new(0);
+
+    #[test]
+    fn a_lock_stands_in_a_constant_and_is_held_by_one() {
+        let mut held = COUNT.lock();
+        *held += 1;
+        assert!(COUNT.try_lock().is_none());
+        drop(held);
+        assert_eq!(COUNT.try_lock().map(|held| *held), Some(1));
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn the_host_lock_lets_no_increment_be_lost_among_more_threads_than_processors() {
+        let count: Lock<HostLock, u32> = Lock::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        *count.lock() += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*count.lock(), 8000);
+    }
+}

@@ -1,0 +1,204 @@
+//! Making a new file stand under its name so that it is still there after a power loss.
+//!
+//! The steps, and what a power loss does without each of them: write the file under another name beside its target
+//! (else readers see half of it); sync the file (else the name may come to stand for zeros); rename it over the target
+//! (which is the only step that anybody can see); sync the directory (else the rename may not have happened). Once a
+//! sync has failed, the kernel may have dropped what it could not write and report success the next time, so nothing is
+//! ever synced twice: the new file is given up.
+
+#![forbid(unsafe_code)]
+
+use crate::error::{DemoError, Result};
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// Renames a temp file so that it survives a power loss, and returns it open.
+///
+/// The file is synced, renamed to `path`, and then the directory is synced. Where the temp file is on another file
+/// system, it is copied beside the target first, so that the target changes at once here too. An existing file is
+/// replaced, and a symbolic link is followed to the file that it names. The permissions are those of the temp file.
+/// Whatever the caller buffers has to be flushed before.
+///
+/// ```no_run
+/// # fn main() -> democratising::Result<()> {
+/// use democratising::{fs, tempfile};
+/// use std::io::Write;
+///
+/// let mut temp_file = tempfile::NamedTempFile::new_in(".")?;
+/// temp_file.write_all(b"weights")?;
+/// fs::persist(temp_file, "model.pt")?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`DemoError::NotDurable`] where the file is in place, but its directory could not be synced. [`DemoError::Io`] where
+/// anything else failed: then what stood at `path` stands there unchanged, and the temp file is removed, as it is
+/// whenever a [`NamedTempFile`] is dropped.
+///
+/// Directories can be synced on Unix only; elsewhere the rename is as durable as the system makes it.
+pub fn persist(temp_file: NamedTempFile, path: impl AsRef<Path>) -> Result<File> {
+    let target = Target::resolve(path.as_ref())?;
+    match target.sync_and_rename(temp_file)? {
+        Renamed::Here(file) => target.sync_directory().map(|()| file),
+        Renamed::Elsewhere(mut temp_file) => {
+            let mut copy = target.temp_file()?;
+            let at =
+                target.copy(&mut temp_file, &mut copy).map_err(|e| target.io("copy a temp file to", e))?;
+            match target.sync_and_rename(copy)? {
+                Renamed::Here(mut file) => {
+                    target.sync_directory()?;
+                    file.seek(SeekFrom::Start(at)).map_err(|e| target.io("seek in", e))?;
+                    Ok(file)
+                }
+                Renamed::Elsewhere(_) => {
+                    Err(target.io("rename a temp file beside it to", ErrorKind::CrossesDevices.into()))
+                }
+            }
+        }
+    }
+}
+
+/// The file that a path stands for, and all that has to be known to replace it.
+pub(super) struct Target {
+    /// As the caller named it, for messages.
+    named: PathBuf,
+    /// Absolute, so that a change of the working directory changes nothing, and no symbolic link.
+    place: PathBuf,
+    parent: PathBuf,
+    /// Opened before anything is renamed, so that only the sync itself can fail afterwards.
+    #[cfg(unix)]
+    directory: File,
+}
+
+enum Renamed {
+    Here(File),
+    Elsewhere(NamedTempFile),
+}
+
+impl Target {
+    pub(super) fn resolve(named: &Path) -> Result<Target> {
+        let failed = |source| DemoError::Io { action: "write a file at", path: Some(named.into()), source };
+        let text = named.as_os_str().as_encoded_bytes();
+        if named.file_name().is_none() || text.last().is_some_and(|&end| std::path::is_separator(end.into()))
+        {
+            return Err(failed(io::Error::new(ErrorKind::InvalidInput, "the path names no file")));
+        }
+        let place = follow_links(std::path::absolute(named).map_err(failed)?).map_err(failed)?;
+        replaceable(&place).map_err(failed)?;
+        let parent = place.parent().unwrap_or(Path::new("/")).to_path_buf();
+        #[cfg(unix)]
+        let directory = File::open(&parent).map_err(|source| DemoError::Io {
+            action: "open the directory that is to hold",
+            path: Some(named.into()),
+            source,
+        })?;
+        Ok(Target {
+            named: named.into(),
+            place,
+            parent,
+            #[cfg(unix)]
+            directory,
+        })
+    }
+
+    /// A hidden file in the target's directory that is removed when it is dropped. It can be read by whom the target
+    /// can be read by: for a new one, by whom the process's mask lets read.
+    pub(super) fn temp_file(&self) -> Result<NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".democratising-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let existing = replaceable(&self.place).map_err(|e| self.io("look at", e))?;
+            let mode = existing.map_or(0o666, |permissions| permissions.mode() & 0o777);
+            builder.permissions(Permissions::from_mode(mode));
+        }
+        builder.tempfile_in(&self.parent).map_err(|e| self.io("create a temp file beside", e))
+    }
+
+    /// Gives a new file the permissions of the one it is going to replace, if there is one.
+    pub(super) fn keep_permissions(&self, new: &File) -> Result<()> {
+        match replaceable(&self.place).map_err(|e| self.io("look at", e))? {
+            Some(permissions) => {
+                new.set_permissions(permissions).map_err(|e| self.io("keep the permissions of", e))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the file stand under the target's name for good.
+    pub(super) fn publish(&self, temp_file: NamedTempFile) -> Result<()> {
+        match self.sync_and_rename(temp_file)? {
+            Renamed::Here(_) => self.sync_directory(),
+            Renamed::Elsewhere(_) => {
+                Err(self.io("rename a temp file beside it to", ErrorKind::CrossesDevices.into()))
+            }
+        }
+    }
+
+    fn sync_and_rename(&self, temp_file: NamedTempFile) -> Result<Renamed> {
+        temp_file.as_file().sync_all().map_err(|e| self.io("sync", e))?;
+        match temp_file.persist(&self.place) {
+            Ok(file) => Ok(Renamed::Here(file)),
+            Err(error) if error.error.kind() == ErrorKind::CrossesDevices => {
+                Ok(Renamed::Elsewhere(error.file))
+            }
+            Err(error) => Err(self.io("rename a temp file to", error.error)),
+        }
+    }
+
+    #[cfg(unix)]
+    fn sync_directory(&self) -> Result<()> {
+        self.directory.sync_all().map_err(|source| DemoError::NotDurable { path: self.named.clone(), source })
+    }
+
+    #[cfg(not(unix))]
+    fn sync_directory(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Copies all of a file with its permissions; returns where the original stands.
+    fn copy(&self, from: &mut NamedTempFile, to: &mut NamedTempFile) -> io::Result<u64> {
+        let at = from.stream_position()?;
+        from.rewind()?;
+        io::copy(from.as_file_mut(), to.as_file_mut())?;
+        to.as_file().set_permissions(from.as_file().metadata()?.permissions())?;
+        Ok(at)
+    }
+
+    pub(super) fn io(&self, action: &'static str, source: io::Error) -> DemoError {
+        DemoError::Io { action, path: Some(self.named.clone()), source }
+    }
+}
+
+/// The path that is left when no symbolic link stands at its end any more. It need not exist.
+fn follow_links(mut path: PathBuf) -> io::Result<PathBuf> {
+    // As many as Linux follows.
+    for _ in 0..40 {
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                let to = fs::read_link(&path)?;
+                path.pop();
+                path.push(to);
+            }
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// The permissions of the file to be replaced, if there is one. A rename would replace a device just as readily.
+fn replaceable(place: &Path) -> io::Result<Option<Permissions>> {
+    match fs::symlink_metadata(place) {
+        Ok(metadata) if metadata.is_file() => Ok(Some(metadata.permissions())),
+        Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => Err(io::Error::new(ErrorKind::InvalidInput, "what stands there is no regular file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,288 @@
+//! Asking the reclaimers, in order, for everything or for so much.
+
+#![forbid(unsafe_code)]
+
+use super::registry::{self, Entry};
+use super::{Deadline, Resource};
+use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
+use crate::pool::host;
+use crate::sync::Cell;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+use std::{string::String, vec::Vec};
+
+/// How often [`with_retry`] runs an attempt again.
+const RETRIES: u32 = 3;
+
+/// The most reclaimers that a report names.
+const CONSUMERS: usize = 10;
+
+/// What a collection gave back, by the reclaimers' own account.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Bytes of the machine's own memory.
+    pub host_bytes: u64,
+    /// Bytes of device memory.
+    pub device_bytes: u64,
+    /// Connections closed.
+    pub connections: u64,
+    /// Files closed.
+    pub files: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Reclaimers that panicked, by name. What they gave back before is not counted.
+    pub panicked: Vec<String>,
+}
+
+impl Collected {
+    /// Bytes of any memory.
+    fn bytes(&self) -> u64 {
+        self.host_bytes.saturating_add(self.device_bytes)
+    }
+
+    /// A reclaimer's account may be wrong by any amount: the sums stop at the top.
+    fn add(&mut self, resource: Resource, amount: u64) {
+        let sum = match resource {
+            Resource::HostBytes => &mut self.host_bytes,
+            Resource::DeviceBytes => &mut self.device_bytes,
+            Resource::Connections => &mut self.connections,
+            Resource::Files => &mut self.files,
+        };
+        *sum = sum.saturating_add(amount);
+        if amount > 0 {
+            // Release: pairs with the Acquire in `with_retry`, whose next attempt then finds what was given back. Before the
+            // collection ends: see `Turn::drop`.
+            GIVEN.fetch_add(1, Release);
+        }
+    }
+}
+
+/// Asks every reclaimer for everything it can give back.
+///
+/// Called from inside a reclaimer it returns at once with nothing.
+///
+/// # Errors
+/// None today; a reclaimer that panics is named in the result.
+pub fn collect() -> Result<Collected> {
+    Ok(run(Wanted::Everything, Deadline::NEVER))
+}
+
+/// Asks reclaimers of memory one after the other, until they gave back `target_bytes` together or `until` has passed.
+///
+/// Connections and files are left alone. Called from inside a reclaimer it returns at once with nothing.
+///
+/// # Errors
+/// None today; a reclaimer that panics is named in the result.
+pub fn collect_until(target_bytes: u64, until: impl Into<Deadline>) -> Result<Collected> {
+    Ok(run(Wanted::Bytes { target_bytes, of: None }, until.into()))
+}
+
+/// Runs `attempt` (with 0); when it runs out of memory, collects and runs it again (with 1, 2, 3), as long as that gave
+/// something back. What was asked for is collected first, everything only if that was not enough.
+///
+/// Nothing is collected for a request above the limit, which no collection could make room for.
+///
+/// # Errors
+/// The last attempt's, whatever it is.
+pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
+    let mut number = 0;
+    loop {
+        // Acquire: pairs with the Release in `Collected::add`, here and below.
+        let given_before = GIVEN.load(Acquire);
+        let report = match attempt(number) {
+            Err(DemoError::OutOfMemory(report)) => report,
+            other => return other,
+        };
+        let never_fits = (1..report.requested_bytes).contains(&report.limit_bytes);
+        if number == RETRIES || never_fits || Turn::is_mine() {
+            return Err(report.into());
+        }
+        // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
+        // have freed and not counted yet. Acquire: pairs with the Release in `Turn::drop`; none running, all counted.
+        let helped = || RUNNING.load(Acquire) > 0 || GIVEN.load(Acquire) != given_before;
+        if number == 0 {
+            let of = match report.device {
+                DeviceId::Host => Resource::HostBytes,
+                DeviceId::Cuda(_) => Resource::DeviceBytes,
+            };
+            run(Wanted::Bytes { target_bytes: report.requested_bytes, of: Some(of) }, Deadline::NEVER);
+        }
+        if number > 0 || !helped() {
+            run(Wanted::Everything, Deadline::NEVER);
+        }
+        if !helped() {
+            return Err(report.into());
+        }
+        number += 1;
+    }
+}
+
+/// The report for `requested_bytes` of host memory that could not be had: the pool's numbers, and who could give back what.
+///
+/// Asks every reclaimer how much it could give back: not to be called under a lock that one might take.
+pub fn host_report(requested_bytes: u64) -> OutOfMemory {
+    let mut report = host::report(requested_bytes);
+    add(&mut report, "pool, idle", host::idle_bytes());
+    let entries = registry::entries();
+    for entry in entries.iter().flat_map(|entries| entries.iter()) {
+        let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
+        if let Some((Resource::HostBytes, bytes)) = answer {
+            add(&mut report, &entry.name, bytes);
+        }
+    }
+    report.consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    report.consumers.truncate(CONSUMERS);
+    report
+}
+
+/// Counts `bytes` that `name` could give back, and names it if there is memory to do so.
+fn add(report: &mut OutOfMemory, name: &str, bytes: u64) {
+    report.reclaimable_bytes = report.reclaimable_bytes.saturating_add(bytes);
+    if bytes == 0 {
+        return;
+    }
+    if let (Some(name), Ok(())) = (owned(name), report.consumers.try_reserve(1)) {
+        report.consumers.push(Consumer { name, bytes });
+    }
+}
+
+/// What a collection is for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    Everything,
+    /// So many bytes of one memory, or of any.
+    Bytes {
+        target_bytes: u64,
+        of: Option<Resource>,
+    },
+}
+
+impl Wanted {
+    /// What is still wanted of a reclaimer of `resource`; `None` when it need not be asked.
+    fn of(self, resource: Resource, collected: &Collected) -> Option<u64> {
+        match (self, resource) {
+            (Wanted::Everything, _) => Some(u64::MAX),
+            (Wanted::Bytes { of: Some(of), .. }, _) if of != resource => None,
+            (Wanted::Bytes { target_bytes, .. }, Resource::HostBytes | Resource::DeviceBytes) => {
+                target_bytes.checked_sub(collected.bytes()).filter(|&bytes| bytes > 0)
+            }
+            (Wanted::Bytes { .. }, _) => None,
+        }
+    }
+}
+
+fn run(wanted: Wanted, until: Deadline) -> Collected {
+    let mut collected = Collected::default();
+    let Some(_turn) = Turn::begin() else { return collected };
+    let began = Instant::now();
+    if let Some(bytes) = wanted.of(Resource::HostBytes, &collected).filter(|_| !until.has_passed()) {
+        collected.add(Resource::HostBytes, host::trim(bytes));
+    }
+    let entries = registry::entries();
+    let entries = entries.as_deref().map_or(&[][..], |entries| &entries[..]);
+    let order = largest_first(entries, &mut collected);
+    for place in 0..entries.len() {
+        if until.has_passed() {
+            break;
+        }
+        let Some(entry) = (match &order {
+            Some(order) => order.get(place).map(|&(at, _)| &entries[at]),
+            None => Some(&entries[place]),
+        }) else {
+            break;
+        };
+        let given = contained(|| {
+            let resource = entry.reclaimer.resource();
+            let wanted = wanted.of(resource, &collected)?;
+            Some((resource, entry.reclaimer.reclaim(wanted, until)))
+        });
+        match given {
+            Some(Some((resource, amount))) => collected.add(resource, amount),
+            Some(None) => {}
+            None => collected.panicked.extend(owned(&entry.name)),
+        }
+    }
+    if let Wanted::Everything = wanted {
+        // What the reclaimers freed lies idle in the pool now. It is counted already.
+        host::trim(u64::MAX);
+    }
+    collected.elapsed = began.elapsed();
+    collected
+}
+
+/// The order to ask in: by priority, among equals whoever has most. One that panics when asked how much it has is left out.
+///
+/// `None` when there is no memory to sort in: then the order of registration has to do.
+fn largest_first(entries: &[Entry], collected: &mut Collected) -> Option<Vec<(usize, u64)>> {
+    let mut order = Vec::new();
+    order.try_reserve_exact(entries.len()).ok()?;
+    for (at, entry) in entries.iter().enumerate() {
+        match contained(|| entry.reclaimer.reclaimable_bytes()) {
+            Some(bytes) => order.push((at, bytes)),
+            None => collected.panicked.extend(owned(&entry.name)),
+        }
+    }
+    order.sort_unstable_by_key(|&(at, bytes)| (entries[at].priority(), u64::MAX - bytes, at));
+    Some(order)
+}
+
+/// Runs somebody else's code; `None` when it panicked.
+fn contained<T>(code: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            // Dropping what was thrown is somebody else's code too. What that throws is not looked at any more.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                core::mem::forget(again);
+            }
+            None
+        }
+    }
+}
+
+/// A copy of `name`, unless there is no memory for one.
+fn owned(name: &str) -> Option<String> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(name.len()).ok()?;
+    copy.push_str(name);
+    Some(copy)
+}
+
+/// How often anybody gave something back, around the end of the integer.
+static GIVEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How many collections are under way.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+std::thread_local! {
+    static COLLECTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread collects, until this is dropped.
+struct Turn;
+
+impl Turn {
+    /// `None` when this thread collects already.
+    fn begin() -> Option<Turn> {
+        if COLLECTING.replace(true) {
+            return None;
+        }
+        RUNNING.fetch_add(1, Relaxed);
+        Some(Turn)
+    }
+
+    fn is_mine() -> bool {
+        COLLECTING.get()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        COLLECTING.set(false);
+        // Release: pairs with the Acquire in `with_retry`, which finds everything this collection gave counted.
+        RUNNING.fetch_sub(1, Release);
+    }
+}

@@ -1,0 +1,363 @@
+//! A pool shares an arena: a lock, growth, a budget; beside it the parts that caches are made of.
+
+pub mod budget;
+pub mod depot;
+#[cfg(feature = "std")]
+pub(crate) mod host;
+pub mod magazine;
+
+pub use crate::arena::Stats;
+pub use budget::{Budget, Charge, OverBudget};
+#[cfg(feature = "std")]
+pub use host::{MemoryPool, MemoryPoolBuilder};
+
+use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
+use crate::error::BadFree;
+use crate::space::{Contents, HostSpace, Space};
+use crate::sync::Lock;
+use allocator_api2::alloc::{AllocError, Allocator};
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+use lock_api::RawMutex;
+
+/// How a pool grows and what it keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// Backed before the first request.
+    pub initial_bytes: u64,
+    /// When more has to be backed, as much as makes this many thousandths of what is backed: 1000 backs just what is
+    /// needed, 2000 doubles.
+    pub growth_permille: u32,
+    /// Never more than this is backed; in a space that is backed from the start, live.
+    pub max_bytes: u64,
+    /// Idle frames above this are given up when a block comes back.
+    pub retain_bytes: u64,
+    /// Frames that may be created beyond the most ever in use before idle ones are moved, in thousandths.
+    pub slack_permille: u32,
+}
+
+impl PoolConfig {
+    /// Backs just what is needed, without a limit, and keeps it.
+    pub const DEFAULT: PoolConfig = PoolConfig {
+        initial_bytes: 0,
+        growth_permille: 1000,
+        max_bytes: Budget::UNLIMITED,
+        retain_bytes: u64::MAX,
+        slack_permille: 30,
+    };
+
+    /// The same with another [`max_bytes`](Self::max_bytes).
+    pub const fn max_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`initial_bytes`](Self::initial_bytes).
+    pub const fn initial_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.initial_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`growth_permille`](Self::growth_permille); less than 1000 is 1000.
+    pub const fn growth_permille(mut self, permille: u32) -> PoolConfig {
+        self.growth_permille = permille;
+        self
+    }
+
+    /// The same with another [`retain_bytes`](Self::retain_bytes).
+    pub const fn retain_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.retain_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`slack_permille`](Self::slack_permille).
+    pub const fn slack_permille(mut self, permille: u32) -> PoolConfig {
+        self.slack_permille = permille;
+        self
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> PoolConfig {
+        PoolConfig::DEFAULT
+    }
+}
+
+/// An arena that threads share, behind a lock of the caller's kind, within a budget.
+///
+/// ```
+/// use core::alloc::Layout;
+/// use core::mem::MaybeUninit;
+/// use democratising::{SpinLock, arena::{Arena, Borrowed}, pool::{Pool, PoolConfig}, space::Fixed};
+///
+/// let mut memory = [MaybeUninit::uninit(); 16 << 10];
+/// let mut tables = [MaybeUninit::uninit(); 4 << 10];
+/// let pool: Pool<Fixed, SpinLock> =
+///     Pool::new(Fixed::new(&mut memory), Borrowed::new(&mut tables), PoolConfig::DEFAULT)?;
+///
+/// let layout = Layout::new::<[u64; 100]>();
+/// let block = pool.allocate(layout)?;
+/// assert_eq!(pool.stats().in_use_bytes, 800);
+/// // SAFETY: nobody uses the block any more.
+/// unsafe { pool.free(block.addr, layout)? };
+/// // SAFETY: nobody uses it; but it is free already.
+/// assert!(unsafe { pool.free(block.addr, layout) }.is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Pool<S: Space, L: RawMutex, M: Metadata = <S as Space>::Tables> {
+    shared: Lock<L, Shared<S, M>>,
+    budget: Budget,
+}
+
+/// What the lock guards.
+struct Shared<S: Space, M: Metadata> {
+    arena: Arena<S, M>,
+    config: PoolConfig,
+}
+
+/// A budget grants frames.
+struct Frames<'a>(&'a Budget);
+
+impl Grant for Frames<'_> {
+    fn grant(&self, bytes: u64) -> bool {
+        self.0.try_take(bytes).is_ok()
+    }
+
+    fn returned(&self, bytes: u64) {
+        let released = self.0.release(bytes);
+        debug_assert!(released.is_ok(), "an arena returns what it was granted");
+    }
+}
+
+impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
+    /// Shares an arena over `space`, whose tables come from `metadata`.
+    ///
+    /// # Errors
+    /// [`NoArena`] when there is no memory for the tables.
+    pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
+        let arena = Arena::new(space, metadata)?;
+        let pool =
+            Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
+        pool.configure(config);
+        Ok(pool)
+    }
+
+    /// The bytes of tables that a pool over `space` takes from its metadata.
+    pub fn metadata_bytes(space: &S) -> u64 {
+        Arena::<S, M>::metadata_bytes(space)
+    }
+
+    /// Changes how it grows and what it keeps. Nothing live is lost: where more than the new maximum is backed, idle
+    /// frames are given up at once, and requests that need more fail until it fits.
+    pub fn configure(&self, config: PoolConfig) {
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        shared.config = config;
+        shared.arena.set_slack(config.slack_permille);
+        let over_bytes = self.budget.set_limit(config.max_bytes);
+        let idle_bytes = shared.arena.idle_bytes();
+        let keep_bytes = idle_bytes.saturating_sub(over_bytes);
+        // A part of a frame cannot be kept.
+        shared.arena.trim(keep_bytes.min(config.retain_bytes), &grant);
+        shared.arena.grow(config.initial_bytes.min(config.max_bytes), &grant);
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> PoolConfig {
+        self.shared.lock().config
+    }
+
+    /// A block for `layout`. Zero bytes get a block too.
+    ///
+    /// # Errors
+    /// [`NoBlock`]; then nothing has changed but the count of failures.
+    #[inline]
+    pub fn allocate(&self, layout: Layout) -> Result<Block<S::Addr>, NoBlock> {
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        let creates = shared.arena.creates();
+        let block = shared.arena.allocate(layout, &grant)?;
+        if shared.config.growth_permille > 1000 && shared.arena.creates() > creates {
+            shared.grow(&grant);
+        }
+        Ok(block)
+    }
+
+    /// Gives a block back that was allocated with `layout`.
+    ///
+    /// # Safety
+    /// Nobody uses the block any more. (The pool's own books are safe whatever is given back.)
+    ///
+    /// # Errors
+    /// [`BadFree`] when it is not live or not of that size; then nothing has changed.
+    #[inline]
+    pub unsafe fn free(&self, addr: S::Addr, layout: Layout) -> Result<(), BadFree> {
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        shared.arena.free(addr, layout, &grant)?;
+        if shared.arena.idle_bytes() > shared.config.retain_bytes {
+            let retain_bytes = shared.config.retain_bytes;
+            shared.arena.trim(retain_bytes, &grant);
+        }
+        Ok(())
+    }
+
+    /// Gives a block back whose size is not known, as C's `free` does.
+    ///
+    /// # Safety
+    /// As [`Pool::free`].
+    ///
+    /// # Errors
+    /// As [`Pool::free`].
+    pub unsafe fn free_unsized(&self, addr: S::Addr) -> Result<(), BadFree> {
+        let mut shared = self.shared.lock();
+        let retain_bytes = shared.config.retain_bytes;
+        shared.arena.free_unsized(addr, &Frames(&self.budget))?;
+        if shared.arena.idle_bytes() > retain_bytes {
+            shared.arena.trim(retain_bytes, &Frames(&self.budget));
+        }
+        Ok(())
+    }
+
+    /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
+    ///
+    /// # Safety
+    /// Nobody uses what is cut off when it becomes shorter.
+    ///
+    /// # Errors
+    /// [`BadFree`] when it is not live or not of that size.
+    pub unsafe fn resize(&self, addr: S::Addr, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
+        self.shared.lock().arena.resize(addr, old, new_bytes, &Frames(&self.budget))
+    }
+
+    /// The bytes that the live block at `addr` can use.
+    ///
+    /// # Errors
+    /// [`BadFree`] when no live block starts there.
+    pub fn usable_bytes(&self, addr: S::Addr) -> Result<u64, BadFree> {
+        self.shared.lock().arena.usable_bytes(addr)
+    }
+
+    /// Gives idle frames up, highest first, until at most `keep_bytes` are idle. Returns the bytes given up.
+    pub fn trim(&self, keep_bytes: u64) -> u64 {
+        self.shared.lock().arena.trim(keep_bytes, &Frames(&self.budget))
+    }
+
+    /// Bytes of backed frames that hold nothing.
+    pub fn idle_bytes(&self) -> u64 {
+        self.shared.lock().arena.idle_bytes()
+    }
+
+    /// The pool in numbers, all of one moment.
+    pub fn stats(&self) -> Stats {
+        let shared = self.shared.lock();
+        Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
+    }
+
+    /// Calls `look` with the space. The pool is locked meanwhile.
+    pub fn with_space<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        look(self.shared.lock().arena.space())
+    }
+}
+
+impl<S: Space, M: Metadata> Shared<S, M> {
+    /// Backs more than was needed just now, by the growth factor, as far as that can be done.
+    #[cold]
+    fn grow(&mut self, grant: &impl Grant) {
+        let backed_bytes = self.arena.backed_bytes();
+        let wanted = backed_bytes as u128 * self.config.growth_permille as u128 / 1000;
+        self.arena.grow(wanted.min(self.config.max_bytes as u128) as u64, grant);
+    }
+}
+
+impl<S: Space, L: RawMutex, M: Metadata> fmt::Debug for Pool<S, L, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("config", &self.config()).field("stats", &self.stats()).finish()
+    }
+}
+
+// SAFETY: 1. A block stays valid until it is freed: its frames are not decommitted or moved while a granule of them is
+// live, and the space lives in the pool, which the reference keeps. 2. A copy of a reference is the same allocator.
+// 3. A block is never shorter than its layout nor less aligned: the arena rounds both up.
+unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let block = Pool::allocate(*self, layout).map_err(|_| AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let block = Pool::allocate(*self, layout).map_err(|_| AllocError)?;
+        if block.contents == Contents::Unknown {
+            // SAFETY: 1. The block is committed, ours alone and at least `layout.size()` bytes long.
+            unsafe { block.addr.write_bytes(0, layout.size()) };
+        }
+        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        // SAFETY: 1. The caller of `deallocate` uses the block no more.
+        if let Err(why) = unsafe { self.free(at, layout) } {
+            misuse(why);
+        }
+    }
+
+    unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promises are those of `move_to`; growing cuts nothing off.
+        unsafe { self.move_to(at, old, new) }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. As for `grow`. 2. The bytes behind the old ones are part of the new block.
+        unsafe {
+            let block = self.move_to(at, old, new)?;
+            block.cast::<u8>().add(old.size()).write_bytes(0, new.size() - old.size());
+            Ok(block)
+        }
+    }
+
+    unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promises are those of `move_to`, and it gives up what is cut off.
+        unsafe { self.move_to(at, old, new) }
+    }
+}
+
+impl<S: HostSpace, L: RawMutex, M: Metadata> Pool<S, L, M> {
+    /// A block of another layout with the same contents: in place where that works, else copied.
+    ///
+    /// # Safety
+    /// The block was allocated here with `old`, and nobody uses it under its old address afterwards.
+    unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let same_align = new.align() == old.align();
+        // SAFETY: 1. The caller uses nothing that is cut off.
+        if same_align && matches!(unsafe { self.resize(at, old, new.size()) }, Ok(true)) {
+            return Ok(NonNull::slice_from_raw_parts(at, new.size()));
+        }
+        let block = Allocator::allocate(&self, new)?;
+        // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is
+        // not used any more.
+        unsafe {
+            block.cast::<u8>().copy_from_nonoverlapping(at, old.size().min(new.size()));
+            Allocator::deallocate(&self, at, old);
+        }
+        Ok(block)
+    }
+}
+
+/// A block came back to the allocator interface that is not live. There is nobody to tell but the program itself.
+///
+/// # Panics
+/// Always: the caller broke the contract of `deallocate`, and what it frees next may be somebody else's.
+#[cold]
+#[inline(never)]
+fn misuse(why: BadFree) -> ! {
+    panic!("{why}")
+}

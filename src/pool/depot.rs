@@ -1,0 +1,208 @@
+//! A depot: full magazines of one size class, shared, so that what one owner frees another may take.
+//!
+//! 1. A depot holds the blocks of up to `DEPTH` magazines in itself: no memory is asked for, ever. Where nothing is cached
+//!    `DEPTH` is 0 and a depot is a lock and two counters; in a process the sets lie in zeroed static memory, of which only those ever
+//!    used become real.
+//! 2. Under the lock blocks are only copied, from a magazine or to one. Nothing that could wait, fail or call back is done
+//!    there; blocks for which there is no room stay with the caller, who gives them to the slabs.
+//! 3. Owners take what came last, since it is warm. The reclaimer takes what came first.
+
+#![forbid(unsafe_code)]
+
+use super::magazine::{Block, Magazine};
+use crate::sync::{Lock, const_unless_loom};
+use lock_api::RawMutex;
+
+/// Full magazines of one size class, at most `DEPTH`.
+#[derive(Debug)]
+pub struct Depot<L: RawMutex, T, const N: usize = 64, const DEPTH: usize = 16> {
+    held: Lock<L, Ring<T, N, DEPTH>>,
+}
+
+/// `len` sets of blocks from `first` on, around the end.
+#[derive(Debug)]
+struct Ring<T, const N: usize, const DEPTH: usize> {
+    sets: [Magazine<T, N>; DEPTH],
+    first: usize,
+    len: usize,
+}
+
+/// What a depot holds, read at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct DepotStats {
+    /// Magazines' worth of blocks.
+    pub magazines: usize,
+    /// Blocks in them.
+    pub blocks: usize,
+}
+
+impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, DEPTH> {
+    const_unless_loom! {
+        /// An empty depot.
+        pub const fn new() -> Self {
+            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0 }) }
+        }
+    }
+
+    /// Fills an empty magazine with the blocks that came last. `false`, and nothing is changed, when the depot has none
+    /// or the magazine is not empty or is smaller than what was brought.
+    pub fn exchange_empty_for_full(&self, magazine: &mut Magazine<T, N>) -> bool {
+        self.held.lock().give(magazine, End::Newest)
+    }
+
+    /// Takes the blocks of a full magazine, which is empty then. `false`, and nothing is changed, when the depot is full or
+    /// the magazine holds nothing: the caller flushes it to the slabs.
+    ///
+    /// A magazine that is not quite full, of a thread that ends, is taken too and uses as much room as a full one.
+    pub fn exchange_full_for_empty(&self, magazine: &mut Magazine<T, N>) -> bool {
+        self.held.lock().take(magazine)
+    }
+
+    /// Up to `magazines` of those that came first, for the reclaimer, who gives their blocks to the slabs.
+    ///
+    /// The lock is held while one is taken out and not between two, so owners wait for one copy at most. What is
+    /// not asked for stays in the depot.
+    pub fn trim(&self, magazines: usize) -> impl Iterator<Item = Magazine<T, N>> + '_ {
+        (0..magazines).map_while(|_| {
+            let mut out = Magazine::new();
+            self.held.lock().give(&mut out, End::Oldest).then_some(out)
+        })
+    }
+
+    /// What it holds.
+    pub fn stats(&self) -> DepotStats {
+        let held = self.held.lock();
+        DepotStats { magazines: held.len, blocks: held.sets.iter().map(Magazine::len).sum() }
+    }
+}
+
+impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Default for Depot<L, T, N, DEPTH> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Oldest,
+    Newest,
+}
+
+impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
+    fn take(&mut self, magazine: &mut Magazine<T, N>) -> bool {
+        if self.len == DEPTH || magazine.is_empty() {
+            return false;
+        }
+        let set = (self.first + self.len) % DEPTH;
+        self.sets[set].take_from(magazine);
+        self.len += 1;
+        true
+    }
+
+    fn give(&mut self, magazine: &mut Magazine<T, N>, end: End) -> bool {
+        if self.len == 0 {
+            return false;
+        }
+        let set = match end {
+            End::Oldest => self.first,
+            End::Newest => (self.first + self.len - 1) % DEPTH,
+        };
+        if !magazine.is_empty() || magazine.capacity() < self.sets[set].len() {
+            return false;
+        }
+        magazine.take_from(&mut self.sets[set]);
+        if let End::Oldest = end {
+            self.first = (self.first + 1) % DEPTH;
+        }
+        self.len -= 1;
+        true
+    }
+}
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::SpinLock;
+
+    type Small = Depot<SpinLock, u32, 2, 3>;
+
+    fn full(block: u32) -> Magazine<u32, 2> {
+        let mut magazine = Magazine::new();
+        magazine.push(block).unwrap();
+        magazine.push(block + 1).unwrap();
+        magazine
+    }
+
+    fn stats(magazines: usize, blocks: usize) -> DepotStats {
+        DepotStats { magazines, blocks }
+    }
+
+    #[test]
+    fn owners_take_what_came_last_and_the_reclaimer_what_came_first() {
+        let depot = Small::new();
+        for block in [10, 20, 30] {
+            assert!(depot.exchange_full_for_empty(&mut full(block)));
+        }
+        let mut magazine = Magazine::new();
+        assert!(depot.exchange_empty_for_full(&mut magazine));
+        assert_eq!(magazine.as_slice(), [30, 31]);
+        // Around the end of the ring, and back.
+        assert_eq!(depot.trim(1).next().unwrap().as_slice(), [10, 11]);
+        assert!(depot.exchange_full_for_empty(&mut full(40)));
+        assert!(depot.exchange_full_for_empty(&mut full(50)));
+        let mut oldest_first = [20, 40, 50].into_iter();
+        for magazine in depot.trim(usize::MAX) {
+            assert_eq!(magazine.as_slice()[0], oldest_first.next().unwrap());
+        }
+        assert_eq!((depot.stats(), oldest_first.next()), (stats(0, 0), None));
+    }
+
+    #[test]
+    fn a_full_depot_leaves_the_blocks_with_their_owner() {
+        let depot = Small::new();
+        for block in [10, 20, 30] {
+            assert!(depot.exchange_full_for_empty(&mut full(block)));
+        }
+        let mut fourth = full(40);
+        assert!(!depot.exchange_full_for_empty(&mut fourth));
+        assert_eq!((fourth.as_slice(), depot.stats()), (&[40, 41][..], stats(3, 6)));
+    }
+
+    #[test]
+    fn an_empty_depot_has_nothing_and_takes_no_empty_magazine() {
+        let depot = Small::new();
+        assert!(!depot.exchange_empty_for_full(&mut Magazine::new()));
+        assert!(!depot.exchange_full_for_empty(&mut Magazine::new()));
+        assert_eq!((depot.trim(5).count(), depot.stats()), (0, stats(0, 0)));
+    }
+
+    #[test]
+    fn a_magazine_with_blocks_or_too_little_room_gets_none() {
+        let depot = Small::new();
+        assert!(depot.exchange_full_for_empty(&mut full(10)));
+        assert!(!depot.exchange_empty_for_full(&mut full(20)));
+        assert!(!depot.exchange_empty_for_full(&mut Magazine::with_capacity(1)));
+        assert_eq!(depot.stats(), stats(1, 2));
+    }
+
+    #[test]
+    fn a_trim_that_stops_early_leaves_the_rest() {
+        let depot = Small::new();
+        for block in [10, 20, 30] {
+            assert!(depot.exchange_full_for_empty(&mut full(block)));
+        }
+        let mut trimmed = depot.trim(3);
+        assert_eq!(trimmed.next().unwrap().as_slice(), [10, 11]);
+        drop(trimmed);
+        assert_eq!(depot.stats(), stats(2, 4));
+    }
+
+    #[test]
+    fn a_depot_without_depth_takes_nothing() {
+        static DEPOT: Depot<SpinLock, u32, 2, 0> = Depot::new();
+        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)));
+        assert!(!DEPOT.exchange_empty_for_full(&mut Magazine::new()));
+        assert_eq!(DEPOT.trim(1).count(), 0);
+    }
+}

@@ -1,0 +1,197 @@
+//! The process's own pool of mapped memory: what tensors and [`Global`](crate::Global) draw from.
+
+#![forbid(unsafe_code)]
+
+use super::{Budget, Pool, PoolConfig, Stats};
+use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
+use crate::space::{Mapped, MappedTables, SpaceError};
+use crate::sync::{HostLock, Lock, OnceLock};
+use std::format;
+use std::string::{String, ToString};
+
+/// A pool of the process's memory.
+pub(crate) type HostPool = Pool<Mapped, HostLock>;
+
+static POOL: OnceLock<HostPool> = OnceLock::new();
+/// Held while the pool is made, so that a reservation that failed can be tried again.
+static MAKING: Lock<HostLock, ()> = Lock::new(());
+
+/// Before [`enable`](MemoryPoolBuilder::enable) and after [`disable`](MemoryPool::disable): a little is kept for reuse.
+const NOT_ENABLED: PoolConfig = PoolConfig::DEFAULT.retain_bytes(64 << 20);
+
+/// The process's pool, made at its first use.
+pub(crate) fn pool() -> Result<&'static HostPool, SpaceError> {
+    match POOL.get() {
+        Some(pool) => Ok(pool),
+        None => make(),
+    }
+}
+
+#[cold]
+fn make() -> Result<&'static HostPool, SpaceError> {
+    let _making = MAKING.lock();
+    if let Some(pool) = POOL.get() {
+        return Ok(pool);
+    }
+    let space = Mapped::reserve(Mapped::DEFAULT_BYTES)?;
+    let bytes = HostPool::metadata_bytes(&space);
+    let pool = Pool::new(space, MappedTables, NOT_ENABLED).map_err(|_| SpaceError::new(bytes, 0))?;
+    Ok(POOL.get_or_init(|| pool))
+}
+
+/// The pool, if it was ever used.
+pub(crate) fn made() -> Option<&'static HostPool> {
+    POOL.get()
+}
+
+/// The pool's numbers for a request that failed.
+pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
+    let stats = MemoryPool::stats();
+    OutOfMemory {
+        device: DeviceId::Host,
+        requested_bytes,
+        in_use_bytes: stats.in_use_bytes,
+        limit_bytes: stats.limit_bytes,
+        largest_free_bytes: stats
+            .largest_free_bytes
+            .min(stats.limit_bytes.saturating_sub(stats.in_use_bytes)),
+        ..OutOfMemory::default()
+    }
+}
+
+/// Gives up to `target_bytes` (rounded up to a frame) of idle memory back to the system; returns the bytes given.
+pub(crate) fn trim(target_bytes: u64) -> u64 {
+    made().map_or(0, |pool| pool.trim(pool.idle_bytes().saturating_sub(target_bytes)))
+}
+
+/// What [`trim`] could give back now.
+pub(crate) fn idle_bytes() -> u64 {
+    made().map_or(0, |pool| pool.idle_bytes())
+}
+
+/// The pool that host tensors and [`Global`](crate::Global) draw from.
+///
+/// It is there from the first tensor on; enabling it says how it grows, what it keeps and where it ends.
+///
+/// ```
+/// use democratising::{MemoryPool, Tensor};
+///
+/// MemoryPool::configure().initial_size(1 << 20).growth_factor(2.0).max_size(1 << 30).enable()?;
+/// for _ in 0..1000 {
+///     let tensor = Tensor::zeros(&[100, 100])?;
+///     assert_eq!(tensor.shape(), [100, 100]);
+/// } // memory returned to the pool
+/// assert!(MemoryPool::stats().reserved_bytes <= 1 << 30);
+/// # MemoryPool::disable()?;
+/// # Ok::<(), democratising::DemoError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryPool;
+
+impl MemoryPool {
+    /// Settings to choose: without any, nothing is backed in advance, growth is by need and there is no limit.
+    pub fn configure() -> MemoryPoolBuilder {
+        MemoryPoolBuilder { initial_bytes: 0, growth_factor: 1.0, max_bytes: None, slack: 0.03 }
+    }
+
+    /// The pool in numbers, all of one moment. Zeros as long as nothing was drawn from it.
+    pub fn stats() -> Stats {
+        made().map_or(Stats { limit_bytes: Budget::UNLIMITED, ..Stats::default() }, |pool| pool.stats())
+    }
+
+    /// Ends what [`enable`](MemoryPoolBuilder::enable) began: no limit any more, idle memory goes back to the system,
+    /// and from here on little is kept. What is live stays as it is.
+    ///
+    /// # Errors
+    /// None today; in the signature for memories where that can fail.
+    pub fn disable() -> Result<()> {
+        if let Some(pool) = made() {
+            pool.configure(NOT_ENABLED);
+            pool.trim(0);
+        }
+        Ok(())
+    }
+}
+
+/// Settings for the [`MemoryPool`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing happens before `enable`"]
+pub struct MemoryPoolBuilder {
+    initial_bytes: u64,
+    growth_factor: f64,
+    max_bytes: Option<u64>,
+    slack: f64,
+}
+
+impl MemoryPoolBuilder {
+    /// Bytes that are backed at once, before the first tensor. They count towards the maximum, which is reached all
+    /// the same.
+    pub fn initial_size(mut self, bytes: u64) -> Self {
+        self.initial_bytes = bytes;
+        self
+    }
+
+    /// How much is backed when more is needed: 1.0 just what is needed, 2.0 doubles what there is.
+    pub fn growth_factor(mut self, factor: f64) -> Self {
+        self.growth_factor = factor;
+        self
+    }
+
+    /// Never more than this is backed, whatever happens. Memory is backed in frames of 2 MiB, so a limit counts to the
+    /// last whole frame.
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// How much more than was ever in use may be backed before idle memory is moved to where it is needed; 0.03 is
+    /// three percent, 0 is tightest.
+    pub fn slack(mut self, share: f64) -> Self {
+        self.slack = share;
+        self
+    }
+
+    /// Puts the settings into force. A second time, they are replaced; nothing live is lost.
+    ///
+    /// # Errors
+    /// [`DemoError::InvalidConfig`] when a setting cannot be, [`DemoError::OutOfMemory`] when the initial size cannot
+    /// be had. Then the settings before are in force.
+    pub fn enable(self) -> Result<()> {
+        let config = self.checked()?;
+        let pool = pool().map_err(|why| DemoError::OutOfMemory(report(why.asked_bytes)))?;
+        let before = pool.config();
+        pool.configure(config);
+        // The last whole frame is what a size that is no multiple of one can get.
+        let backed_bytes = pool.stats().reserved_bytes;
+        if backed_bytes + (2 << 20) <= config.initial_bytes {
+            let report = report(config.initial_bytes);
+            pool.configure(before);
+            pool.trim(before.retain_bytes);
+            return Err(DemoError::OutOfMemory(report));
+        }
+        Ok(())
+    }
+
+    fn checked(self) -> Result<PoolConfig> {
+        let invalid = |name, value: String, problem| Err(DemoError::InvalidConfig { name, value, problem });
+        let max_bytes = self.max_bytes.unwrap_or(Budget::UNLIMITED);
+        if self.initial_bytes > max_bytes {
+            return invalid("initial_size", self.initial_bytes.to_string(), "it is more than max_size");
+        }
+        if !(1.0..=1000.0).contains(&self.growth_factor) {
+            return invalid(
+                "growth_factor",
+                format!("{}", self.growth_factor),
+                "it is a number from 1 to 1000",
+            );
+        }
+        if !(0.0..=1000.0).contains(&self.slack) {
+            return invalid("slack", format!("{}", self.slack), "it is a share from 0 to 1000, such as 0.03");
+        }
+        Ok(PoolConfig::DEFAULT
+            .initial_bytes(self.initial_bytes)
+            .growth_permille((self.growth_factor * 1000.0) as u32)
+            .max_bytes(max_bytes)
+            .slack_permille((self.slack * 1000.0).round() as u32))
+    }
+}

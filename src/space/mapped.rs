@@ -1,0 +1,219 @@
+//! The host's memory: one large reservation of addresses, backed frame by frame.
+
+#[cfg(not(unix))]
+#[path = "mapped/other.rs"]
+mod os;
+#[cfg(unix)]
+#[path = "mapped/unix.rs"]
+mod os;
+
+use super::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
+use crate::arena::index::BuddyTree;
+use crate::arena::metadata::{Metadata, NoTable, Plain};
+use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
+
+/// A frame of the host, and what every reservation is a multiple of.
+const FRAME: usize = 2 << 20;
+/// The least that is worth reserving.
+const LEAST: usize = 16 * FRAME;
+
+/// A reservation of the process's addresses. Dropping it gives addresses and memory back.
+#[derive(Debug)]
+pub struct Mapped {
+    range: os::Range,
+}
+
+impl Mapped {
+    /// What a process reserves that knows no better: addresses cost nothing.
+    pub const DEFAULT_BYTES: usize = if cfg!(target_pointer_width = "64") { 256 << 30 } else { 512 << 20 };
+
+    /// Reserves `bytes`, rounded up to a frame, or, where the process's addresses are limited, a quarter, a sixteenth
+    /// ... of it, so that the rest of the program keeps the larger part.
+    ///
+    /// # Errors
+    /// [`SpaceError`] with errno when not even 32 MiB (or `bytes`, if that is less) can be reserved.
+    pub fn reserve(bytes: usize) -> Result<Mapped, SpaceError> {
+        let asked = bytes.max(1).checked_next_multiple_of(FRAME).unwrap_or(usize::MAX / FRAME * FRAME);
+        let limit = os::address_limit() / 4 / FRAME * FRAME;
+        let mut len = asked.min(limit.max(LEAST));
+        loop {
+            match os::Range::reserve(len, FRAME) {
+                Ok(range) => return Ok(Mapped { range }),
+                // A quarter: the largest half that can be had would leave the rest of the program nothing to map.
+                Err(_) if len / 4 >= LEAST => len = len / 4 / FRAME * FRAME,
+                Err(code) => return Err(SpaceError::new(len as u64, code)),
+            }
+        }
+    }
+
+    fn bytes(&self, frames: Span) -> (usize, usize) {
+        let geometry = self.geometry();
+        (geometry.offset(frames.start).0 as usize, geometry.bytes(frames.granules) as usize)
+    }
+}
+
+// SAFETY: 1. The range is this reservation's own until it is dropped; `addr` and `offset` add and subtract its start.
+unsafe impl Space for Mapped {
+    type Addr = NonNull<u8>;
+    type Index<M: Metadata> = BuddyTree<M>;
+    type Tables = MappedTables;
+
+    fn geometry(&self) -> Geometry {
+        const { Geometry::spans(16 << 10).framed(FRAME).slabs(64 << 10, 16) }
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.range.len() as u64
+    }
+
+    fn alignment(&self) -> Alignment {
+        Alignment {
+            max_bytes: FRAME as u64,
+            skew_bytes: (self.range.start().as_ptr() as usize % FRAME) as u64,
+        }
+    }
+
+    #[inline]
+    fn addr(&self, at: Offset) -> NonNull<u8> {
+        assert!(at.0 < self.range.len() as u64, "{at} of a space of {} bytes", self.range.len());
+        // SAFETY: 1. The offset is less than the length of the range, which is one mapping.
+        unsafe { self.range.start().add(at.0 as usize) }
+    }
+
+    #[inline]
+    fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
+        let at = (addr.as_ptr() as usize).checked_sub(self.range.start().as_ptr() as usize)?;
+        (at < self.range.len()).then_some(Offset(at as u64))
+    }
+
+    fn commit(&self, frames: Span) -> Result<Contents, SpaceError> {
+        let (at, len) = self.bytes(frames);
+        self.range.commit(at, len).map_err(|code| SpaceError::new(len as u64, code))
+    }
+
+    fn decommit(&self, frames: Span) {
+        let (at, len) = self.bytes(frames);
+        self.range.decommit(at, len);
+    }
+
+    fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
+        let contents = self.commit(to)?;
+        self.decommit(from);
+        Ok(contents)
+    }
+}
+
+// SAFETY: 1. Committed frames are mapped readable and writable until the reservation is dropped.
+unsafe impl HostSpace for Mapped {}
+
+/// Tables in mappings of their own: what is never used costs no memory, and what a program writes past a block
+/// cannot reach them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MappedTables;
+
+/// One such table.
+#[derive(Debug)]
+pub struct MappedTable<T> {
+    range: Option<os::Range>,
+    start: NonNull<T>,
+    len: usize,
+}
+
+impl Metadata for MappedTables {
+    type Table<T: Plain> = MappedTable<T>;
+
+    fn table<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {
+        let no_table = |needed: u64| NoTable { needed_bytes: needed, left_bytes: None };
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or(no_table(u64::MAX))?;
+        if bytes == 0 {
+            return Ok(MappedTable { range: None, start: NonNull::dangling(), len });
+        }
+        let range = os::Range::table(bytes).map_err(|_| no_table(bytes as u64))?;
+        let start = range.start().cast();
+        Ok(MappedTable { range: Some(range), start, len })
+    }
+}
+
+// SAFETY: 1. A table owns its mapping; moving it to another thread moves plain integers.
+unsafe impl<T: Plain> Send for MappedTable<T> {}
+// SAFETY: 1. Shared access is read-only.
+unsafe impl<T: Plain> Sync for MappedTable<T> {}
+
+impl<T: Plain> Deref for MappedTable<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        debug_assert!(self.range.is_some() || self.len * size_of::<T>() == 0);
+        // SAFETY: 1. `start` is the page-aligned start of a mapping of `len * size_of::<T>()` bytes, all of them zero
+        // or written through this table. 2. `T: Plain` has a value for every bit pattern. 3. The mapping lives as long as `self`.
+        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for MappedTable<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: 1. to 3. as in `deref`. 4. `&mut self` is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// The portable back end, tested where it is not used too.
+#[cfg(all(test, unix))]
+#[path = "mapped/other.rs"]
+mod other;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decommitted_frame_is_zero_when_it_is_committed_again() {
+        let space = Mapped::reserve(4 * FRAME).unwrap();
+        let frame = space.geometry().granules(FRAME as u64).unwrap();
+        let span = Span::new(frame, frame);
+        for _ in 0..3 {
+            assert_eq!(space.commit(span), Ok(Contents::Zeroed));
+            let at = space.addr(Offset(FRAME as u64 + 5));
+            // SAFETY: 1. The frame is committed.
+            unsafe {
+                assert_eq!(at.read(), 0);
+                at.write(7);
+            }
+            space.decommit(span);
+        }
+    }
+
+    #[test]
+    fn a_reservation_is_aligned_to_a_frame_and_knows_its_own_addresses() {
+        let space = Mapped::reserve(3 * FRAME - 1).unwrap();
+        assert_eq!((space.len_bytes(), space.alignment().skew_bytes), (3 * FRAME as u64, 0));
+        let last = space.addr(Offset(3 * FRAME as u64 - 1));
+        assert_eq!(space.offset(last), Some(Offset(3 * FRAME as u64 - 1)));
+        assert_eq!(space.offset(NonNull::from(&space).cast()), None);
+    }
+
+    #[test]
+    fn tables_start_as_zeros_and_keep_what_is_written() {
+        let mut table = MappedTables.table::<[u32; 3]>(100_000).unwrap();
+        assert!(table.iter().all(|entry| *entry == [0; 3]));
+        table[99_999] = [1, 2, 3];
+        assert_eq!(table[99_999], [1, 2, 3]);
+        assert!(MappedTables.table::<u64>(0).unwrap().is_empty());
+        assert_eq!(MappedTables.table::<u64>(usize::MAX).unwrap_err().needed_bytes, u64::MAX);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_portable_back_end_gives_aligned_memory_and_says_what_it_does_not_know() {
+        let range = other::Range::reserve(2 * FRAME, FRAME).unwrap();
+        assert_eq!(range.start().as_ptr() as usize % FRAME, 0);
+        assert_eq!(range.len(), 2 * FRAME);
+        assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
+        range.decommit(0, FRAME);
+        assert!(other::Range::table(4096).is_ok() && other::address_limit() > FRAME);
+    }
+}

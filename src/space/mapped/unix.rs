@@ -1,0 +1,150 @@
+//! Reserving, backing and giving up memory with `mmap(2)`, `mprotect(2)` and `madvise(2)`.
+
+use super::Contents;
+use core::ptr::{NonNull, null_mut};
+use std::io;
+
+/// Small programs stay on small pages: huge ones from here on.
+const HUGE_FROM: usize = 8 << 20;
+
+/// A mapping of this process's own.
+#[derive(Debug)]
+pub(super) struct Range {
+    start: NonNull<u8>,
+    len: usize,
+    /// Whether all of it is readable and writable from the start, or each frame when it is committed: the way that
+    /// counts against the system's commit limit only what is used.
+    open: bool,
+}
+
+// SAFETY: 1. A mapping belongs to the process, not to a thread.
+unsafe impl Send for Range {}
+// SAFETY: 1. The methods that take `&self` are system calls, which may run at the same time.
+unsafe impl Sync for Range {}
+
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// The bytes of address space that the process may have.
+pub(super) fn address_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: 1. `limit` is a valid place for the answer.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
+    if known { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+}
+
+fn map(len: usize, protection: i32) -> Result<NonNull<u8>, i32> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: 1. A new private mapping, placed by the system, overlaps nothing.
+    let at = unsafe { libc::mmap(null_mut(), len, protection, flags, -1, 0) };
+    if at == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(at.cast()).ok_or(0) }
+}
+
+fn unmap(start: NonNull<u8>, len: usize) {
+    if len > 0 {
+        // SAFETY: 1. The caller owns `start..start + len` of a mapping and uses it no more.
+        unsafe { libc::munmap(start.as_ptr().cast(), len) };
+    }
+}
+
+/// Gives the pages up, so that they read as zeros; never MADV_FREE, which leaves them resident.
+///
+/// # Safety
+/// The pages are this process's own private mapping, committed, and nobody uses what they hold.
+unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: 1. As the caller promises.
+    unsafe {
+        libc::madvise(place, len, libc::MADV_DONTNEED) == 0
+    }
+    // Elsewhere the advice may leave the old bytes in place: map anew.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    // SAFETY: 1. As the caller promises: what the new pages replace is the caller's own.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        libc::mmap(place, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
+    }
+}
+
+impl Range {
+    /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`.
+    pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {
+        let room = len.checked_add(align).ok_or(libc::ENOMEM)?;
+        let (start, open) = match map(room, libc::PROT_READ | libc::PROT_WRITE) {
+            Ok(start) => (start, true),
+            Err(_) => (map(room, libc::PROT_NONE)?, false),
+        };
+        let head = (start.as_ptr() as usize).wrapping_neg() % align;
+        // SAFETY: 1. `head + len <= room`, so both places lie within or at the end of the mapping.
+        let (aligned, end) = unsafe { (start.add(head), start.add(head + len)) };
+        unmap(start, head);
+        unmap(end, room - head - len);
+        let range = Range { start: aligned, len, open };
+        #[cfg(target_os = "linux")]
+        if len > HUGE_FROM {
+            // SAFETY: 1. Advice about this mapping; where it is refused, pages stay small.
+            unsafe {
+                libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
+            };
+        }
+        Ok(range)
+    }
+
+    /// Zeroed memory for a table, on small pages only: most of it is never touched.
+    pub(super) fn table(len: usize) -> Result<Range, i32> {
+        let start = map(len, libc::PROT_READ | libc::PROT_WRITE)?;
+        #[cfg(target_os = "linux")]
+        // SAFETY: 1. Advice about this mapping.
+        unsafe {
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE)
+        };
+        Ok(Range { start, len, open: true })
+    }
+
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn at(&self, at: usize, len: usize) -> *mut libc::c_void {
+        assert!(at <= self.len && len <= self.len - at, "{at}..+{len} of a range of {} bytes", self.len);
+        // SAFETY: 1. Checked above to lie in the mapping.
+        unsafe { self.start.add(at) }.as_ptr().cast()
+    }
+
+    pub(super) fn commit(&self, at: usize, len: usize) -> Result<Contents, i32> {
+        let place = self.at(at, len);
+        if !self.open {
+            // SAFETY: 1. The place is this mapping's own.
+            let done = unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } == 0;
+            if !done {
+                return Err(errno());
+            }
+        }
+        Ok(Contents::Zeroed)
+    }
+
+    pub(super) fn decommit(&self, at: usize, len: usize) {
+        let place = self.at(at, len);
+        // SAFETY: 1. The place is this mapping's own and, by the contract of `decommit`, committed and unused.
+        // 2. Where the pages cannot be given up (they may be locked), they are cleared, as `commit` promises zeros.
+        unsafe {
+            if !forget(place, len) {
+                place.cast::<u8>().write_bytes(0, len);
+            }
+            if !self.open {
+                libc::mprotect(place, len, libc::PROT_NONE);
+            }
+        }
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        unmap(self.start, self.len);
+    }
+}

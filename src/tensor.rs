@@ -1,0 +1,36 @@
+//! Tensors: typed, shaped memory.
+//!
+//! [`TensorBuf<T>`] is the core: one owned, 64-byte aligned buffer over any allocator, without `std`. [`Tensor`] is
+//! what programs work with: its dtype and device are values, since files and devices are chosen at run time, its
+//! clones share storage, and the storage is whatever costs least: the tensor itself, the `Vec` it was made from, the
+//! process's pool, a mapped file.
+
+mod buf;
+mod dtype;
+mod element;
+mod extent;
+
+#[cfg(feature = "std")]
+mod compare;
+#[cfg(feature = "std")]
+mod elements;
+#[cfg(feature = "std")]
+pub(crate) mod storage;
+#[cfg(feature = "std")]
+mod value;
+
+pub use buf::TensorBuf;
+pub use dtype::DType;
+pub use element::Element;
+#[cfg(feature = "std")]
+pub(crate) use extent::Extent;
+
+#[cfg(feature = "std")]
+pub use elements::IntoElements;
+#[cfg(feature = "std")]
+pub use value::Tensor;
+#[cfg(feature = "std")]
+pub(crate) use value::no_vec;
+
+/// What every tensor in a pool is aligned to: a cache line, and the widest vector registers.
+pub const ALIGN_BYTES: usize = 64;
