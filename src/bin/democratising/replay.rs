@@ -5,7 +5,7 @@
 use crate::clock::thread_cpu;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::target::Target;
+use crate::target::{Figures, Target};
 use crate::timeline::{Recorder, Sample, Timeline};
 use crate::trace::{Action, Trace};
 
@@ -96,6 +96,9 @@ fn observe<T: Target>(
 ) -> Result<Outcome, Failure> {
     let events = trace.events.len() as u64;
     let mut recorder = draw.then(|| Recorder::new(events));
+    if let Some(recorder) = &mut recorder {
+        recorder.record(0, sample(&target, 0));
+    }
     let (mut live_bytes, mut peak_bytes, mut failures) = (0, 0, 0);
     for (event, done) in trace.events.iter().zip(1u64..) {
         match event.action() {
@@ -115,15 +118,7 @@ fn observe<T: Target>(
             }
         }
         if let Some(recorder) = &mut recorder {
-            let figures = target.figures();
-            recorder.record(
-                done,
-                Sample {
-                    reserved_bytes: figures.reserved_bytes,
-                    requested_bytes: live_bytes,
-                    free_bytes: figures.reserved_bytes.saturating_sub(figures.in_use_bytes),
-                },
-            );
+            recorder.record(done, sample(&target, live_bytes));
         }
         if done % (1 << 14) == 0 {
             progress.show(|| format!("replaying {}: {} %", trace.name, done * 100 / events));
@@ -142,6 +137,12 @@ fn observe<T: Target>(
         live_at_end_bytes: live_bytes,
         timeline: recorder.map(Recorder::finish),
     })
+}
+
+/// One moment of a target, with so many bytes live as the program counts them.
+fn sample(target: &impl Target, requested_bytes: u64) -> Sample {
+    let Figures { reserved_bytes, in_use_bytes, .. } = target.figures();
+    Sample { reserved_bytes, requested_bytes, free_bytes: reserved_bytes.saturating_sub(in_use_bytes) }
 }
 
 /// A timing pass: nothing but the events between the two looks at the clock.
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(outcome.efficiency(), 220.0 / 300.0);
         assert!(outcome.ns_per_event.is_some_and(|ns| ns > 0.0));
         let timeline = outcome.timeline.unwrap();
-        assert_eq!(timeline.requested, [(1, 150), (2, 220), (3, 70), (4, 160), (5, 90), (6, 0)]);
+        assert_eq!(timeline.requested, [(0, 0), (1, 150), (2, 220), (3, 70), (4, 160), (5, 90), (6, 0)]);
         assert_eq!(timeline.free.last(), Some(&(6, 300)));
     }
 

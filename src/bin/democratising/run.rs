@@ -30,7 +30,7 @@ pub fn run(options: &Replay) -> Result<(), Failure> {
     for path in &options.traces {
         let mut trace = Trace::read(path, &mut progress)?;
         let setup = Setup {
-            slack_permille: options.slack.0,
+            slack: options.slack,
             frame_bytes: options.frame,
             limit_bytes: options.limit,
             demand_bytes: trace.demand_bytes,
@@ -40,7 +40,7 @@ pub fn run(options: &Replay) -> Result<(), Failure> {
         let record = Record {
             trace: std::mem::take(&mut trace.name),
             space: options.space.to_string(),
-            memory: target::describe(options.space, &setup),
+            memory: setup.describe(options.space),
             outcome,
         };
         if options.json {

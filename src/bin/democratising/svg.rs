@@ -187,7 +187,7 @@ impl Panel<'_> {
     }
 }
 
-/// A curve that starts with the first point's value at the left edge.
+/// A curve through its points.
 fn path(points: &[Point], time: &Axis, bytes: &Axis) -> String {
     let mut out = String::with_capacity(points.len() * 12 + 16);
     let mut pen = 'M';
