@@ -195,7 +195,6 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
         (PathBuf::new(), ErrorKind::InvalidInput),
         ("/".into(), ErrorKind::InvalidInput),
         ("/dev/full".into(), ErrorKind::InvalidInput),
-        (at(&"n".repeat(300)), ErrorKind::InvalidFilename),
         (at("loop"), ErrorKind::Other),
     ] {
         for error in [
@@ -207,6 +206,8 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
             assert_eq!(source.kind(), kind, "{error}");
         }
     }
+    let error = ModelCheckpoint::create(at(&"n".repeat(300))).unwrap_err();
+    assert!(error.to_string().contains("File name too long"), "{error}");
     let error = ModelCheckpoint::create("/proc/model.safetensors").unwrap_err();
     assert!(
         error.to_string().starts_with("cannot create a temp file beside /proc/model.safetensors"),

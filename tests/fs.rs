@@ -1,12 +1,14 @@
 //! Files: what is read, what is refused and how it is said. Checkpoints and their faults are in `tests/durable.rs`.
-#![cfg(feature = "std")]
+#![cfg(all(feature = "std", unix))]
 
 use democratising::fs::ModelCheckpoint;
 use democratising::{DType, DemoError, Device, MemoryPool, Result, Tensor};
 use proptest::prelude::*;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 /// A file with this content, standing at its beginning.
 fn file(content: impl AsRef<[u8]>) -> File {
@@ -129,18 +131,19 @@ fn a_file_is_read_from_where_it_stands() -> Result<()> {
 
 #[test]
 fn a_pipe_is_read_like_a_file() -> Result<()> {
-    for content in
-        [b"1 2\n3 4\n".to_vec(), npy(1, "<f4", false, "(2, 2)", [1f32, 2., 3., 4.].map(f32::to_le_bytes))]
-    {
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let writing = std::thread::spawn(move || {
-            for byte in content {
-                writer.write_all(&[byte]).unwrap();
-            }
-        });
-        let file = File::from(std::os::fd::OwnedFd::from(reader));
-        assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[2, 2], [1f32, 2., 3., 4.])?);
+    let numbers = [1f32, 2., 3., 4.];
+    let wanted = Tensor::new(&[2, 2], numbers)?;
+    let array = npy(1, "<f4", false, "(2, 2)", numbers.map(f32::to_le_bytes));
+    for content in [b"1 2\n3 4\n".to_vec(), array, saved(&[("w", &wanted)])] {
+        // `cat` hands on what comes, byte for byte.
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut to = cat.stdin.take().unwrap();
+        let file = File::from(OwnedFd::from(cat.stdout.take().unwrap()));
+        let writing =
+            std::thread::spawn(move || content.iter().for_each(|&byte| to.write_all(&[byte]).unwrap()));
+        assert_eq!(Tensor::from_file(&file)?, wanted);
         writing.join().unwrap();
+        assert!(cat.wait()?.success());
     }
     Ok(())
 }
