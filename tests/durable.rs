@@ -391,6 +391,11 @@ fn a_copy_from_another_file_system_goes_through_the_same_steps() {
     assert!(output.status.success(), "{output:?}");
     let wanted = ["sync file elsewhere", "rename refused", "sync file", "rename", "sync directory"];
     assert_eq!(steps(&log, directory.path()), wanted, "{log:#?}");
+    let made = log.iter().find(|line| line.contains("O_CREAT") && line.contains(".democratising-"));
+    assert!(
+        made.is_some_and(|line| line.contains(" 0600)")),
+        "the copy is as private as the temp file: {made:?}"
+    );
     assert_eq!(entries(directory.path()), ["model.safetensors"]);
 }
 

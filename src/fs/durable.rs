@@ -44,9 +44,9 @@ pub fn persist(temp_file: NamedTempFile, path: impl AsRef<Path>) -> Result<File>
     match target.sync_and_rename(temp_file)? {
         Renamed::Here(file) => target.sync_directory().map(|()| file),
         Renamed::Elsewhere(mut temp_file) => {
-            let mut copy = target.temp_file()?;
-            let at =
-                target.copy(&mut temp_file, &mut copy).map_err(|e| target.io("copy a temp file to", e))?;
+            let metadata = temp_file.as_file().metadata().map_err(|e| target.io("copy a temp file to", e))?;
+            let mut copy = target.temp_file_with(Some(metadata.permissions()))?;
+            let at = copy_all(&mut temp_file, &mut copy).map_err(|e| target.io("copy a temp file to", e))?;
             match target.sync_and_rename(copy)? {
                 Renamed::Here(mut file) => {
                     target.sync_directory()?;
@@ -104,16 +104,20 @@ impl Target {
         })
     }
 
-    /// A hidden file in the target's directory that is removed when it is dropped. It can be read by whom the target
-    /// can be read by: for a new one, by whom the process's mask lets read.
+    /// A hidden file in the target's directory that is removed when it is dropped. From the start it can be read by no
+    /// more users than the target: for a new one, by those that the process's mask lets read.
     pub(super) fn temp_file(&self) -> Result<NamedTempFile> {
+        self.temp_file_with(replaceable(&self.place).map_err(|e| self.io("look at", e))?)
+    }
+
+    #[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has modes"))]
+    fn temp_file_with(&self, permissions: Option<Permissions>) -> Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".democratising-").suffix(".tmp");
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            let existing = replaceable(&self.place).map_err(|e| self.io("look at", e))?;
-            let mode = existing.map_or(0o666, |permissions| permissions.mode() & 0o777);
+            let mode = permissions.map_or(0o666, |permissions| permissions.mode() & 0o777);
             builder.permissions(Permissions::from_mode(mode));
         }
         builder.tempfile_in(&self.parent).map_err(|e| self.io("create a temp file beside", e))
@@ -160,18 +164,18 @@ impl Target {
         Ok(())
     }
 
-    /// Copies all of a file with its permissions; returns where the original stands.
-    fn copy(&self, from: &mut NamedTempFile, to: &mut NamedTempFile) -> io::Result<u64> {
-        let at = from.stream_position()?;
-        from.rewind()?;
-        io::copy(from.as_file_mut(), to.as_file_mut())?;
-        to.as_file().set_permissions(from.as_file().metadata()?.permissions())?;
-        Ok(at)
-    }
-
     pub(super) fn io(&self, action: &'static str, source: io::Error) -> DemoError {
         DemoError::Io { action, path: Some(self.named.clone()), source }
     }
+}
+
+/// Copies all of a file with its permissions; returns where the original stands.
+fn copy_all(from: &mut NamedTempFile, to: &mut NamedTempFile) -> io::Result<u64> {
+    let at = from.stream_position()?;
+    from.rewind()?;
+    io::copy(from.as_file_mut(), to.as_file_mut())?;
+    to.as_file().set_permissions(from.as_file().metadata()?.permissions())?;
+    Ok(at)
 }
 
 /// The path that is left when no symbolic link stands at its end any more. It need not exist.
