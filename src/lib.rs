@@ -1,4 +1,55 @@
-//! One allocator for every memory.
+//! One allocator for every memory: a microcontroller's static array, a process's pool, a GPU, and the tensors and
+//! checkpoints that live in them.
+//!
+//! # Theory
+//!
+//! 1. **Space.** A *space* is a range of addresses of one kind: host, device or file.
+//!    1. It is counted in *granules*, the smallest piece that is ever handed out as a whole.
+//!    2. It is backed by *frames* of many granules, which it commits, moves and decommits. A fixed array is backed from
+//!       the start and has no frames.
+//!    3. It turns an offset into an address. Only the space knows whether bytes can be touched.
+//! 2. **Arena.** An *arena* divides one space.
+//!    1. All its bookkeeping lies beside the range, never in it, and is found by arithmetic. So it works where the bytes
+//!       cannot be read, and a program that writes past its block cannot corrupt it.
+//!    2. It works on granule numbers alone. No line of it is `unsafe`, and it has no lock.
+//! 3. **Block.** What is handed out is a *block*.
+//!    1. A block of more than half a slab is a *span*: a run of granules of exactly the size asked for, found by the
+//!       arena's *span index*. The index is the *buddy tree*: lowest fit first, so that the high frames run idle.
+//!    2. A smaller one is a *slot* of a *slab*: a span cut into equal slots, one free bit each. Four *size classes* to
+//!       each doubling say how large the slots are.
+//!    3. A second free of the same block is seen, since its bit is already set; so is one of an address inside a block,
+//!       of another size, or of somebody else's block. This costs two bit tests, and is done in release builds too.
+//! 4. **Backing.** A span's frames are committed when it is handed out. Where that needs new ones, the highest idle frame is
+//!    *stolen*, moved from where it idles to where it is needed, unless the *slack* still allows to create one. When
+//!    neither works, everything is as it was before the request.
+//! 5. **Pool.** A *pool* shares an arena: a lock, a *budget* that no interleaving exceeds, and for every size class a *depot* of full
+//!    *magazines*.
+//! 6. **Reclaimer.** A *reclaimer* gives memory back when a budget is short: the pools' idle frames first, then what programs
+//!    register.
+//!
+//! # Glossary
+//!
+//! | word | meaning | type |
+//! |---|---|---|
+//! | space | a range of addresses of one kind | [`space::Space`] |
+//! | granule | the unit that spans are counted in | [`space::Granule`] |
+//! | frame | the unit of backing: many granules | [`space::Geometry`] |
+//! | span | a run of granules | [`space::Span`] |
+//! | slab, slot | a span cut into equal slots | |
+//! | size class | how large the slots of a slab are | [`size::SizeClass`] |
+//! | block | a span or a slot that was handed out | [`arena::Block`] |
+//! | arena | one space, divided | [`Arena`] |
+//! | pool | an arena, shared | [`Pool`] |
+//! | magazine, depot | a stack of blocks; a store of full stacks | [`pool::magazine`], [`pool::depot`] |
+//! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
+//! | reclaimer | who can give something back | [`gc::Reclaim`] |
+//!
+//! A *page* is the operating system's, and nothing else.
+//!
+//! # Features
+//!
+//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` looks
+//! for devices; `cli` builds the program `democratising`. Without any, nothing but `core` is needed, not even `alloc`.
 
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -41,6 +41,8 @@ const PLACES: &[(&str, &str)] = &[
 /// The files that may contain `unsafe`, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("arena/metadata.rs", "tables of integers are carved from raw bytes"),
+    ("cuda.rs", "asks whether the driver's library is there, which runs its constructors"),
+    ("fs/load.rs", "maps a checkpoint's file"),
     ("heap.rs", "implements Allocator"),
     ("pool.rs", "implements Allocator over a space's bytes"),
     ("space.rs", "the contract of a space is unsafe to implement"),
@@ -49,6 +51,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/mapped/other.rs", "takes its range from the system allocator"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
+    ("tensor/buf.rs", "owns a block of any allocator"),
+    ("tensor/element.rs", "says of which types every byte pattern is a value"),
+    ("tensor/storage.rs", "sees bytes as elements"),
 ];
 
 /// What only `sync.rs` may name.

@@ -186,12 +186,12 @@ impl<M: Metadata> Commit<M> {
         let used_peak = self.used_peak;
         self.occupy(span);
         let frames = self.frames_of(span);
-        if !self.backed.contains_all(frames.clone())
-            && let Err(error) = self.back_missing(space, index, grant, frames)
-        {
-            self.vacate(span);
-            self.used_peak = used_peak;
-            return Err(error);
+        if !self.backed.contains_all(frames.clone()) {
+            if let Err(error) = self.back_missing(space, index, grant, frames) {
+                self.vacate(span);
+                self.used_peak = used_peak;
+                return Err(error);
+            }
         }
         Ok(self.dirty(span))
     }
@@ -241,9 +241,8 @@ impl<M: Metadata> Commit<M> {
     /// that the last byte of a budget can be used. They are not counted as backed yet.
     fn create<S: Space>(&mut self, space: &S, grant: &impl Grant, frames: Range<u32>, count: u32) -> Created {
         let mut made = Created { end: frames.start, count: 0, contents: Contents::Zeroed, refusal: None };
-        while made.count < count
-            && let Some(run) = self.missing_run(made.end..frames.end)
-        {
+        while made.count < count {
+            let Some(run) = self.missing_run(made.end..frames.end) else { break };
             let run = run.start..run.end.min(run.start + (count - made.count));
             let mut step = run.len() as u32;
             let mut at = run.start;
@@ -373,11 +372,9 @@ impl<M: Metadata> Commit<M> {
         bytes: u64,
     ) {
         let wanted = bytes.div_ceil(self.frame_bytes).min(self.frames as u64) as u32;
-        while let more = wanted.saturating_sub(self.backed.len())
-            && more > 0
-            && let Some(run) = self.missing_run(0..self.frames)
-        {
-            let run = run.start..run.end.min(run.start + more);
+        while self.backed.len() < wanted {
+            let Some(run) = self.missing_run(0..self.frames) else { break };
+            let run = run.start..run.end.min(run.start + (wanted - self.backed.len()));
             let Ok(contents) = self.create_run(space, grant, run.clone()) else { break };
             self.creates += run.len() as u64;
             self.idle.insert_range(run.clone());
@@ -399,9 +396,8 @@ impl<M: Metadata> Commit<M> {
     ) -> u64 {
         let keep = (keep_bytes / self.frame_bytes).min(u32::MAX as u64) as u32;
         let mut trimmed = 0;
-        while self.idle.len() > keep
-            && let Some(run) = self.idle.last_run(self.idle.len() - keep)
-        {
+        while self.idle.len() > keep {
+            let Some(run) = self.idle.last_run(self.idle.len() - keep) else { break };
             let bytes = run.len() as u64 * self.frame_bytes;
             self.unmaps += run.len() as u64;
             self.lost(index, run.clone());

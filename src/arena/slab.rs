@@ -300,11 +300,11 @@ impl<M: Metadata> Slabs<M> {
                 cut.partial = unit + 1;
             }
         }
-        if let Some(next) = slab.next
-            && let Unit::Head(mut after) = Unit::read(self.rows[next as usize])
-        {
-            after.prev = Some(unit);
-            self.rows[next as usize] = after.row();
+        if let Some(next) = slab.next {
+            if let Unit::Head(mut after) = Unit::read(self.rows[next as usize]) {
+                after.prev = Some(unit);
+                self.rows[next as usize] = after.row();
+            }
         }
         self.rows[unit as usize] = slab.row();
     }
@@ -320,11 +320,11 @@ impl<M: Metadata> Slabs<M> {
             }
             None => self.cuts[slab.class.0 as usize].partial = slab.next.map_or(0, |unit| unit + 1),
         }
-        if let Some(next) = slab.next
-            && let Unit::Head(mut after) = Unit::read(self.rows[next as usize])
-        {
-            after.prev = slab.prev;
-            self.rows[next as usize] = after.row();
+        if let Some(next) = slab.next {
+            if let Unit::Head(mut after) = Unit::read(self.rows[next as usize]) {
+                after.prev = slab.prev;
+                self.rows[next as usize] = after.row();
+            }
         }
         self.rows[unit as usize] = Slab { next: None, prev: None, ..slab }.row();
     }

@@ -1,5 +1,7 @@
 //! The arena's own books held against each other, which no program outside can see.
 
+#![forbid(unsafe_code)]
+
 use super::*;
 use crate::space::{MappedTables, Simulated};
 use proptest::prelude::*;
