@@ -1,12 +1,15 @@
 //! CUDA devices, through the driver that the machine has.
 //!
-//! The driver is a library loaded at run time. cudarc panics when it is missing, even while it formats an error, so
-//! the library is asked for first, and its error codes are compared, never printed by it.
+//! The driver is a library loaded at run time. Whether it is there and sees devices is asked without cudarc's functions:
+//! cudarc panics when the library is missing (even while it formats an error), and versions of it also when the driver is
+//! older than its bindings. Of cudarc the names of the driver's error codes are used.
 
 use crate::device::Device;
 use crate::error::{DemoError, DeviceId, Result};
-use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUresult};
+use core::ffi::{c_int, c_uint};
+use cudarc::driver::sys::CUresult;
+use libloading::{Library, Symbol};
+use std::mem::ManuallyDrop;
 use std::vec::Vec;
 
 impl Device {
@@ -37,31 +40,62 @@ impl Device {
 /// Why a device that answers is refused all the same.
 const NO_ARENA: &str = "the device is there, but this version keeps no memory on devices; use Device::host()";
 
+/// The names that drivers are installed under.
+const LIBRARIES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+
 /// How many devices the driver has: at least one.
 fn count() -> Result<u32, &'static str> {
-    // SAFETY: 1. It opens and closes a library by name. 2. Running that library's constructors is what asking for the
-    // CUDA driver means; whoever enables the feature wants the system's own.
-    if !unsafe { sys::is_culib_present() } {
+    // SAFETY: 1. Loading runs the library's constructors, and that is what asking for the CUDA driver means: whoever
+    // enables the feature trusts the system's own.
+    let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    // It is never unloaded: a driver that was started keeps threads and handlers in the process.
+    let Some(library) = library.map(ManuallyDrop::new) else {
         return Err("the CUDA driver's library is not installed; install the NVIDIA driver");
-    }
-    result::init().map_err(problem)?;
-    match result::device::get_count().map_err(problem)? {
-        ..=0 => Err("the CUDA driver sees no device"),
+    };
+    const NO_DRIVER: &str =
+        "the library found under the CUDA driver's name is no CUDA driver; install the NVIDIA driver";
+
+    // SAFETY: 1. Both have had this signature since the driver's first version, and always will:
+    // cuInit(unsigned) and cuDeviceGetCount(int *).
+    let (init, get_count): (
+        Symbol<'_, unsafe extern "C" fn(c_uint) -> c_int>,
+        Symbol<'_, unsafe extern "C" fn(*mut c_int) -> c_int>,
+    ) = unsafe {
+        (
+            library.get(b"cuInit\0").map_err(|_| NO_DRIVER)?,
+            library.get(b"cuDeviceGetCount\0").map_err(|_| NO_DRIVER)?,
+        )
+    };
+    // SAFETY: 1. The flags have to be 0. 2. It may be called from any thread, and again.
+    checked(unsafe { init(0) })?;
+    let mut devices = 0;
+    // SAFETY: 1. The driver is started. 2. The pointer is to an integer of ours.
+    checked(unsafe { get_count(&mut devices) })?;
+    match devices {
+        ..=0 => Err(NO_DEVICE),
         devices => Ok(devices as u32),
     }
 }
 
+const NO_DEVICE: &str = "the CUDA driver sees no device";
+
 /// The driver's code in words.
-fn problem(error: DriverError) -> &'static str {
-    match error.0 {
-        CUresult::CUDA_ERROR_NO_DEVICE => "the CUDA driver sees no device",
-        CUresult::CUDA_ERROR_STUB_LIBRARY => {
-            "the library found is the toolkit's stub and no driver; install the NVIDIA driver"
-        }
-        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+fn checked(code: c_int) -> Result<(), &'static str> {
+    const fn is(code: CUresult) -> c_int {
+        code as c_int
+    }
+    const NONE: c_int = is(CUresult::CUDA_ERROR_NO_DEVICE);
+    const STUB: c_int = is(CUresult::CUDA_ERROR_STUB_LIBRARY);
+    const MISMATCH: c_int = is(CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH);
+    const MEMORY: c_int = is(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+    Err(match code {
+        0 => return Ok(()),
+        NONE => NO_DEVICE,
+        STUB => "the library found is the toolkit's stub and no driver; install the NVIDIA driver",
+        MISMATCH => {
             "the driver's library and its kernel module are of different versions; reboot or install again"
         }
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "the CUDA driver found no memory to start in",
+        MEMORY => "the CUDA driver found no memory to start in",
         _ => "the CUDA driver does not start; see what nvidia-smi says",
-    }
+    })
 }

@@ -250,8 +250,12 @@ impl Adopted {
         }
 
         let mut vec = ManuallyDrop::new(vec);
+        // The vector's own pointer: one made from its slice would be valid for the elements only, and not for freeing
+        // the rest of the capacity.
+        // SAFETY: 1. The pointer of a vector is never null.
+        let at = unsafe { NonNull::new_unchecked(vec.as_mut_ptr()) };
         Adopted {
-            at: NonNull::from(vec.as_mut_slice()).cast(),
+            at: at.cast(),
             bytes: size_of_val(vec.as_slice()),
             capacity: vec.capacity(),
             free: free::<T>,
