@@ -194,12 +194,15 @@ impl<T: Element> TensorBuf<T> {
     }
 }
 
-/// Collects and tries again when memory runs out; says in the end what the pool knows about it.
+/// Collects and tries again when memory runs out. Each failure is told in the pool's own numbers, by which the collector
+/// sees whether trying again can help.
 #[cfg(feature = "std")]
 fn from_pool<T>(allocate: impl Fn() -> Result<T>) -> Result<T> {
-    crate::gc::with_retry(|_| allocate()).map_err(|error| match error {
-        DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
-        other => other,
+    crate::gc::with_retry(|_| {
+        allocate().map_err(|error| match error {
+            DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
+            other => other,
+        })
     })
 }
 

@@ -63,6 +63,81 @@ impl fmt::Debug for Tensor {
             .field("shape", &self.shape())
             .field("device", &format_args!("{}", self.device()))
             .field("bytes", &format_args!("{} {}", self.byte_len(), self.place()))
+            .field("elements", &First(self))
             .finish()
+    }
+}
+
+/// The first few elements; of floats that Rust has no type for, their bytes.
+struct First<'a>(&'a Tensor);
+
+impl fmt::Debug for First<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.dtype() {
+            DType::Bool => self.list::<bool>(f),
+            DType::U8 => self.list::<u8>(f),
+            DType::I8 => self.list::<i8>(f),
+            DType::U16 => self.list::<u16>(f),
+            DType::I16 => self.list::<i16>(f),
+            DType::U32 => self.list::<u32>(f),
+            DType::I32 => self.list::<i32>(f),
+            DType::U64 => self.list::<u64>(f),
+            DType::I64 => self.list::<i64>(f),
+            DType::F32 => self.list::<f32>(f),
+            DType::F64 => self.list::<f64>(f),
+            DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => first(self.0.as_bytes(), f),
+        }
+    }
+}
+
+impl First<'_> {
+    fn list<T: Element>(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        first(self.0.as_slice::<T>().unwrap_or(&[]), f)
+    }
+}
+
+fn first<T: fmt::Debug>(all: &[T], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const SHOWN: usize = 8;
+    let mut list = f.debug_list();
+    list.entries(all.iter().take(SHOWN));
+    if all.len() > SHOWN {
+        list.entry(&format_args!(".."));
+    }
+    list.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DType, Tensor};
+
+    fn tensor(dtype: DType, bits: &[u16]) -> Tensor {
+        Tensor::filled(&[bits.len()], dtype, |bytes| {
+            for (to, bits) in bytes.chunks_exact_mut(dtype.size_bytes()).zip(bits) {
+                if let [byte] = to { *byte = *bits as u8 } else { to.copy_from_slice(&bits.to_ne_bytes()) }
+            }
+            Ok(())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn narrow_floats_compare_as_numbers_do() {
+        for (dtype, one, infinity, nan, sign) in [
+            (DType::F16, 0x3c00, Some(0x7c00), 0x7e00, 0x8000),
+            (DType::BF16, 0x3f80, Some(0x7f80), 0x7fc0, 0x8000),
+            (DType::F8E4M3, 0x38, None, 0x7f, 0x80),
+            (DType::F8E5M2, 0x3c, Some(0x7c), 0x7e, 0x80),
+        ] {
+            let t = |bits| tensor(dtype, &[bits]);
+            assert_eq!(t(0), t(sign), "zeros of either sign, {dtype}");
+            assert_eq!(t(one), t(one));
+            assert_ne!(t(one), t(one | sign));
+            assert_ne!(t(nan), t(nan));
+            assert_ne!(t(nan | sign), t(nan | sign));
+            if let Some(infinity) = infinity {
+                assert_eq!(t(infinity), t(infinity));
+                assert_ne!(t(infinity), t(infinity | sign));
+            }
+        }
     }
 }

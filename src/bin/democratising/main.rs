@@ -1,3 +1,37 @@
-//! The `democratising` program.
+//! The `democratising` program: measures what the allocator makes of a real program's allocations.
+//!
+//! Exit codes: 0, everything was done; 1, the machine refused (memory, output); 2, the arguments or a trace are wrong.
 
-fn main() {}
+// Not `forbid`: `target` frees blocks, which is the caller's promise to keep. Every other file forbids it.
+#![deny(unsafe_code)]
+
+mod args;
+mod clock;
+mod failure;
+mod input;
+mod progress;
+mod pytorch;
+mod replay;
+mod report;
+mod run;
+mod svg;
+mod target;
+mod timeline;
+mod trace;
+mod units;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args::Command::Replay(options) = args::Program::parse().command;
+    match run::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where standard error is gone too, the exit code still tells.
+            let _ =
+                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("democratising: {failure}\n"));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

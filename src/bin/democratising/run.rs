@@ -1,0 +1,85 @@
+//! The command `replay`: every trace in turn, a report for each, a drawing of all.
+
+#![forbid(unsafe_code)]
+
+use crate::args::{Replay, SpaceKind};
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::replay::{Outcome, replay};
+use crate::report::{Output, Record, summary};
+use crate::svg::{self, Panel};
+use crate::target::{self, Setup};
+use crate::trace::{Mark, Trace};
+
+/// What is kept of a trace for the drawing, after its events are gone.
+struct Phases {
+    marks: Vec<Mark>,
+    count: u64,
+}
+
+/// Replays every trace up to the first that is broken.
+pub fn run(options: &Replay) -> Result<(), Failure> {
+    if options.traces.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Failure::input("-", "standard input is named twice, but can be read only once"));
+    }
+    let drawing = options.svg.as_deref().map(svg::Target::check).transpose()?;
+    let mut progress = Progress::new();
+    let mut output = Output::default();
+    let mut records: Vec<Record> = Vec::new();
+    let mut phases = Vec::new();
+    for path in &options.traces {
+        let mut trace = Trace::read(path, &mut progress)?;
+        let setup = Setup {
+            slack: options.slack,
+            frame_bytes: options.frame,
+            limit_bytes: options.limit,
+            demand_bytes: trace.demand_bytes,
+        };
+        let outcome = play(options, &trace, &setup, &mut progress)?;
+        progress.clear();
+        let record = Record {
+            trace: std::mem::take(&mut trace.name),
+            space: options.space.to_string(),
+            memory: setup.describe(options.space),
+            outcome,
+        };
+        if options.json {
+            output.print(&record.json())?;
+        } else {
+            let gap = if records.is_empty() { "" } else { "\n" };
+            output.print(&format!("{gap}{}", record.text()))?;
+        }
+        if output.is_closed() && drawing.is_none() {
+            return Ok(());
+        }
+        records.push(record);
+        phases.push(Phases { marks: trace.marks, count: trace.phases });
+    }
+    if !options.json && records.len() > 1 {
+        output.print(&format!("\n{}", summary(&records)))?;
+    }
+    match drawing {
+        Some(drawing) => drawing.write(&svg::draw(&panels(&records, &phases))),
+        None => Ok(()),
+    }
+}
+
+fn panels<'a>(records: &'a [Record], phases: &'a [Phases]) -> Vec<Panel<'a>> {
+    let pairs = records.iter().zip(phases);
+    pairs
+        .filter_map(|(record, phases)| {
+            let timeline = record.outcome.timeline.as_ref()?;
+            Some(Panel { record, timeline, marks: &phases.marks, phases: phases.count })
+        })
+        .collect()
+}
+
+/// Replays one trace on the memory that was asked for.
+fn play(options: &Replay, trace: &Trace, setup: &Setup, progress: &mut Progress) -> Result<Outcome, Failure> {
+    let (repeat, draw) = (options.repeat, options.svg.is_some());
+    match options.space {
+        SpaceKind::Simulated => replay(trace, repeat, draw, progress, || target::simulated(setup)),
+        SpaceKind::Mapped => replay(trace, repeat, draw, progress, || target::mapped(setup)),
+        SpaceKind::Fixed => replay(trace, repeat, draw, progress, || target::fixed(setup)),
+    }
+}

@@ -1,0 +1,518 @@
+//! Checkpoints and durable renames: the order of the steps, and what stands where after each kind of fault.
+//!
+//! Faults are real ones. The kernel's come from `strace`, which counts, fails or kills at one exact system call of a
+//! child process; the child is this program again, running one test (see `child`).
+#![cfg(all(feature = "std", target_os = "linux"))]
+
+use democratising::fs::{ModelCheckpoint, persist};
+use democratising::tempfile::{self, NamedTempFile, TempDir};
+use democratising::{DType, DemoError, Device, Result, Tensor};
+use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn ones(n: usize) -> Tensor {
+    Tensor::new(&[n], vec![1.0f32; n]).unwrap()
+}
+
+/// A directory with a checkpoint of step 1 in it.
+fn with_old() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    save(&path, "1").unwrap();
+    (directory, path)
+}
+
+fn save(path: &Path, step: &str) -> Result<()> {
+    ModelCheckpoint::create(path)?.add("w", &ones(100_000))?.metadata("step", step)?.commit()
+}
+
+fn step(path: &Path) -> String {
+    let c = ModelCheckpoint::load(path).unwrap();
+    assert_eq!(c.get("w").unwrap(), ones(100_000));
+    c.metadata("step").unwrap().into()
+}
+
+/// Everything in a directory, hidden files included.
+fn entries(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+// ---- what a commit leaves, and what no commit leaves ----
+
+#[test]
+fn a_commit_leaves_the_new_file_and_nothing_else() -> Result<()> {
+    let (directory, path) = with_old();
+    save(&path, "2")?;
+    assert_eq!(step(&path), "2");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_dropped_without_commit_leaves_nothing() -> Result<()> {
+    let (directory, path) = with_old();
+    let checkpoint = ModelCheckpoint::create(&path)?.add("w", &ones(10))?;
+    assert_eq!(entries(directory.path()).len(), 2, "the temp file stands beside the target");
+    assert_eq!(step(&path), "1", "and the target is untouched while it does");
+    drop(checkpoint);
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+
+    let panicked = std::panic::catch_unwind(|| {
+        let _checkpoint = ModelCheckpoint::create(&path).unwrap();
+        panic!("in training");
+    });
+    assert!(panicked.is_err());
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+    assert_eq!(step(&path), "1");
+    Ok(())
+}
+
+#[test]
+fn a_tensor_is_saved_as_it_was_when_it_was_added() -> Result<()> {
+    let (_directory, path) = with_old();
+    let mut w = ones(1000);
+    let checkpoint = ModelCheckpoint::create(&path)?.add("w", &w)?;
+    w.as_mut_slice::<f32>()?.fill(2.0);
+    checkpoint.commit()?;
+    assert_eq!(ModelCheckpoint::load(&path)?.get("w")?, ones(1000));
+    Ok(())
+}
+
+#[test]
+fn the_same_content_makes_the_same_bytes() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    let (w, bias) = (ones(3), Tensor::new(&[2], [1u8, 2])?);
+    let first = ModelCheckpoint::create(&a)?.add("w", &w)?.add("bias", &bias)?;
+    first.metadata("k", "1")?.metadata("j", "2")?.commit()?;
+    let second = ModelCheckpoint::create(&b)?.metadata("j", "2")?.metadata("k", "1")?;
+    second.add("bias", &bias)?.add("w", &w)?.commit()?;
+    assert_eq!(fs::read(&a)?, fs::read(&b)?);
+    Ok(())
+}
+
+#[test]
+fn names_are_taken_once_and_never_the_reserved_one() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("m");
+    let create = || ModelCheckpoint::create(&path);
+    let error = create()?.add("w", &ones(1))?.add("w", &ones(2)).unwrap_err();
+    assert!(error.to_string().contains("tensor \"w\" is in the checkpoint already"), "{error}");
+    let error = create()?.add("__metadata__", &ones(1)).unwrap_err();
+    assert!(error.to_string().contains("tensor \"__metadata__\" is reserved"), "{error}");
+    let error = create()?.metadata("k", "1")?.metadata("k", "1").unwrap_err();
+    assert!(error.to_string().contains("metadata key \"k\" has a value"), "{error}");
+    assert_eq!(entries(directory.path()), [""; 0], "every refusal removed its temp file");
+
+    create()?
+        .add("", &ones(1))?
+        .add("a \"quoted\"\n name \u{1f980}", &ones(2))?
+        .metadata("__metadata__", "x")?
+        .commit()?;
+    let c = ModelCheckpoint::load(&path)?;
+    assert_eq!(c.names(), ["", "a \"quoted\"\n name \u{1f980}"]);
+    assert_eq!(c.metadata("__metadata__"), Some("x"));
+    Ok(())
+}
+
+// ---- mapped tensors ----
+
+#[test]
+fn loaded_tensors_share_one_mapping_and_write_to_copies() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("m");
+    let odd = Tensor::new(&[67], [3u8; 67])?;
+    let doubles = Tensor::new(&[9], [0.5f64; 9])?;
+    let half = Tensor::zeros_with(&[33], DType::F16, &Device::host())?;
+    let create = ModelCheckpoint::create(&path)?;
+    create.add("a", &odd)?.add("b", &ones(33))?.add("c", &doubles)?.add("d", &half)?.commit()?;
+    let before = fs::read(&path)?;
+
+    let c = ModelCheckpoint::load(&path)?;
+    for (name, tensor) in [("a", &odd), ("b", &ones(33)), ("c", &doubles), ("d", &half)] {
+        let (first, second) = (c.get(name)?, c.get(name)?);
+        assert_eq!(&first, tensor);
+        assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr(), "{name} is not copied");
+        assert!(format!("{first:?}").contains("mapped file"), "{first:?}");
+    }
+    assert_eq!(c.get("c")?.as_bytes().as_ptr().addr() % 64, 0, "the elements begin at a cache line");
+
+    let mut changed = c.get("b")?;
+    changed.as_mut_slice::<f32>()?.fill(7.0);
+    assert_eq!(c.get("b")?, ones(33));
+    assert_eq!(fs::read(&path)?, before);
+
+    let kept = c.get("a")?;
+    drop(c);
+    ModelCheckpoint::create(&path)?.add("a", &ones(5))?.commit()?;
+    assert_eq!(kept, odd, "the mapping keeps the old file after a commit over it");
+    Ok(())
+}
+
+#[test]
+fn elements_that_are_not_aligned_in_the_file_are_copied() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("m");
+    let header = r#"{"t":{"dtype":"F32","shape":[20],"data_offsets":[0,80]},"b":{"dtype":"BOOL","shape":[70],"data_offsets":[80,150]}}"#;
+    for padding in 0..8 {
+        let header = format!("{header}{}", " ".repeat(padding));
+        let mut content = (header.len() as u64).to_le_bytes().to_vec();
+        content.extend(header.bytes());
+        content.extend((0..20).flat_map(|i| (i as f32).to_le_bytes()));
+        content.extend([1; 70]);
+        fs::write(&path, &content)?;
+        let c = ModelCheckpoint::load(&path)?;
+        let wanted: Vec<_> = (0..20).map(|i| i as f32).collect();
+        assert_eq!(c.get("t")?.as_slice::<f32>()?, wanted, "{padding} spaces");
+        assert_eq!(c.get("b")?.as_slice::<bool>()?, [true; 70]);
+        *content.last_mut().unwrap() = 2;
+        fs::write(&path, &content)?;
+        let error = ModelCheckpoint::load(&path)?.get("b").unwrap_err().to_string();
+        assert!(error.contains("element 69: a bool is stored as 0 or 1, not 2"), "{error}");
+    }
+    Ok(())
+}
+
+// ---- where a checkpoint may stand ----
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused_before_the_work() {
+    let (directory, path) = with_old();
+    let at = |name: &str| directory.path().join(name);
+    symlink(at("loop"), at("loop")).unwrap();
+    for (place, kind) in [
+        (at("missing/m"), ErrorKind::NotFound),
+        (path.join("m"), ErrorKind::NotADirectory),
+        (directory.path().to_path_buf(), ErrorKind::IsADirectory),
+        (at("m/"), ErrorKind::InvalidInput),
+        (at(".."), ErrorKind::InvalidInput),
+        (PathBuf::new(), ErrorKind::InvalidInput),
+        ("/".into(), ErrorKind::InvalidInput),
+        ("/dev/full".into(), ErrorKind::InvalidInput),
+        (at(&"n".repeat(300)), ErrorKind::InvalidFilename),
+        (at("loop"), ErrorKind::Other),
+    ] {
+        for error in [
+            ModelCheckpoint::create(&place).unwrap_err(),
+            persist(NamedTempFile::new().unwrap(), &place).unwrap_err(),
+        ] {
+            let DemoError::Io { path: Some(named), source, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(named, &place);
+            assert_eq!(source.kind(), kind, "{error}");
+        }
+    }
+    let error = ModelCheckpoint::create("/proc/model.safetensors").unwrap_err();
+    assert!(
+        error.to_string().starts_with("cannot create a temp file beside /proc/model.safetensors"),
+        "{error}"
+    );
+    assert_eq!(entries(directory.path()), ["loop", "model.safetensors"]);
+    assert!(fs::metadata("/dev/full").unwrap().mode() & 0o170000 == 0o020000, "still a device");
+}
+
+#[test]
+fn a_link_stays_and_the_file_that_it_names_is_replaced() -> Result<()> {
+    let (directory, path) = with_old();
+    let elsewhere = tempfile::tempdir()?;
+    let link = elsewhere.path().join("latest");
+    symlink(&path, &link)?;
+    let second = elsewhere.path().join("second");
+    symlink("latest", &second)?;
+    save(&second, "2")?;
+    assert_eq!(step(&path), "2");
+    assert_eq!((fs::read_link(&link)?, fs::read_link(&second)?), (path, "latest".into()));
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+
+    let dangling = elsewhere.path().join("dangling");
+    symlink("made", &dangling)?;
+    save(&dangling, "3")?;
+    assert_eq!(step(&elsewhere.path().join("made")), "3");
+    assert!(dangling.is_symlink());
+    Ok(())
+}
+
+#[test]
+fn a_path_may_go_up_and_down() -> Result<()> {
+    let (directory, path) = with_old();
+    fs::create_dir(directory.path().join("inner"))?;
+    save(&directory.path().join("inner/.././inner/../model.safetensors"), "2")?;
+    assert_eq!(step(&path), "2");
+    Ok(())
+}
+
+#[test]
+fn an_existing_file_keeps_its_permissions() -> Result<()> {
+    let (_directory, path) = with_old();
+    for mode in [0o600, 0o640, 0o444, 0o777] {
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        let checkpoint = ModelCheckpoint::create(&path)?;
+        let temp =
+            fs::read_dir(path.parent().unwrap())?.map(|e| e.unwrap().path()).find(|p| p != &path).unwrap();
+        let temp_mode = fs::metadata(temp)?.mode() & 0o777;
+        assert_eq!(
+            temp_mode & !mode,
+            0,
+            "nobody can read the temp file who cannot read the target: {temp_mode:o}"
+        );
+        checkpoint.commit()?;
+        assert_eq!(fs::metadata(&path)?.mode() & 0o7777, mode);
+    }
+    Ok(())
+}
+
+// ---- durable renames ----
+
+#[test]
+fn a_persisted_file_stands_under_its_name_and_is_still_open() -> Result<()> {
+    let (directory, path) = with_old();
+    let mut temp_file = NamedTempFile::new_in(directory.path())?;
+    temp_file.write_all(b"0123456789")?;
+    temp_file.seek(SeekFrom::Start(4))?;
+    let mut file = persist(temp_file, &path)?;
+    let mut rest = String::new();
+    file.read_to_string(&mut rest)?;
+    assert_eq!((rest.as_str(), fs::read(&path)?), ("456789", b"0123456789".to_vec()));
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+    Ok(())
+}
+
+#[test]
+fn a_file_is_persisted_across_file_systems() -> Result<()> {
+    let (here, path) = with_old();
+    let there = tempfile::tempdir_in("/dev/shm").expect("this test needs /dev/shm, a second file system");
+    assert_ne!(
+        fs::metadata(here.path())?.dev(),
+        fs::metadata(there.path())?.dev(),
+        "this test needs a temp directory and a /dev/shm on two file systems: set TMPDIR to a directory on disk"
+    );
+    let mut temp_file = NamedTempFile::new_in(there.path())?;
+    temp_file.write_all(b"0123456789")?;
+    temp_file.as_file().set_permissions(Permissions::from_mode(0o640))?;
+    temp_file.seek(SeekFrom::Start(4))?;
+    let mut file = persist(temp_file, &path)?;
+    let mut rest = String::new();
+    file.read_to_string(&mut rest)?;
+    assert_eq!((rest.as_str(), fs::read(&path)?), ("456789", b"0123456789".to_vec()));
+    assert_eq!(fs::metadata(&path)?.mode() & 0o777, 0o640, "the permissions of the temp file");
+    assert_eq!(entries(here.path()), ["model.safetensors"]);
+    assert_eq!(entries(there.path()), [""; 0]);
+    Ok(())
+}
+
+// ---- faults of the kernel ----
+
+const CHILD: &str = "DEMOCRATISING_TEST_CHILD";
+
+/// In the child: the file to save. In the parent: nothing.
+fn child() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
+}
+
+/// Runs one test of this program again as a child, behind the words of `before`.
+fn as_child(before: &[&str], test: &str, path: &Path) -> Output {
+    let program = std::env::current_exe().unwrap();
+    let mut words = before.iter().copied().chain([program.to_str().unwrap(), "--exact", test, "--nocapture"]);
+    let first = words.next().unwrap();
+    let output = Command::new(first).args(words).env(CHILD, path).output();
+    output.unwrap_or_else(|error| panic!("cannot run {first}, which this test needs; install it: {error}"))
+}
+
+/// Saves step 2 in a child under strace with these options. Returns its output and what strace saw.
+fn traced(options: &[&str], test: &str, path: &Path) -> (Output, Vec<String>) {
+    let log = NamedTempFile::new().unwrap();
+    let mut before = vec!["strace", "-f", "-y", "-o", log.path().to_str().unwrap()];
+    before.extend(["-e", "trace=openat,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink"]);
+    before.extend(options);
+    let output = as_child(&before, test, path);
+    let log = fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("openat("), "strace saw nothing; may this user trace? {output:?}");
+    (output, log.lines().map(String::from).collect())
+}
+
+/// The steps that strace saw of what ends in `directory`.
+fn steps(log: &[String], directory: &Path) -> Vec<&'static str> {
+    let inside = format!("<{}", directory.to_str().unwrap());
+    let step = |line: &String| {
+        let call = line.split_once(' ')?.1.trim_start();
+        let of_file = call.contains(".democratising-") || call.contains(".tmp");
+        let failed = call.contains(" = -1 ");
+        match call.split_once('(')?.0 {
+            "fsync" if !call.contains(&inside) => Some("sync file elsewhere"),
+            "fsync" if call.contains(&format!("{inside}>")) => Some("sync directory"),
+            "fsync" if of_file => Some("sync file"),
+            "rename" | "renameat" | "renameat2" if of_file && failed => Some("rename refused"),
+            "rename" | "renameat" | "renameat2" if of_file => Some("rename"),
+            _ => None,
+        }
+    };
+    log.iter().filter_map(step).collect()
+}
+
+#[test]
+fn the_file_is_synced_then_renamed_then_the_directory_synced() {
+    if let Some(path) = child() {
+        return save(&path, "2").unwrap();
+    }
+    let (directory, path) = with_old();
+    let test = "the_file_is_synced_then_renamed_then_the_directory_synced";
+    let (output, log) = traced(&[], test, &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(step(&path), "2");
+    assert_eq!(steps(&log, directory.path()), ["sync file", "rename", "sync directory"], "{log:#?}");
+}
+
+#[test]
+fn a_persisted_file_goes_through_the_same_steps() {
+    if let Some(path) = child() {
+        persist(NamedTempFile::new_in(path.parent().unwrap()).unwrap(), &path).unwrap();
+        return;
+    }
+    let (directory, path) = with_old();
+    let (output, log) = traced(&[], "a_persisted_file_goes_through_the_same_steps", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(steps(&log, directory.path()), ["sync file", "rename", "sync directory"], "{log:#?}");
+}
+
+#[test]
+fn a_copy_from_another_file_system_goes_through_the_same_steps() {
+    if let Some(path) = child() {
+        persist(NamedTempFile::new_in("/dev/shm").unwrap(), &path).unwrap();
+        return;
+    }
+    let (directory, path) = with_old();
+    let (output, log) = traced(&[], "a_copy_from_another_file_system_goes_through_the_same_steps", &path);
+    assert!(output.status.success(), "{output:?}");
+    let wanted = ["sync file elsewhere", "rename refused", "sync file", "rename", "sync directory"];
+    assert_eq!(steps(&log, directory.path()), wanted, "{log:#?}");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_synced_is_given_up() {
+    if let Some(path) = child() {
+        let error = save(&path, "2").unwrap_err();
+        assert!(error.to_string().starts_with("cannot sync "), "{error}");
+        assert!(matches!(error, DemoError::Io { source, .. } if source.raw_os_error() == Some(5)));
+        return;
+    }
+    let (directory, path) = with_old();
+    let inject = ["-e", "inject=fsync:error=EIO:when=1"];
+    let (output, log) = traced(&inject, "a_file_that_cannot_be_synced_is_given_up", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        log.iter().filter(|line| line.contains("fsync(")).count(),
+        1,
+        "and never synced again: {log:#?}"
+    );
+    assert_eq!(step(&path), "1");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_synced_is_told_apart() {
+    if let Some(path) = child() {
+        let error = save(&path, "2").unwrap_err();
+        assert!(
+            matches!(&error, DemoError::NotDurable { path: at, source } if at == &path && source.raw_os_error() == Some(5))
+        );
+        return;
+    }
+    let (directory, path) = with_old();
+    let inject = ["-e", "inject=fsync:error=EIO:when=2"];
+    let (output, _) = traced(&inject, "a_directory_that_cannot_be_synced_is_told_apart", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(step(&path), "2", "the new file is in place");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_rename_that_fails_leaves_the_old_file() {
+    if let Some(path) = child() {
+        let error = save(&path, "2").unwrap_err();
+        assert!(error.to_string().starts_with("cannot rename a temp file to "), "{error}");
+        return;
+    }
+    let (directory, path) = with_old();
+    let inject = ["-e", "inject=rename,renameat,renameat2:error=EACCES"];
+    let (output, _) = traced(&inject, "a_rename_that_fails_leaves_the_old_file", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(step(&path), "1");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_process_killed_at_any_step_leaves_a_whole_file() {
+    if let Some(path) = child() {
+        return save(&path, "2").unwrap();
+    }
+    // A signal comes as the call ends, and SIGKILL prevents a rename that has not begun: strace stops before it.
+    for (call, when, after) in
+        [("fsync", 1, "1"), ("rename,renameat,renameat2", 1, "1 or 2"), ("fsync", 2, "2")]
+    {
+        let (directory, path) = with_old();
+        let inject = format!("inject={call}:signal=SIGKILL:when={when}");
+        let (output, _) = traced(&["-e", &inject], "a_process_killed_at_any_step_leaves_a_whole_file", &path);
+        assert!(!output.status.success(), "it was killed at {call}");
+        let step = step(&path);
+        assert!(after.contains(&step), "step {step} after a kill at {call} {when}");
+        let left = entries(directory.path());
+        let hidden = left.iter().filter(|name| name.starts_with(".democratising-")).count();
+        assert_eq!(left.len(), 1 + hidden);
+        assert_eq!(hidden, usize::from(step == "1"), "only a temp file can be left, hidden");
+        save(&path, "3").unwrap();
+        assert_eq!(self::step(&path), "3", "and it is in nobody's way");
+    }
+}
+
+#[test]
+fn a_file_system_that_is_full_is_an_error_and_loses_nothing() {
+    if let Some(path) = child() {
+        let error = save(&path, "2").unwrap_err();
+        assert!(error.to_string().starts_with("cannot write "), "{error}");
+        assert!(matches!(error, DemoError::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge));
+        return;
+    }
+    let (directory, path) = with_old();
+    // A limit of 64 blocks on a file's size fails the same writes that a full disk fails.
+    let before = ["sh", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh"];
+    let output = as_child(&before, "a_file_system_that_is_full_is_an_error_and_loses_nothing", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(step(&path), "1");
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_new_file_goes_by_the_mask_of_the_process() {
+    if let Some(path) = child() {
+        return save(&path, "2").unwrap();
+    }
+    for (mask, mode) in [("022", 0o644), ("077", 0o600), ("000", 0o666)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m");
+        let before = ["sh", "-c", &format!("umask {mask}; exec \"$@\""), "sh"];
+        let output = as_child(&before, "a_new_file_goes_by_the_mask_of_the_process", &path);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode, "as File::create would, under {mask}");
+    }
+}
+
+#[test]
+fn a_relative_path_means_where_the_process_was_when_it_began() {
+    if let Some(path) = child() {
+        std::env::set_current_dir(path.parent().unwrap()).unwrap();
+        let checkpoint = ModelCheckpoint::create("relative").unwrap().add("w", &ones(2)).unwrap();
+        std::env::set_current_dir("/").unwrap();
+        return checkpoint.commit().unwrap();
+    }
+    let (directory, path) = with_old();
+    let output = as_child(&["env"], "a_relative_path_means_where_the_process_was_when_it_began", &path);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(entries(directory.path()), ["model.safetensors", "relative"]);
+    assert_eq!(ModelCheckpoint::load(directory.path().join("relative")).unwrap().get("w").unwrap(), ones(2));
+}

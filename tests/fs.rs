@@ -1,0 +1,643 @@
+//! Files: what is read, what is refused and how it is said. Checkpoints and their faults are in `tests/durable.rs`.
+#![cfg(feature = "std")]
+
+use democratising::fs::ModelCheckpoint;
+use democratising::{DType, DemoError, Device, MemoryPool, Result, Tensor};
+use proptest::prelude::*;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+/// A file with this content, standing at its beginning.
+fn file(content: impl AsRef<[u8]>) -> File {
+    let mut file = democratising::tempfile::tempfile().unwrap();
+    file.write_all(content.as_ref()).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+fn read(content: impl AsRef<[u8]>) -> Result<Tensor> {
+    Tensor::from_file(&file(content))
+}
+
+/// What reading this content says.
+fn refusal(content: impl AsRef<[u8]>) -> String {
+    let error = read(content).expect_err("this content is to be refused");
+    assert!(matches!(error, DemoError::Format { .. }), "{error:?}");
+    error.to_string()
+}
+
+struct Directory(democratising::tempfile::TempDir);
+
+impl Directory {
+    fn new() -> Directory {
+        Directory(democratising::tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn with(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+// ---- text ----
+
+#[test]
+fn numbers_are_separated_by_whitespace_or_commas() -> Result<()> {
+    let wanted = Tensor::new(&[2, 3], [1.0f32, -2.5, 3e2, 4.0, 0.5, 6.0])?;
+    for text in [
+        "1 -2.5 3e2\n4 .5 6",
+        "1,-2.5,300\n4,0.5,6\n",
+        "1, -2.5 ,\t3e2\r\n+4\t0.5 , 6.\r\n",
+        "\u{feff}1 -2.5 300\n4 5e-1 6\n",
+        "# x y z\n\n  1 -2.5 3e2 # the first\n\n#\n   \n4 0.5 6#the second\n\n",
+    ] {
+        assert_eq!(read(text)?, wanted, "{text:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn text_has_two_dimensions_whatever_it_holds() -> Result<()> {
+    assert_eq!(read("1 2 3\n")?.shape(), [1, 3]);
+    assert_eq!(read("1\n2\n3\n")?.shape(), [3, 1]);
+    assert_eq!(read("7")?.shape(), [1, 1]);
+    Ok(())
+}
+
+#[test]
+fn infinities_and_nan_are_numbers_when_they_are_written() -> Result<()> {
+    let t = read("inf -inf nan Infinity 3.4028235e38\n")?;
+    let t = t.as_slice::<f32>()?;
+    assert_eq!((t[0], t[1], t[3], t[4]), (f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, f32::MAX));
+    assert!(t[2].is_nan());
+    assert_eq!(
+        refusal("1\n2\n1e39\n"),
+        "cannot read text line 3, field 1: \"1e39\" is more than an f32 can hold"
+    );
+    Ok(())
+}
+
+#[test]
+fn text_that_is_no_table_is_refused_with_its_place() {
+    for (text, message) in [
+        ("1 2\n3\n", "line 2: this row has 1 numbers, those above have 2"),
+        ("1 2\n\n3 4 5\n", "line 3: this row has 3 numbers, those above have 2"),
+        ("1 2\n3 x4 5\n", "line 2, field 2: \"x4\" is no number"),
+        ("a,b\n1,2\n", "line 1, field 1: \"a\" is no number; begin the line with # to have it skipped"),
+        ("1,,2\n", "line 1, field 2: a number is missing beside a comma"),
+        ("1,2,\n", "line 1, field 3: a number is missing beside a comma"),
+        ("1\n,2\n", "line 2, field 1: a number is missing beside a comma"),
+        ("1,#2\n", "line 1, field 2: a number is missing beside a comma"),
+        ("1;2\n", "line 1, field 1: \"1;2\" is no number"),
+        ("0x10\n", "line 1, field 1: \"0x10\" is no number"),
+        ("1 é\n", "line 1, field 2: \"é\" is no number"),
+        ("", "cannot read text: it holds no number"),
+        ("\n# nothing\n", "cannot read text: it holds no number"),
+    ] {
+        let said = refusal(text);
+        assert!(said.contains(message), "{text:?}: {said}");
+    }
+    let endless = refusal("9".repeat(100_000));
+    assert!(endless.contains("line 1, field 1: a field of more than"), "{endless}");
+}
+
+#[test]
+fn a_large_text_is_read_piece_by_piece() -> Result<()> {
+    let rows: String = (0..20_000).map(|i| format!("{i}, {}, {}\n", i * 2, i * 3)).collect();
+    let t = read(rows)?;
+    assert_eq!(t.shape(), [20_000, 3]);
+    assert_eq!(t.as_slice::<f32>()?[59_997..], [19_999.0, 39_998.0, 59_997.0]);
+    Ok(())
+}
+
+// ---- what a file is ----
+
+#[test]
+fn a_file_is_read_from_where_it_stands() -> Result<()> {
+    let mut file = file("not this line\n1 2\n");
+    file.seek(SeekFrom::Start(14))?;
+    assert_eq!(Tensor::from_file(&file)?.shape(), [1, 2]);
+    assert!(Tensor::from_file(&file).is_err(), "nothing is left");
+    Ok(())
+}
+
+#[test]
+fn a_pipe_is_read_like_a_file() -> Result<()> {
+    for content in
+        [b"1 2\n3 4\n".to_vec(), npy(1, "<f4", false, "(2, 2)", [1f32, 2., 3., 4.].map(f32::to_le_bytes))]
+    {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let writing = std::thread::spawn(move || {
+            for byte in content {
+                writer.write_all(&[byte]).unwrap();
+            }
+        });
+        let file = File::from(std::os::fd::OwnedFd::from(reader));
+        assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[2, 2], [1f32, 2., 3., 4.])?);
+        writing.join().unwrap();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_of_no_known_kind_is_refused() {
+    let zip = refusal(b"PK\x03\x04rest of an archive");
+    assert!(zip.contains("zip archive") && zip.contains(".npy"), "{zip}");
+    let binary = refusal([0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+    assert!(binary.contains("7f, 45"), "{binary}");
+    let error = Tensor::open("/dev/zero").unwrap_err();
+    assert!(error.to_string().starts_with("cannot read tensor /dev/zero: it is no npy"), "{error}");
+}
+
+#[test]
+fn an_opened_path_is_named_in_every_error() {
+    let directory = Directory::new();
+    let (text, cut) =
+        (directory.with("a.csv", "1 2\n3\n"), directory.with("b.npy", b"\x93NUMPY\x01\x00\x10\x00{"));
+    let bools = directory.with("c.npy", npy(1, "|b1", false, "(3,)", [[0], [1], [2]]));
+    for (path, message) in [
+        (text, "line 2: this row has 1 numbers"),
+        (cut, "cut short inside the header"),
+        (bools, "element 2: a bool is stored as 0 or 1, not 2"),
+        (directory.path("missing"), "cannot open"),
+        (directory.path(""), "cannot read"),
+    ] {
+        let error = Tensor::open(&path).unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+// ---- npy ----
+
+/// An npy file as NumPy writes it.
+fn npy<const N: usize>(
+    version: u8,
+    descr: &str,
+    fortran_order: bool,
+    shape: &str,
+    elements: impl IntoIterator<Item = [u8; N]>,
+) -> Vec<u8> {
+    let order = if fortran_order { "True" } else { "False" };
+    npy_with(
+        version,
+        &format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"),
+        elements,
+    )
+}
+
+fn npy_with<const N: usize>(
+    version: u8,
+    header: &str,
+    elements: impl IntoIterator<Item = [u8; N]>,
+) -> Vec<u8> {
+    let length_bytes = if version == 1 { 2 } else { 4 };
+    let before = 8 + length_bytes;
+    let length = (before + header.len() + 1).next_multiple_of(64) - before;
+    let mut file = b"\x93NUMPY".to_vec();
+    file.extend([version, 0]);
+    file.extend(&(length as u32).to_le_bytes()[..length_bytes]);
+    file.extend(format!("{header:<width$}\n", width = length - 1).bytes());
+    file.extend(elements.into_iter().flatten());
+    file
+}
+
+/// `numpy.save` of `numpy.arange(6, dtype='>i2').reshape(2, 3, order='F')`, byte for byte (NumPy 2).
+const SAVED_BY_NUMPY: &[u8] = b"\x93NUMPY\x01\x00\x76\x00{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\
+    \x20                                                          \n\x00\x00\x00\x01\x00\x02\x00\x03\x00\x04\x00\x05";
+
+#[test]
+fn what_numpy_saved_is_read() -> Result<()> {
+    assert_eq!(read(SAVED_BY_NUMPY)?, Tensor::new(&[2, 3], [0i16, 2, 4, 1, 3, 5])?);
+    Ok(())
+}
+
+#[test]
+fn npy_of_every_version_and_byte_order_is_read() -> Result<()> {
+    let wanted = Tensor::new(&[3], [1.5f64, -2.0, 1e300])?;
+    for version in [1, 2, 3] {
+        let little = wanted.as_slice::<f64>()?.iter().map(|x| x.to_le_bytes());
+        assert_eq!(read(npy(version, "<f8", false, "(3,)", little))?, wanted);
+        let big = wanted.as_slice::<f64>()?.iter().map(|x| x.to_be_bytes());
+        assert_eq!(read(npy(version, ">f8", true, "(3,)", big))?, wanted);
+    }
+    Ok(())
+}
+
+#[test]
+fn npy_in_fortran_order_is_turned_around() -> Result<()> {
+    // Element (i, j, k) is 100i + 10j + k; the first index changes fastest in the file.
+    let (a, b, c) = (3, 50, 41);
+    let mut in_file = Vec::new();
+    for k in 0..c {
+        for j in 0..b {
+            for i in 0..a {
+                in_file.push((10_000 * i + 100 * j + k) as u32);
+            }
+        }
+    }
+    let content = npy(1, "<u4", true, "(3, 50, 41)", in_file.iter().map(|x| x.to_le_bytes()));
+    let t = read(content)?;
+    assert_eq!(t.shape(), [3, 50, 41]);
+    let t = t.as_slice::<u32>()?;
+    for i in 0..a {
+        for j in 0..b {
+            for k in 0..c {
+                assert_eq!(t[(i * b + j) * c + k], (10_000 * i + 100 * j + k) as u32);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn npy_of_every_number_type_is_read() -> Result<()> {
+    let one =
+        |descr: &str, bytes: &[u8]| read([&npy(1, descr, false, "(1,)", [[0u8; 0]])[..], bytes].concat());
+    assert_eq!(one("|b1", &[1])?, Tensor::new(&[1], [true])?);
+    assert_eq!(one("|i1", &[255])?, Tensor::new(&[1], [-1i8])?);
+    assert_eq!(one("|u1", &[255])?, Tensor::new(&[1], [255u8])?);
+    assert_eq!(one("<i2", &[1, 2])?, Tensor::new(&[1], [0x201i16])?);
+    assert_eq!(one(">u2", &[1, 2])?, Tensor::new(&[1], [0x102u16])?);
+    assert_eq!(one("<i4", &[1, 0, 0, 0x80])?, Tensor::new(&[1], [i32::MIN + 1])?);
+    assert_eq!(one(">u4", &[0, 0, 0, 9])?, Tensor::new(&[1], [9u32])?);
+    assert_eq!(one("<i8", &[255; 8])?, Tensor::new(&[1], [-1i64])?);
+    assert_eq!(one(">u8", &[0, 0, 0, 0, 0, 0, 1, 0])?, Tensor::new(&[1], [256u64])?);
+    assert_eq!(one("<f4", &1.5f32.to_le_bytes())?, Tensor::new(&[1], [1.5f32])?);
+    assert_eq!(one(">f8", &1.5f64.to_be_bytes())?, Tensor::new(&[1], [1.5f64])?);
+    let half = one(">f2", &[0x3e, 0x00])?;
+    assert_eq!((half.dtype(), half.as_bytes()), (DType::F16, &0x3e00u16.to_ne_bytes()[..]));
+    Ok(())
+}
+
+#[test]
+fn npy_scalars_and_empty_arrays_are_read() -> Result<()> {
+    assert_eq!(read(npy(1, "<f4", false, "()", [2.5f32.to_le_bytes()]))?, Tensor::new(&[], [2.5f32])?);
+    assert_eq!(read(npy(1, "<f4", true, "(0, 3)", [[0u8; 0]]))?, Tensor::zeros(&[0, 3])?);
+    assert_eq!(
+        read(npy(1, "<f4", false, "(1L,)", [2.5f32.to_le_bytes()]))?.shape(),
+        [1],
+        "as Python 2 wrote it"
+    );
+    Ok(())
+}
+
+#[test]
+fn several_arrays_in_one_file_are_read_by_as_many_calls() -> Result<()> {
+    let mut content = npy(1, "|u1", false, "(2,)", [[1], [2]]);
+    content.extend(npy(2, "|u1", false, "(1,)", [[3]]));
+    let file = file(&content);
+    assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[2], [1u8, 2])?);
+    assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[1], [3u8])?);
+
+    let directory = Directory::new();
+    let error = Tensor::open(directory.with("two.npy", &content)).unwrap_err().to_string();
+    assert!(error.contains("byte 130: something follows the array"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn npy_that_is_no_array_of_numbers_is_refused_by_its_type() {
+    for (descr, message) in [
+        ("|O", "\"|O\": Python objects"),
+        ("<c16", "\"<c16\": complex numbers"),
+        ("<U7", "\"<U7\": strings"),
+        ("|S3", "\"|S3\": strings"),
+        ("<M8[s]", "\"<M8[s]\": dates"),
+        ("|V2", "\"|V2\": raw bytes"),
+        ("<f16", "\"<f16\": floats of a width"),
+        ("|i4", "\"|i4\": nothing"),
+        ("", "\"\": nothing"),
+        ("\u{e9}", "nothing"),
+    ] {
+        let said = refusal(npy(3, descr, false, "(1,)", [[0; 16]]));
+        assert!(said.contains(message), "{said}");
+    }
+    let structured = "{'descr': [('a', '<f4'), ('b', '<i4')], 'fortran_order': False, 'shape': (1,), }";
+    let said = refusal(npy_with(1, structured, [[0; 8]]));
+    assert!(said.contains("[('a', '<f4'), ('b'") && said.contains("structured"), "{said}");
+}
+
+#[test]
+fn an_npy_header_that_is_wrong_is_refused_with_its_place() {
+    for (header, message) in [
+        ("{'descr': '<f4', 'fortran_order': False}", "the key \"shape\" is missing"),
+        ("{'fortran_order': False, 'shape': ()}", "the key \"descr\" is missing"),
+        ("{'descr': '<f4', 'shape': ()}", "the key \"fortran_order\" is missing"),
+        ("{'descr': '<f4', 'fortran_order': 0, 'shape': ()}", "byte 44: True or False was expected, not '0'"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", "a length was expected, not '-'"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': 3}", "'(' was expected, not '3'"),
+        (
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}",
+            "more than can be counted",
+        ),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", "cannot exist"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1)}", "more than 8 dimensions"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (), 'x': 1}", "a key \"x\" that no array has"),
+        ("{'descr': '<f4', 'descr': '<f4'}", "the key \"descr\" twice"),
+        ("{'descr': '<f4", "a string without an end"),
+        ("{'descr': '<f\\x34'}", "a string with an escape"),
+        ("[]", "byte 10: '{' was expected, not '['"),
+        ("{} {}", "something follows the dictionary"),
+        ("", "'{' was expected, not the end of the header"),
+    ] {
+        let said = refusal(npy_with(1, header, [[0; 4]]));
+        assert!(said.starts_with("cannot read npy") && said.contains(message), "{header}: {said}");
+    }
+    assert!(refusal(npy(4, "<f4", false, "()", [[0; 4]])).contains("version 4.0"));
+    let nested = format!("{{'descr': {}", "[(".repeat(30_000));
+    assert!(refusal(npy_with(1, &nested, [[0; 4]])).contains("structured"));
+}
+
+#[test]
+fn an_npy_file_cut_anywhere_is_refused() {
+    let whole = npy(2, "<f4", false, "(2, 3)", [[7; 4]; 6]);
+    assert!(read(&whole).is_ok());
+    for end in 6..whole.len() {
+        let said = refusal(&whole[..end]);
+        assert!(said.contains("cut short"), "at {end}: {said}");
+    }
+}
+
+#[test]
+fn what_stands_before_an_array_is_not_counted_as_its_elements() -> Result<()> {
+    let mut content = vec![0; 1000];
+    content.extend(npy(1, "<f4", false, "(3,)", [[7; 4]; 2]));
+    let mut file = file(content);
+    file.seek(SeekFrom::Start(1000))?;
+    let error = Tensor::from_file(&file).unwrap_err().to_string();
+    assert!(error.contains("have 12 bytes, but only 8 are there"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_header_that_promises_too_much_takes_no_memory() {
+    let before = MemoryPool::stats().peak_in_use_bytes;
+    for shape in ["(1099511627776,)", "(2147483648, 1024)"] {
+        let said = refusal(npy(1, "<f4", false, shape, [[0; 4]]));
+        assert!(said.contains("but only 4 are there"), "{said}");
+    }
+    let mut long = b"\x93NUMPY\x02\x00".to_vec();
+    long.extend(u32::MAX.to_le_bytes());
+    assert!(refusal(&long).contains("a header of 4294967295 bytes"));
+    assert!(MemoryPool::stats().peak_in_use_bytes < before + (1 << 30));
+}
+
+// ---- safetensors ----
+
+fn saved(tensors: &[(&str, &Tensor)]) -> Vec<u8> {
+    let directory = Directory::new();
+    let path = directory.path("t.safetensors");
+    let mut checkpoint = ModelCheckpoint::create(&path).unwrap();
+    for (name, tensor) in tensors {
+        checkpoint = checkpoint.add(*name, tensor).unwrap();
+    }
+    checkpoint.commit().unwrap();
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_safetensors_file_with_one_tensor_is_that_tensor() -> Result<()> {
+    let t = Tensor::new(&[3, 7], (0..21i64).collect::<Vec<_>>())?;
+    assert_eq!(read(saved(&[("only", &t)]))?, t);
+
+    let said = refusal(saved(&[("a", &t), ("b", &t)]));
+    assert!(said.contains("2 tensors") && said.contains("ModelCheckpoint::load"), "{said}");
+    assert!(refusal(saved(&[])).contains("0 tensors"));
+    let whole = saved(&[("only", &t)]);
+    for end in [9, 20, 63, whole.len() - 1] {
+        assert!(refusal(&whole[..end]).contains("cut short"), "{end}");
+    }
+    let mut longer = whole;
+    longer.push(0);
+    assert!(refusal(longer).contains("belong to no tensor"));
+    Ok(())
+}
+
+#[test]
+fn what_the_safetensors_crate_wrote_is_read() -> Result<()> {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+    let floats: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let views = [
+        ("w", TensorView::new(Dtype::F32, vec![2, 1], &floats).unwrap()),
+        ("flags", TensorView::new(Dtype::BOOL, vec![3], &[1, 0, 1]).unwrap()),
+        ("f8", TensorView::new(Dtype::F8_E4M3, vec![1], &[0x38]).unwrap()),
+        ("f4", TensorView::new(Dtype::F4, vec![2], &[0x38]).unwrap()),
+    ];
+    let metadata = [("step".to_string(), "7".to_string())].into();
+    let directory = Directory::new();
+    let path = directory.with("x.safetensors", serialize(views, Some(metadata)).unwrap());
+
+    let c = ModelCheckpoint::load(&path)?;
+    assert_eq!(c.names(), ["f4", "f8", "flags", "w"]);
+    assert_eq!(c.get("w")?, Tensor::new(&[2, 1], [1.0f32, 2.0])?);
+    assert_eq!(c.get("flags")?, Tensor::new(&[3], [true, false, true])?);
+    assert_eq!((c.get("f8")?.dtype(), c.get("f8")?.as_bytes()), (DType::F8E4M3, &[0x38][..]));
+    assert_eq!(c.metadata("step"), Some("7"));
+    assert_eq!(c.metadata("steps"), None);
+    let error = c.get("f4").unwrap_err().to_string();
+    assert!(error.contains("\"f4\" holds F4, which this version does not know"), "{error}");
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    let error = c.get("W").unwrap_err();
+    assert!(error.to_string().contains("tensor \"W\" is not in the checkpoint"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_file_that_lies_about_its_tensors_is_refused() {
+    let directory = Directory::new();
+    let info = |fields: &str| format!("{{\"t\":{{{fields}}}}}");
+    for (header, data_bytes, message) in [
+        (
+            info(
+                "\"dtype\":\"U8\",\"shape\":[18446744073709551615],\"data_offsets\":[0,18446744073709551615]",
+            ),
+            4,
+            "overflow",
+        ),
+        (info("\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]"), 4, "invalid shape"),
+        (info("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]"), 8, "invalid offset"),
+        (info("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,4]"), 8, "invalid offset"),
+        (info("\"dtype\":\"F32\",\"shape\":[4294967296,4294967296,4],\"data_offsets\":[0,0]"), 0, "overflow"),
+        (info("\"dtype\":\"F99\",\"shape\":[1],\"data_offsets\":[0,4]"), 4, "F99"),
+        (info("\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]"), 4, "-1"),
+        (info("\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]"), 5, "5 follow"),
+        ("{\"t\":".into(), 0, "EOF"),
+        ("[1]".into(), 0, "cannot read safetensors"),
+        ("{\"t\":".repeat(10_000), 0, "recursion"),
+    ] {
+        let mut content = (header.len() as u64).to_le_bytes().to_vec();
+        content.extend(header.as_bytes());
+        content.resize(content.len() + data_bytes, 1);
+        let path = directory.with("x", content);
+        let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains(path.to_str().unwrap()), "{header:.90}: {error}");
+        assert!(Tensor::open(&path).is_err());
+    }
+    for content in [
+        &[][..],
+        &[1, 0],
+        &[255; 8],
+        &[255, 255, 255, 255, 0, 0, 0, 0, b'{'],
+        &[9, 0, 0, 0, 0, 0, 0, 0, b'{'],
+    ] {
+        assert!(matches!(ModelCheckpoint::load(directory.with("x", content)), Err(DemoError::Format { .. })));
+    }
+    // Each of these alone can be; their sum and the header's length are more than can be counted.
+    let many: Vec<_> = (0..8u64)
+        .map(|i| {
+            let (start, length) = (i << 61, (1u64 << 61) - 1 - i / 7);
+            let start = start - i;
+            format!(
+                "\"{i}\":{{\"dtype\":\"U8\",\"shape\":[{length}],\"data_offsets\":[{start},{}]}}",
+                start + length
+            )
+        })
+        .collect();
+    let many = format!("{{{}}}", many.join(","));
+    let mut content = (many.len() as u64).to_le_bytes().to_vec();
+    content.extend(many.as_bytes());
+    let error = ModelCheckpoint::load(directory.with("x", content)).unwrap_err().to_string();
+    assert!(error.contains("bytes, but 0 follow the header"), "{error}");
+
+    let nine = info("\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]");
+    let mut content = (nine.len() as u64).to_le_bytes().to_vec();
+    content.extend(nine.as_bytes());
+    content.push(1);
+    let c = ModelCheckpoint::load(directory.with("x", content)).unwrap();
+    assert!(matches!(c.get("t"), Err(DemoError::Format { .. })));
+}
+
+#[test]
+fn what_cannot_be_mapped_is_refused() {
+    let directory = Directory::new();
+    for (path, message) in [
+        (directory.path("missing"), "cannot open"),
+        (directory.path(""), "directory"),
+        ("/dev/null".into(), "regular"),
+    ] {
+        let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains(path.to_str().unwrap()), "{error}");
+    }
+}
+
+// ---- random files ----
+
+fn any_tensor() -> impl Strategy<Value = Tensor> {
+    let lengths = prop::collection::vec(0usize..6, 0..4);
+    (0..DType::ALL.len(), lengths, any::<u64>()).prop_map(|(dtype, lengths, seed)| {
+        let mut seed = seed;
+        let mut any = || {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed >> 33
+        };
+        let n = lengths.iter().product::<usize>();
+        macro_rules! tensor {
+            ($t:ty) => {
+                Tensor::new(&lengths, (0..n).map(|_| any() as $t).collect::<Vec<_>>())
+            };
+        }
+        match DType::ALL[dtype] {
+            DType::Bool => Tensor::new(&lengths, (0..n).map(|_| any() & 1 == 1).collect::<Vec<_>>()),
+            DType::U8 => tensor!(u8),
+            DType::I8 => tensor!(i8),
+            DType::U16 => tensor!(u16),
+            DType::I16 => tensor!(i16),
+            DType::U32 => tensor!(u32),
+            DType::I32 => tensor!(i32),
+            DType::U64 => tensor!(u64),
+            DType::I64 => tensor!(i64),
+            DType::F32 => tensor!(f32),
+            DType::F64 => tensor!(f64),
+            other => Tensor::zeros_with(&lengths, other, &Device::host()),
+        }
+        .unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn checkpoints_come_back_as_they_were_saved(tensors: Vec<(String, u8)>, pool in prop::collection::vec(any_tensor(), 1..5),
+                                                metadata: std::collections::BTreeMap<String, String>) {
+        let directory = Directory::new();
+        let path = directory.path("m.safetensors");
+        let mut checkpoint = ModelCheckpoint::create(&path).unwrap();
+        let mut wanted = std::collections::BTreeMap::new();
+        for (name, which) in tensors {
+            let tensor = &pool[which as usize % pool.len()];
+            if wanted.insert(name.clone(), tensor).is_none() {
+                checkpoint = checkpoint.add(name, tensor).unwrap();
+            } else {
+                wanted.remove(&name);
+                return Ok(());
+            }
+        }
+        for (key, value) in &metadata {
+            checkpoint = checkpoint.metadata(key, value).unwrap();
+        }
+        checkpoint.commit().unwrap();
+
+        let c = ModelCheckpoint::load(&path).unwrap();
+        prop_assert_eq!(c.names(), wanted.keys().map(String::as_str).collect::<Vec<_>>());
+        for (name, tensor) in wanted {
+            prop_assert_eq!(&c.get(&name).unwrap(), tensor);
+        }
+        for (key, value) in &metadata {
+            prop_assert_eq!(c.metadata(key), Some(value.as_str()));
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        prop_assert!(safetensors::SafeTensors::deserialize(&bytes).is_ok(), "the format's own crate reads it too");
+    }
+
+    #[test]
+    fn text_comes_back_as_it_was_printed(columns in 1usize..5, numbers in prop::collection::vec(any::<f32>(), 5..40)) {
+        let rows: Vec<_> = numbers.chunks_exact(columns).collect();
+        let text: String = rows.iter().map(|row| row.iter().map(|x| format!("{x:?} ")).collect::<String>() + "\n").collect();
+        let t = read(text).unwrap();
+        prop_assert_eq!(t.shape(), &[rows.len(), columns]);
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+        prop_assert!(t.as_slice::<f32>().unwrap().iter().zip(rows.concat().iter()).all(same));
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_or_a_tensor_and_nothing_else(
+        which in 0usize..4, damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut: Option<prop::sample::Index>,
+    ) {
+        let t = Tensor::new(&[3, 4], (0..12i32).collect::<Vec<_>>()).unwrap();
+        let mut content = match which {
+            0 => npy(1, "<i4", false, "(3, 4)", (0..12i32).map(i32::to_le_bytes)),
+            1 => npy(2, ">i4", true, "(3, 4)", (0..12i32).map(i32::to_be_bytes)),
+            2 => saved(&[("t", &t)]),
+            _ => b"1 2 3\n4 5 6\n# end\n7,8,9\n".to_vec(),
+        };
+        for (at, byte) in damage {
+            // The beginning of a file decides the most.
+            let at = at.index(content.len().min(if byte & 1 == 0 { 128 } else { usize::MAX }));
+            content[at] = byte;
+        }
+        if let Some(cut) = cut {
+            content.truncate(cut.index(content.len()));
+        }
+        let directory = Directory::new();
+        let path = directory.with("damaged", &content);
+        if let Ok(tensor) = Tensor::open(&path) {
+            prop_assert!(tensor.byte_len() <= content.len() * 4, "no more than the file can hold");
+        }
+        if let Ok(c) = ModelCheckpoint::load(&path) {
+            for name in c.names() {
+                if let Ok(tensor) = c.get(name) {
+                    prop_assert!(tensor.byte_len() <= content.len());
+                }
+            }
+        }
+        drop(Tensor::from_file(&file(&content)));
+    }
+}

@@ -1,0 +1,388 @@
+//! The resource management guide, snippet by snippet, as the guide writes it.
+//!
+//! What differs is marked `differs:` where it stands. Helper functions that the guide leaves open are below it.
+#![cfg(feature = "std")]
+#![allow(dead_code, unused_variables, reason = "the guide's snippets show one thing each")]
+
+use democratising::{DemoError, Device, DeviceId, MemoryPool, Result, Tensor, gc, tempfile};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The guide's paths are relative, and its pool is the process's: one test at a time, each in a directory of its own.
+fn in_directory<T>(run: impl FnOnce(&Path) -> T) -> T {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = tempfile::tempdir().unwrap();
+    std::env::set_current_dir(directory.path()).unwrap();
+    fs::write("data.txt", "1 2 3\n4 5 6\n").unwrap();
+    fs::write("model.pt", "an older model").unwrap();
+    let result = run(directory.path());
+    std::env::set_current_dir("/").unwrap();
+    MemoryPool::disable().unwrap();
+    result
+}
+
+fn process(tensor: &Tensor) -> Result<()> {
+    assert!(tensor.as_bytes()[..100].iter().all(|&byte| byte == 0));
+    Ok(())
+}
+
+// ---- RAII Pattern: Basic Resource Management ----
+
+fn process_data() -> Result<()> {
+    // File automatically closed when scope ends
+    let file = File::open("data.txt")?;
+
+    // Tensor memory automatically freed
+    let tensor = Tensor::from_file(&file)?;
+
+    // GPU memory automatically freed
+    let gpu_tensor = tensor.to_device(&Device::cuda(0)?)?;
+
+    Ok(())
+} // All resources cleaned up here
+
+#[test]
+fn raii_basic_resource_management() {
+    in_directory(|_| {
+        match process_data() {
+            Ok(()) => {}
+            // A machine or build without that device says so, and nothing before it failed.
+            Err(DemoError::DeviceUnavailable { device, .. }) => assert_eq!(device, DeviceId::Cuda(0)),
+            Err(error) => panic!("{error}"),
+        }
+        let tensor = Tensor::from_file(&File::open("data.txt").unwrap()).unwrap();
+        assert_eq!(tensor, Tensor::new(&[2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+
+        fs::remove_file("data.txt").unwrap();
+        assert!(matches!(process_data(), Err(DemoError::Io { .. })), "`?` takes errors of files");
+    });
+}
+
+// ---- RAII Pattern: Custom Resource Types ----
+
+mod custom_resource_types {
+    use super::*;
+
+    pub struct ModelCheckpoint {
+        pub file: File,
+        pub path: PathBuf,
+        pub temp_path: PathBuf,
+    }
+
+    impl Drop for ModelCheckpoint {
+        fn drop(&mut self) {
+            // Clean up temporary files
+            if self.temp_path.exists() {
+                let _ = fs::remove_file(&self.temp_path);
+            }
+        }
+    }
+}
+
+#[test]
+fn raii_custom_resource_types() {
+    in_directory(|directory| {
+        let (path, temp_path) = (directory.join("model.pt"), directory.join("model.tmp"));
+        let file = File::create(&temp_path).unwrap();
+        drop(custom_resource_types::ModelCheckpoint {
+            file,
+            path: path.clone(),
+            temp_path: temp_path.clone(),
+        });
+        assert!(path.exists() && !temp_path.exists());
+
+        // The crate's own does the same, and makes the file durable too.
+        drop(democratising::fs::ModelCheckpoint::create("model.safetensors").unwrap());
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 2, "data.txt and model.pt");
+    });
+}
+
+// ---- Memory Management: Tensor Memory ----
+
+fn optimize_memory() -> Result<()> {
+    // Stack allocation for small tensors
+    let small_tensor = Tensor::new(&[2, 2], vec![1.0, 2.0, 3.0, 4.0])?;
+
+    // Heap allocation for large tensors
+    let large_tensor = Tensor::zeros(&[1000, 1000])?;
+
+    // Explicit cleanup
+    drop(large_tensor);
+
+    // Continue processing with small_tensor
+    Ok(())
+}
+
+#[test]
+fn memory_tensor_memory() {
+    in_directory(|_| {
+        let before = MemoryPool::stats().in_use_bytes;
+        optimize_memory().unwrap();
+        assert_eq!(MemoryPool::stats().in_use_bytes, before);
+        let large = Tensor::zeros(&[1000, 1000]).unwrap();
+        assert!(MemoryPool::stats().in_use_bytes >= before + 4_000_000);
+        drop(large);
+        assert_eq!(MemoryPool::stats().in_use_bytes, before, "freed at once, not later");
+    });
+}
+
+// ---- Memory Management: Memory Pools ----
+
+fn use_memory_pool() -> Result<()> {
+    // Configure memory pool
+    MemoryPool::configure()
+        .initial_size(1024 * 1024)
+        .growth_factor(2.0)
+        .max_size(1024 * 1024 * 1024)
+        .enable()?;
+
+    // Tensors will use pooled memory
+    for _ in 0..1000 {
+        let tensor = Tensor::zeros(&[100, 100])?;
+        process(&tensor)?;
+    } // Memory returned to pool
+
+    Ok(())
+}
+
+#[test]
+fn memory_memory_pools() {
+    in_directory(|_| {
+        let before = MemoryPool::stats().in_use_bytes;
+        use_memory_pool().unwrap();
+        let stats = MemoryPool::stats();
+        assert_eq!(stats.in_use_bytes, before);
+        assert!(
+            stats.reserved_bytes <= 64 << 20,
+            "1,000 tensors one after the other use the same memory: {stats:?}"
+        );
+        assert_eq!(stats.limit_bytes, 1 << 30);
+        let error =
+            Tensor::zeros(&[1 << 28]).and_then(|half| Ok((half, Tensor::zeros(&[1 << 10])?))).unwrap_err();
+        let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
+        assert_eq!(report.limit_bytes, 1 << 30, "a GiB and a bit do not fit into a GiB");
+    });
+}
+
+// ---- File System Resources: File Handling ----
+
+fn handle_files() -> Result<()> {
+    // Open file with automatic cleanup
+    let file = File::open("model.pt")?;
+
+    // Create temporary file
+    let temp_file = tempfile::NamedTempFile::new()?;
+
+    // Write data safely
+    {
+        let mut writer = BufWriter::new(&temp_file);
+        serialize_model(&mut writer)?;
+    } // writer flushed and closed here
+
+    // Rename atomically
+    temp_file.persist("model.pt")?;
+
+    Ok(())
+}
+
+fn serialize_model(writer: &mut impl Write) -> Result<()> {
+    Ok(writer.write_all(b"a newer model")?)
+}
+
+#[test]
+fn files_file_handling() {
+    in_directory(|_| {
+        handle_files().unwrap();
+        assert_eq!(fs::read("model.pt").unwrap(), b"a newer model");
+
+        // The same with the crate's own rename, which survives a power loss and crosses file systems.
+        let mut temp_file = tempfile::NamedTempFile::new().unwrap();
+        temp_file.write_all(b"the newest model").unwrap();
+        democratising::fs::persist(temp_file, "model.pt").unwrap();
+        assert_eq!(fs::read("model.pt").unwrap(), b"the newest model");
+    });
+}
+
+// ---- File System Resources: Directory Management ----
+
+fn manage_directories() -> Result<()> {
+    // Create directory structure
+    let cache_dir = Path::new("cache");
+    fs::create_dir_all(cache_dir)?;
+
+    // Temporary directory
+    let temp_dir = tempfile::Builder::new().prefix("training-").tempdir()?;
+
+    // Use temporary directory
+    let model_path = temp_dir.path().join("model.pt");
+    save_checkpoint(&model_path)?;
+
+    Ok(())
+} // temp_dir automatically cleaned up
+
+fn save_checkpoint(path: &Path) -> Result<()> {
+    let weight = Tensor::zeros(&[8, 8])?;
+    democratising::fs::ModelCheckpoint::create(path)?
+        .add("weight", &weight)?
+        .metadata("step", "100")?
+        .commit()?;
+    let c = democratising::fs::ModelCheckpoint::load(path)?;
+    assert_eq!((c.get("weight")?, c.names(), c.metadata("step")), (weight, vec!["weight"], Some("100")));
+    Ok(())
+}
+
+#[test]
+fn files_directory_management() {
+    in_directory(|directory| {
+        manage_directories().unwrap();
+        assert!(directory.join("cache").is_dir());
+    });
+}
+
+// ---- Best Practices: Resource Cleanup ----
+
+mod resource_cleanup {
+    use super::*;
+
+    pub struct ResourceHandle {
+        pub data: Vec<u8>,
+        pub file: File,
+    }
+
+    impl Drop for ResourceHandle {
+        fn drop(&mut self) {
+            // Cleanup code here
+            let _ = self.file.write_all(&self.data);
+        }
+    }
+}
+
+fn process_large_data() -> Result<()> {
+    let tensor = Tensor::zeros(&[10000, 10000])?;
+    process(&tensor)?;
+    drop(tensor); // Free memory early
+
+    // Continue with other work
+    Ok(())
+}
+
+#[test]
+fn practices_resource_cleanup() {
+    in_directory(|_| {
+        let file = File::create("out").unwrap();
+        drop(resource_cleanup::ResourceHandle { data: b"all of it".to_vec(), file });
+        assert_eq!(fs::read("out").unwrap(), b"all of it");
+
+        let before = MemoryPool::stats().in_use_bytes;
+        process_large_data().unwrap();
+        assert_eq!(MemoryPool::stats().in_use_bytes, before);
+    });
+}
+
+// ---- Best Practices: Resource Limits ----
+
+fn configure_limits() -> Result<()> {
+    // Set memory pool limits
+    MemoryPool::configure().max_size(8 * 1024 * 1024 * 1024).enable()?;
+
+    // differs: the line that limits CUDA memory belongs to the device sections.
+
+    Ok(())
+}
+
+#[test]
+fn practices_memory_limits() {
+    in_directory(|_| {
+        configure_limits().unwrap();
+        assert_eq!(MemoryPool::stats().limit_bytes, 8 << 30);
+    });
+}
+
+fn handle_out_of_memory() -> Result<()> {
+    match allocate_large_tensor() {
+        Ok(tensor) => process(&tensor),
+        // differs: the error carries a report.
+        Err(DemoError::OutOfMemory(_)) => {
+            // Try to free some memory
+            gc::collect()?;
+            // Retry with smaller size
+            allocate_smaller_tensor()
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn allocate_large_tensor() -> Result<Tensor> {
+    Tensor::zeros(&[10_000, 10_000])
+}
+
+fn allocate_smaller_tensor() -> Result<()> {
+    process(&Tensor::zeros(&[1_000, 1_000])?)
+}
+
+/// Something that can be built again, kept while nobody needs its memory.
+struct Cache(Mutex<Vec<Tensor>>);
+
+impl gc::Reclaim for Cache {
+    fn reclaimable_bytes(&self) -> u64 {
+        self.0.lock().unwrap().iter().map(|tensor| tensor.byte_len() as u64).sum()
+    }
+
+    fn reclaim(&self, target_bytes: u64, until: gc::Deadline) -> u64 {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap());
+        kept.iter().map(|tensor| tensor.byte_len() as u64).sum()
+    }
+}
+
+#[test]
+fn practices_resource_exhaustion() {
+    in_directory(|_| {
+        MemoryPool::configure().max_size(64 << 20).enable().unwrap();
+        let DemoError::OutOfMemory(report) = allocate_large_tensor().unwrap_err() else { panic!() };
+        assert_eq!((report.requested_bytes, report.limit_bytes), (400_000_000, 64 << 20));
+        handle_out_of_memory().unwrap();
+
+        // A tensor that would fit without the cache makes the cache give way, without a word in the program.
+        let cached = (0..14).map(|_| Tensor::zeros(&[1 << 20]).unwrap()).collect();
+        let cache = Arc::new(Cache(Mutex::new(cached)));
+        let id = gc::register("cache", 0, Arc::clone(&cache) as Arc<dyn gc::Reclaim>);
+        let large = Tensor::zeros(&[8 << 20]).unwrap();
+        assert_eq!(large.byte_len(), 32 << 20);
+        assert!(cache.0.lock().unwrap().is_empty());
+        assert!(gc::unregister(id));
+    });
+}
+
+// ---- Best Practices: Performance Optimization ----
+
+fn optimize_allocations() -> Result<()> {
+    // Preallocate buffer
+    let mut buffer = Vec::with_capacity(1000);
+
+    for _ in 0..1000 {
+        buffer.clear(); // Reuse allocation
+        fill_buffer(&mut buffer)?;
+        process_buffer(&buffer)?; // differs: `process` takes tensors above
+    }
+
+    Ok(())
+}
+
+fn fill_buffer(buffer: &mut Vec<f32>) -> Result<()> {
+    buffer.extend((0..1000).map(|i| i as f32));
+    Ok(())
+}
+
+fn process_buffer(buffer: &[f32]) -> Result<()> {
+    let tensor = Tensor::new(&[10, 100], buffer)?;
+    assert_eq!(tensor.as_slice::<f32>()?[999], 999.0);
+    Ok(())
+}
+
+#[test]
+fn practices_reuse() {
+    in_directory(|_| optimize_allocations().unwrap());
+}
