@@ -41,7 +41,8 @@ fn churn(c: &mut Criterion) {
             (state >> 33) % below
         };
         let mut layout = move || Layout::from_size_align(16 << draw(17), 16).unwrap();
-        let mut live: Vec<_> = (0..1000).map(|_| layout()).map(|l| (pool.allocate(l).unwrap().addr, l)).collect();
+        let mut live: Vec<_> =
+            (0..1000).map(|_| layout()).map(|l| (pool.allocate(l).unwrap().addr, l)).collect();
         let mut at = 0;
         b.iter(|| {
             for _ in 0..1000 {

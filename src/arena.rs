@@ -26,7 +26,7 @@ use crate::space::{Alignment, Contents, Space};
 use commit::{Commit, NotBacked};
 use core::alloc::Layout;
 use index::NotLive;
-use slab::{NotTaken, Slabs};
+use slab::{Found, NotTaken, Slabs};
 
 /// A block that was handed out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,12 +149,12 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     #[inline]
     pub fn free(&mut self, addr: S::Addr, layout: Layout, grant: &impl Grant) -> Result<(), BadFree> {
         let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
-        let bytes = match self.slabs.as_ref().and_then(|slabs| slabs.class_at(at)) {
-            Some(held) => {
-                if self.class(layout.size() as u64, layout.align() as u64) != Some(held) {
+        let bytes = match self.find_slab(at) {
+            Some(found) => {
+                if self.class(layout.size() as u64, layout.align() as u64) != Some(found.class()) {
                     return Err(self.wrong_size(at, layout.size() as u64));
                 }
-                self.give_slot(at, held, grant)?
+                self.give_slot(found, at, grant)?
             }
             None => {
                 let granules = self.geometry.granules(layout.size().max(1) as u64).unwrap_or(u32::MAX);
@@ -189,8 +189,8 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     pub fn free_unsized(&mut self, addr: S::Addr, grant: &impl Grant) -> Result<(), BadFree> {
         let bytes = self.usable_bytes(addr)?;
         let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
-        match self.slabs.as_ref().and_then(|slabs| slabs.class_at(at)) {
-            Some(held) => self.give_slot(at, held, grant)?,
+        match self.find_slab(at) {
+            Some(found) => self.give_slot(found, at, grant)?,
             None => self.give_span(at, self.geometry.granules(bytes).unwrap_or(u32::MAX), grant)?,
         };
         self.stats.in_use_bytes -= bytes;
@@ -277,10 +277,15 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     }
 
     #[inline]
-    fn give_slot(&mut self, at: Offset, class: SizeClass, grant: &impl Grant) -> Result<u64, BadFree> {
+    fn find_slab(&self, at: Offset) -> Option<Found> {
+        self.slabs.as_ref()?.find(at)
+    }
+
+    #[inline]
+    fn give_slot(&mut self, found: Found, at: Offset, grant: &impl Grant) -> Result<u64, BadFree> {
         let Some(slabs) = &mut self.slabs else { return Err(BadFree::Foreign) };
-        let bytes = slabs.slot_bytes(class);
-        if let Some(span) = slabs.give(at).map_err(|why| refused(at, why))? {
+        let bytes = slabs.slot_bytes(found.class());
+        if let Some(span) = slabs.give(found, at).map_err(|why| refused(at, why))? {
             self.give_granules(span, grant).map_err(|why| self.not_live(at, bytes, why))?;
         }
         Ok(bytes)

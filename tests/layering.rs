@@ -41,6 +41,7 @@ const PLACES: &[(&str, &str)] = &[
 /// The files that may contain `unsafe`, and why.
 const UNSAFE: &[(&str, &str)] = &[
     ("arena/metadata.rs", "tables of integers are carved from raw bytes"),
+    ("bin/democratising/target.rs", "frees blocks of a pool, and lends a mapping to a fixed space"),
     ("cuda.rs", "asks whether the driver's library is there, which runs its constructors"),
     ("fs/load.rs", "maps a checkpoint's file"),
     ("heap.rs", "implements Allocator"),

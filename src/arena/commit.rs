@@ -425,13 +425,13 @@ impl<M: Metadata> Commit<M> {
     }
 
     /// log2 of the granules of a frame.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "std"))]
     pub(super) fn shift(&self) -> u32 {
         self.shift
     }
 
     /// Whether a frame is backed, whether it is idle, and its live granules.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "std"))]
     pub(super) fn frame(&self, frame: u32) -> (bool, bool, u32) {
         (self.backed.contains(frame), self.idle.contains(frame), self.live[frame as usize])
     }

@@ -24,7 +24,7 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     ) -> Result<bool, BadFree> {
         let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
         let new_class = self.class(new_bytes as u64, old.align() as u64);
-        if let Some(held) = self.slabs.as_ref().and_then(|slabs| slabs.class_at(at)) {
+        if let Some(held) = self.find_slab(at).map(|found| found.class()) {
             if self.class(old.size() as u64, old.align() as u64) != Some(held) {
                 return Err(self.wrong_size(at, old.size() as u64));
             }

@@ -9,17 +9,15 @@ use super::bits;
 use super::metadata::{Metadata, NoTable};
 use crate::size::{Classes, Geometry, Offset, SizeClass, Span};
 
-/// A descriptor as it stands in the table; all zeros is a unit that belongs to no slab.
-type Row = [u32; 4];
+/// A descriptor as it stands in the table, of a unit that is part of a slab.
+type Row = [u64; 2];
 
-/// What a unit is.
+/// What a unit of a slab is.
 #[derive(Clone, Copy)]
 enum Unit {
-    /// Part of no slab.
-    None,
-    /// The first of a slab.
+    /// The first of its slab.
     Head(Slab),
-    /// So many units behind the first of its slab.
+    /// So many units behind the first.
     Tail(u32),
 }
 
@@ -35,29 +33,45 @@ struct Slab {
     prev: Option<u32>,
 }
 
+/// The words of a row.
+const ROW: usize = 2;
+
 const HEAD: u32 = 1 << 31;
-const TAIL: u32 = 1 << 30;
 
 impl Unit {
     #[inline]
     fn read(row: Row) -> Unit {
         let link = |link: u32| link.checked_sub(1);
-        if row[0] & HEAD != 0 {
-            let (class, hint) = (SizeClass(row[0] as u8), (row[0] >> 8) as u16);
-            Unit::Head(Slab { class, hint, used: row[1], next: link(row[2]), prev: link(row[3]) })
-        } else if row[0] & TAIL != 0 {
-            Unit::Tail(row[0] & !TAIL)
-        } else {
-            Unit::None
+        let (what, used) = (row[0] as u32, (row[0] >> 32) as u32);
+        if what & HEAD == 0 {
+            return Unit::Tail(what);
         }
+        let (class, hint) = (SizeClass(what as u8), (what >> 8) as u16);
+        Unit::Head(Slab { class, hint, used, next: link(row[1] as u32), prev: link((row[1] >> 32) as u32) })
     }
 }
 
 impl Slab {
     #[inline]
     fn row(self) -> Row {
-        let link = |link: Option<u32>| link.map_or(0, |unit| unit + 1);
-        [HEAD | self.class.0 as u32 | (self.hint as u32) << 8, self.used, link(self.next), link(self.prev)]
+        let link = |link: Option<u32>| link.map_or(0, |unit| unit + 1) as u64;
+        let what = HEAD | self.class.0 as u32 | (self.hint as u32) << 8;
+        [what as u64 | (self.used as u64) << 32, link(self.next) | link(self.prev) << 32]
+    }
+}
+
+/// A slab, and its first unit.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    unit: u32,
+    slab: Slab,
+}
+
+impl Found {
+    /// The class of its slots.
+    #[inline]
+    pub(super) fn class(self) -> SizeClass {
+        self.slab.class
     }
 }
 
@@ -86,9 +100,12 @@ pub(super) enum NotTaken {
 pub(super) struct Slabs<M: Metadata> {
     classes: Classes,
     cuts: [Cut; Classes::MAX],
-    rows: M::Table<Row>,
-    /// `words` words of free bits for each unit.
-    free: M::Table<u64>,
+    /// One bit per unit: part of a slab. Asked first, since most of a large space is spans, whose units' rows are then
+    /// never touched.
+    slabs: M::Table<u64>,
+    /// For each unit its row, then `words` words of free bits, side by side: a slot and its slab are one cache line.
+    /// A slab of several units has 16 slots at most, so its bits are all in its first unit.
+    units: M::Table<u64>,
     words: usize,
     /// log2 of the bytes and of the granules of a unit.
     unit_shift: u32,
@@ -135,8 +152,8 @@ impl<M: Metadata> Slabs<M> {
         Ok(Some(Slabs {
             classes,
             cuts,
-            rows: meta.table(units)?,
-            free: meta.table(units * words)?,
+            slabs: meta.table(bits::words(units as u32))?,
+            units: meta.table(units * (ROW + words))?,
             words,
             unit_shift,
             unit_granules_shift,
@@ -161,6 +178,32 @@ impl<M: Metadata> Slabs<M> {
         (self.cuts[class.0 as usize].units << self.unit_granules_shift, 1 << self.unit_granules_shift)
     }
 
+    /// What a unit is.
+    #[inline]
+    fn read(&self, unit: u32) -> Unit {
+        let at = unit as usize * (ROW + self.words);
+        Unit::read([self.units[at], self.units[at + 1]])
+    }
+
+    #[inline]
+    fn write(&mut self, unit: u32, row: Row) {
+        let at = unit as usize * (ROW + self.words);
+        self.units[at..at + ROW].copy_from_slice(&row);
+    }
+
+    /// The free bits of a slab, by its first unit.
+    #[inline]
+    fn free(&self, unit: u32) -> &[u64] {
+        let at = unit as usize * (ROW + self.words) + ROW;
+        &self.units[at..at + self.words]
+    }
+
+    #[inline]
+    fn free_mut(&mut self, unit: u32) -> &mut [u64] {
+        let at = unit as usize * (ROW + self.words) + ROW;
+        &mut self.units[at..at + self.words]
+    }
+
     #[inline]
     fn unit_of(&self, at: Offset) -> u32 {
         ((at.0 + ((self.skew as u64) << self.granule_shift)) >> self.unit_shift) as u32
@@ -171,24 +214,20 @@ impl<M: Metadata> Slabs<M> {
         Offset(((unit as u64) << self.unit_shift) - ((self.skew as u64) << self.granule_shift))
     }
 
-    /// The first unit of the slab that holds an offset, and the slab.
+    /// The slab that holds an offset.
     #[inline]
-    fn slab_at(&self, at: Offset) -> Option<(u32, Slab)> {
+    pub(super) fn find(&self, at: Offset) -> Option<Found> {
         let unit = self.unit_of(at);
-        match Unit::read(self.rows[unit as usize]) {
-            Unit::Head(slab) => Some((unit, slab)),
-            Unit::Tail(back) => match Unit::read(self.rows[(unit - back) as usize]) {
-                Unit::Head(slab) => Some((unit - back, slab)),
-                _ => None,
-            },
-            Unit::None => None,
+        if !bits::get(&self.slabs, unit) {
+            return None;
         }
-    }
-
-    /// The class of the slab that holds an offset.
-    #[inline]
-    pub(super) fn class_at(&self, at: Offset) -> Option<SizeClass> {
-        self.slab_at(at).map(|(_, slab)| slab.class)
+        match self.read(unit) {
+            Unit::Head(slab) => Some(Found { unit, slab }),
+            Unit::Tail(back) => match self.read(unit - back) {
+                Unit::Head(slab) => Some(Found { unit: unit - back, slab }),
+                Unit::Tail(_) => None,
+            },
+        }
     }
 
     /// Takes a slot from a slab that has one.
@@ -196,15 +235,15 @@ impl<M: Metadata> Slabs<M> {
     pub(super) fn take(&mut self, class: SizeClass) -> Option<Slot> {
         let cut = self.cuts[class.0 as usize];
         let unit = cut.partial.checked_sub(1)?;
-        let Unit::Head(mut slab) = Unit::read(self.rows[unit as usize]) else { return None };
-        let from = unit as usize * self.words;
-        let free = &mut self.free[from..from + self.words * cut.units as usize];
+        let at = unit as usize * (ROW + self.words);
+        let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
+        let Unit::Head(mut slab) = Unit::read([row[0], row[1]]) else { return None };
         let word = slab.hint as usize + free[slab.hint as usize..].iter().position(|&word| word != 0)?;
         let bit = free[word].trailing_zeros();
         free[word] &= free[word] - 1;
         slab.hint = word as u16;
         slab.used += 1;
-        self.rows[unit as usize] = slab.row();
+        row.copy_from_slice(&slab.row());
         if slab.used == cut.slots {
             self.unlink(unit, slab);
         }
@@ -218,11 +257,11 @@ impl<M: Metadata> Slabs<M> {
         let cut = self.cuts[class.0 as usize];
         let unit = (span.start.0 + self.skew) >> self.unit_granules_shift;
         debug_assert_eq!(span.granules, cut.units << self.unit_granules_shift);
+        bits::set_range(&mut self.slabs, unit..unit + cut.units);
         for back in 1..cut.units {
-            self.rows[(unit + back) as usize] = [TAIL | back, 0, 0, 0];
+            self.write(unit + back, [back as u64, 0]);
         }
-        let from = unit as usize * self.words;
-        let free = &mut self.free[from..from + self.words * cut.units as usize];
+        let free = self.free_mut(unit);
         free.fill(0);
         bits::set_range(free, 0..cut.slots);
         self.link(unit, Slab { class, hint: 0, used: 0, next: None, prev: None });
@@ -239,28 +278,33 @@ impl<M: Metadata> Slabs<M> {
 
     /// The bytes of the taken slot that starts at `at`, or `None` where no slab is.
     pub(super) fn taken(&self, at: Offset) -> Option<Result<u64, NotTaken>> {
-        let (unit, slab) = self.slab_at(at)?;
+        let Found { unit, slab } = self.find(at)?;
         let Some(slot) = self.slot_at(unit, slab.class, at) else { return Some(Err(NotTaken::Inside)) };
-        let free = &self.free[unit as usize * self.words..];
-        Some(if bits::get(free, slot) { Err(NotTaken::Free) } else { Ok(self.slot_bytes(slab.class)) })
+        Some(if bits::get(self.free(unit), slot) {
+            Err(NotTaken::Free)
+        } else {
+            Ok(self.slot_bytes(slab.class))
+        })
     }
 
-    /// Gives the slot that starts at `at` back. The span of its slab, when that was the last: the slab is gone.
+    /// Gives the slot that starts at `at` in a slab found just now back. The span of the slab, when that was its last
+    /// slot: the slab is gone.
     ///
     /// # Errors
     /// [`NotTaken`] when no taken slot starts there.
     #[inline]
-    pub(super) fn give(&mut self, at: Offset) -> Result<Option<Span>, NotTaken> {
-        let (unit, mut slab) = self.slab_at(at).ok_or(NotTaken::Inside)?;
+    pub(super) fn give(&mut self, found: Found, at: Offset) -> Result<Option<Span>, NotTaken> {
+        let Found { unit, mut slab } = found;
         let slot = self.slot_at(unit, slab.class, at).ok_or(NotTaken::Inside)?;
-        let free = &mut self.free[unit as usize * self.words..];
+        let cut = self.cuts[slab.class.0 as usize];
+        let start = unit as usize * (ROW + self.words);
+        let (row, free) = self.units[start..start + ROW + self.words].split_at_mut(ROW);
         if bits::get(free, slot) {
             return Err(NotTaken::Free);
         }
         bits::set(free, slot);
         slab.hint = slab.hint.min((slot / 64) as u16);
         slab.used -= 1;
-        let cut = self.cuts[slab.class.0 as usize];
         if slab.used == 0 {
             self.close(unit, slab, cut);
             let start = (unit << self.unit_granules_shift) - self.skew;
@@ -269,7 +313,7 @@ impl<M: Metadata> Slabs<M> {
         if slab.used + 1 == cut.slots {
             self.link(unit, slab);
         } else {
-            self.rows[unit as usize] = slab.row();
+            row.copy_from_slice(&slab.row());
         }
         Ok(None)
     }
@@ -279,7 +323,7 @@ impl<M: Metadata> Slabs<M> {
         if cut.slots > 1 {
             self.unlink(unit, slab);
         }
-        self.rows[unit as usize..][..cut.units as usize].fill([0; 4]);
+        bits::clear_range(&mut self.slabs, unit..unit + cut.units);
     }
 
     /// Puts a slab into the list of its class: first, or second behind one that lies lower, so that the lowest slabs
@@ -289,10 +333,10 @@ impl<M: Metadata> Slabs<M> {
         let first = cut.partial.checked_sub(1);
         match first {
             Some(first) if first < unit => {
-                let Unit::Head(mut before) = Unit::read(self.rows[first as usize]) else { return };
+                let Unit::Head(mut before) = self.read(first) else { return };
                 slab.prev = Some(first);
                 slab.next = before.next.replace(unit);
-                self.rows[first as usize] = before.row();
+                self.write(first, before.row());
             }
             _ => {
                 slab.prev = None;
@@ -301,31 +345,31 @@ impl<M: Metadata> Slabs<M> {
             }
         }
         if let Some(next) = slab.next {
-            if let Unit::Head(mut after) = Unit::read(self.rows[next as usize]) {
+            if let Unit::Head(mut after) = self.read(next) {
                 after.prev = Some(unit);
-                self.rows[next as usize] = after.row();
+                self.write(next, after.row());
             }
         }
-        self.rows[unit as usize] = slab.row();
+        self.write(unit, slab.row());
     }
 
     /// Takes a slab out of the list of its class.
     fn unlink(&mut self, unit: u32, slab: Slab) {
         match slab.prev {
             Some(prev) => {
-                if let Unit::Head(mut before) = Unit::read(self.rows[prev as usize]) {
+                if let Unit::Head(mut before) = self.read(prev) {
                     before.next = slab.next;
-                    self.rows[prev as usize] = before.row();
+                    self.write(prev, before.row());
                 }
             }
             None => self.cuts[slab.class.0 as usize].partial = slab.next.map_or(0, |unit| unit + 1),
         }
         if let Some(next) = slab.next {
-            if let Unit::Head(mut after) = Unit::read(self.rows[next as usize]) {
+            if let Unit::Head(mut after) = self.read(next) {
                 after.prev = slab.prev;
-                self.rows[next as usize] = after.row();
+                self.write(next, after.row());
             }
         }
-        self.rows[unit as usize] = Slab { next: None, prev: None, ..slab }.row();
+        self.write(unit, Slab { next: None, prev: None, ..slab }.row());
     }
 }

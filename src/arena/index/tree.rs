@@ -144,7 +144,7 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
 
 impl<M: Metadata> BuddyTree<M> {
     /// Whether a granule is free and backed.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "std"))]
     pub(crate) fn is_ready(&self, at: u32) -> bool {
         bits::get(&self.ready, at)
     }

@@ -18,13 +18,13 @@ pub struct Program {
 #[derive(Subcommand)]
 pub enum Command {
     /// Replay the allocations that a program made, and report what the allocator reserved for them
+    ///
+    /// A trace is text, plain or gzip: `a ID BYTES` allocates, `f ID` frees, `m TEXT` marks a phase; other lines are ignored. Ids count up
+    /// from 0 and are never used twice.
     Replay(Replay),
 }
 
-/// Replay the allocations that a program made, and report what the allocator reserved for them.
-///
-/// A trace is text, plain or gzip: `a ID BYTES` allocates, `f ID` frees, `m TEXT` marks a phase; other lines are ignored. Ids count up from 0
-/// and are never used twice.
+/// What `replay` is told.
 #[derive(Args)]
 #[command(after_help = EXAMPLES, after_long_help = EXAMPLES)]
 pub struct Replay {

@@ -69,7 +69,7 @@ impl Record {
         row("failed allocations", grouped(outcome.failures), String::new());
         row(
             "CPU time per event",
-            outcome.ns_per_event.map_or("unknown".into(), |ns| format!("{ns:.0} ns")),
+            outcome.ns_per_event.map_or("unknown".into(), |ns| format!("{} ns", grouped(ns.round() as u64))),
             String::new(),
         );
         row("live at the end", human(outcome.live_at_end_bytes), String::new());

@@ -20,6 +20,8 @@ const LEFT: f64 = 84.0;
 const RIGHT: f64 = 1168.0;
 const TOP: f64 = 104.0;
 const BOTTOM: f64 = 376.0;
+/// Longer names would run into the words at the right.
+const NAME_CHARS: usize = 48;
 /// More phases than this would be a grey wall.
 const MOST_MARKS: usize = 40;
 
@@ -90,10 +92,14 @@ impl Panel<'_> {
 
     fn title(&self, out: &mut String) {
         let outcome = &self.record.outcome;
+        let mut name: String = self.record.trace.chars().take(NAME_CHARS).collect();
+        if name.len() < self.record.trace.len() {
+            name.push('…');
+        }
         let _ = writeln!(
             out,
             "<text x=\"{LEFT}\" y=\"32\" font-size=\"19\" font-weight=\"600\">{}</text>",
-            escaped(&self.record.trace)
+            escaped(&name)
         );
         let numbers = format!(
             "{} requested, {} reserved: {} efficiency; {} creates, {} steals, {} failed allocations",
@@ -223,8 +229,8 @@ impl Target {
     /// Finds out early whether `path` can be written, since a long replay may come before it is.
     pub fn check(path: &Path) -> Result<Target, Failure> {
         let target = match std::fs::metadata(path) {
-            // A rename would put a file where a device or a directory was.
-            Ok(found) if !found.is_file() => {
+            // A rename would put a file where a device or a directory was, or take the file that standard output goes to.
+            Ok(found) if !found.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
                 return Err(Failure::input(
                     path.display(),
                     "is no regular file; name a file for the drawing",

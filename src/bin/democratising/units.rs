@@ -59,11 +59,11 @@ pub fn human(bytes: u64) -> String {
     }
 }
 
-/// A power of two without decimals: `2 MiB`.
+/// Exactly so many bytes, in the largest unit that needs no decimals: `2 MiB`.
 pub fn round(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| bytes >= 1 << shift && bytes % (1 << shift) == 0) {
-        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
+        Some((shift, unit)) => format!("{} {unit}", grouped(bytes >> shift)),
         None => format!("{} B", grouped(bytes)),
     }
 }
@@ -115,6 +115,7 @@ mod tests {
         assert_eq!(human(100 << 30), "100.0 GiB");
         assert_eq!(human((100 << 30) - (1 << 20)), "102,399.0 MiB");
         assert_eq!(round(2 << 20), "2 MiB");
+        assert_eq!(round(21_588 << 20), "21,588 MiB");
         assert_eq!(round((2 << 20) + 1), "2,097,153 B");
         assert_eq!(percent(0.97849), "97.8 %");
     }
