@@ -88,3 +88,8 @@ pub use tempfile;
 pub use tensor::{DType, Element, TensorBuf};
 #[cfg(feature = "std")]
 pub use tensor::{IntoElements, Tensor};
+
+/// The examples of the README run as tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

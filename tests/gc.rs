@@ -255,6 +255,16 @@ fn a_reclaimer_that_panics_is_named_and_the_others_still_run() {
 }
 
 #[test]
+fn counting_may_fail_for_lack_of_memory_without_asking_forever() {
+    let _turn = turn();
+    // Whoever counts by allocating runs out of memory too, and its own report must not ask it to count again.
+    let counts = || if out_of_memory::<()>(1).is_err() { 10 } else { 0 };
+    let _kept = Registered::new("allocates to count", 0, Scripted(counts, || 10));
+    assert_eq!(gc::host_report(1).reclaimable_bytes, 10);
+    assert_eq!(gc::collect().unwrap().host_bytes, 10);
+}
+
+#[test]
 fn liars_do_not_overflow_the_sums() {
     let _turn = turn();
     let liar = || Scripted(|| u64::MAX, || u64::MAX);

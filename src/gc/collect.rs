@@ -97,7 +97,7 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
             other => return other,
         };
         let never_fits = (1..report.requested_bytes).contains(&report.limit_bytes);
-        if number == RETRIES || never_fits || Turn::is_mine() {
+        if number == RETRIES || never_fits || Asking::is_under_way() {
             return Err(report.into());
         }
         // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
@@ -122,10 +122,12 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
 
 /// The report for `requested_bytes` of host memory that could not be had: the pool's numbers, and who could give back what.
 ///
-/// Asks every reclaimer how much it could give back: not to be called under a lock that one might take.
+/// Asks every reclaimer how much it could give back: not to be called under a lock that one might take. Called from
+/// inside a reclaimer it asks nobody.
 pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     let mut report = host::report(requested_bytes);
     add(&mut report, "pool, idle", host::idle_bytes());
+    let Some(_asking) = Asking::begin() else { return report };
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
         let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
@@ -258,30 +260,45 @@ static GIVEN: AtomicUsize = AtomicUsize::new(0);
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 std::thread_local! {
-    static COLLECTING: Cell<bool> = const { Cell::new(false) };
+    static ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// This thread collects, until this is dropped.
-struct Turn;
+/// This thread asks reclaimers, until this is dropped. What they ask for in turn is not asked of them again.
+struct Asking;
 
-impl Turn {
-    /// `None` when this thread collects already.
-    fn begin() -> Option<Turn> {
-        if COLLECTING.replace(true) {
-            return None;
-        }
-        RUNNING.fetch_add(1, Relaxed);
-        Some(Turn)
+impl Asking {
+    /// `None` when this thread asks already.
+    fn begin() -> Option<Asking> {
+        if ASKING.replace(true) { None } else { Some(Asking) }
     }
 
-    fn is_mine() -> bool {
-        COLLECTING.get()
+    fn is_under_way() -> bool {
+        ASKING.get()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        ASKING.set(false);
+    }
+}
+
+/// A collection of this thread, until this is dropped.
+struct Turn {
+    _asking: Asking,
+}
+
+impl Turn {
+    /// `None` from inside a reclaimer.
+    fn begin() -> Option<Turn> {
+        let turn = Turn { _asking: Asking::begin()? };
+        RUNNING.fetch_add(1, Relaxed);
+        Some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        COLLECTING.set(false);
         // Release: pairs with the Acquire in `with_retry`, which finds everything this collection gave counted.
         RUNNING.fetch_sub(1, Release);
     }
