@@ -13,6 +13,7 @@ pub use host::{MemoryPool, MemoryPoolBuilder};
 
 use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
 use crate::error::BadFree;
+use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -219,6 +220,37 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
             shared.arena.trim(retain_bytes, &Frames(&self.budget));
         }
         Ok(())
+    }
+
+    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab. How many.
+    ///
+    /// # Errors
+    /// [`NoBlock`] when there is not even one.
+    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<usize, NoBlock> {
+        self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
+    }
+
+    /// Takes the blocks of one size class back that a cache held; each that is not live is told to `refused`.
+    ///
+    /// # Safety
+    /// Nobody uses the blocks any more.
+    pub unsafe fn flush(
+        &self,
+        class: SizeClass,
+        blocks: impl IntoIterator<Item = S::Addr>,
+        mut refused: impl FnMut(S::Addr, BadFree),
+    ) {
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        for addr in blocks {
+            if let Err(why) = shared.arena.give_slot_of(addr, class, &grant) {
+                refused(addr, why);
+            }
+        }
+        if shared.arena.idle_bytes() > shared.config.retain_bytes {
+            let retain_bytes = shared.config.retain_bytes;
+            shared.arena.trim(retain_bytes, &grant);
+        }
     }
 
     /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.

@@ -10,6 +10,7 @@ mod os;
 use super::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
 use crate::arena::index::BuddyTree;
 use crate::arena::metadata::{Metadata, NoTable, Plain};
+use crate::size::HOST_GEOMETRY;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -60,7 +61,7 @@ unsafe impl Space for Mapped {
     type Tables = MappedTables;
 
     fn geometry(&self) -> Geometry {
-        const { Geometry::spans(16 << 10).framed(FRAME).slabs(64 << 10, 16) }
+        HOST_GEOMETRY
     }
 
     fn len_bytes(&self) -> u64 {
