@@ -10,6 +10,7 @@ pub mod metadata;
 mod refusal;
 mod resize;
 mod slab;
+mod spans;
 mod stats;
 #[cfg(all(test, feature = "std"))]
 mod tests;
@@ -18,6 +19,7 @@ pub use commit::{Grant, Unlimited};
 pub use index::{BuddyTree, SpanIndex};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
 pub use refusal::{NoArena, NoBlock};
+pub use spans::{LiveSlots, LiveSpan};
 pub use stats::Stats;
 
 use crate::error::BadFree;
@@ -200,7 +202,12 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     /// # Errors
     /// [`BadFree`] when no live block of that class starts there; then nothing has changed.
     #[inline]
-    pub fn give_slot_of(&mut self, addr: S::Addr, class: SizeClass, grant: &impl Grant) -> Result<(), BadFree> {
+    pub fn give_slot_of(
+        &mut self,
+        addr: S::Addr,
+        class: SizeClass,
+        grant: &impl Grant,
+    ) -> Result<(), BadFree> {
         let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
         let given_bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class));
         let bytes = match self.find_slab(at) {

@@ -1,5 +1,7 @@
 //! The process's heap.
 
+pub mod fixed;
+
 #[cfg(feature = "std")]
 use crate::pool::host;
 #[cfg(feature = "std")]

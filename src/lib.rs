@@ -76,13 +76,16 @@ pub use arena::Arena;
 pub use device::Device;
 pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
 pub use heap::Global;
+pub use heap::fixed::{FixedHeap, SingleCore, StaticMemory};
 pub use lock_api;
 #[cfg(feature = "std")]
 pub use pool::MemoryPool;
 pub use pool::{Pool, PoolConfig};
+#[cfg(feature = "critical-section")]
+pub use sync::CriticalSectionLock;
 #[cfg(feature = "std")]
 pub use sync::HostLock;
-pub use sync::SpinLock;
+pub use sync::{NoLock, SpinLock};
 #[cfg(feature = "std")]
 pub use tempfile;
 pub use tensor::{DType, Element, TensorBuf};

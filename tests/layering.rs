@@ -45,6 +45,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("cuda.rs", "asks whether the driver's library is there, which runs its constructors"),
     ("fs/load.rs", "maps a checkpoint's file"),
     ("heap.rs", "implements Allocator"),
+    ("heap/fixed.rs", "claims memory that the caller gives away, and takes blocks back"),
+    ("heap/fixed/alloc.rs", "implements GlobalAlloc and Allocator"),
+    ("heap/fixed/single.rs", "is shared on the word of its maker"),
     ("pool.rs", "implements Allocator over a space's bytes"),
     ("space.rs", "the contract of a space is unsafe to implement"),
     ("space/fixed.rs", "turns offsets into addresses of the caller's bytes"),
@@ -52,6 +55,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/mapped/other.rs", "takes its range from the system allocator"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
+    ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
     ("tensor/storage.rs", "sees bytes as elements"),
@@ -69,6 +73,7 @@ const SYNC_ONLY: &[&str] = &[
     "std::sync::LazyLock",
     "std::sync::Condvar",
     "spin",
+    "portable_atomic",
     "loom",
 ];
 

@@ -73,6 +73,11 @@ impl Found {
     pub(super) fn class(self) -> SizeClass {
         self.slab.class
     }
+
+    /// How many of its slots are taken.
+    pub(super) fn taken(self) -> u32 {
+        self.slab.used
+    }
 }
 
 /// The slots of one class.
