@@ -41,6 +41,7 @@
 //! | arena | one space, divided | [`Arena`] |
 //! | pool | an arena, shared | [`Pool`] |
 //! | magazine, depot | a stack of blocks; a store of full stacks | [`pool::magazine`], [`pool::depot`] |
+//! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |
 //!
@@ -49,7 +50,8 @@
 //! # Features
 //!
 //! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` looks
-//! for devices; `cli` builds the program `democratising`. Without any, nothing but `core` is needed, not even `alloc`.
+//! for devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
+//! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
