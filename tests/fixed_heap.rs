@@ -202,10 +202,19 @@ impl<L: RawMutex> Shadow<'_, L> {
                 let Ok(new) = Layout::from_size_align(bytes, align) else { return };
                 let Some(block) = self.left(which) else { return };
                 let (at, old) = (block.at, block.layout);
+                let zeroed = which % 2 == 0;
                 // SAFETY: 1. The block is used under its new address only.
                 let to = unsafe {
-                    if bytes >= old.size() { heap.grow(at, old, new) } else { heap.shrink(at, old, new) }
+                    match bytes >= old.size() {
+                        true if zeroed => heap.grow_zeroed(at, old, new),
+                        true => heap.grow(at, old, new),
+                        false => heap.shrink(at, old, new),
+                    }
                 };
+                if let (Ok(to), true) = (&to, zeroed && bytes > old.size()) {
+                    // SAFETY: 1. The block is as long as `new`, and zeroed behind what it had.
+                    assert!(unsafe { &to.as_ref()[old.size()..] }.iter().all(|&byte| byte == 0));
+                }
                 self.moved(block, to.ok().map(|to| to.cast()), new);
             }
             Step::FreeTwice(which) => {
@@ -442,6 +451,37 @@ fn a_bad_free_is_counted_and_told_as_the_program_chose() {
     // SAFETY: 1. It is refused.
     assert!(unsafe { heap.free(block, layout(100, 8)) }.is_err());
     assert_eq!(heap.bad_frees(), 4, "an error that is returned is not counted");
+}
+
+/// A global allocator must not unwind, so there a panic ends the program: which is another one here.
+#[test]
+fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic() {
+    const MARK: &str = "FIXED_HEAP_TEST_FREES_TWICE";
+    const NAME: &str = "a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic";
+    if std::env::var_os(MARK).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("freed twice"), "{told}");
+        assert!(
+            output.status.code().is_none_or(|code| code != 0 && code != 101),
+            "{}: it unwound",
+            output.status
+        );
+        return;
+    }
+    let mut ram = Ram::new(4096);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 4096).unwrap();
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: 1. The second free is refused.
+        unsafe {
+            let block = heap.alloc(layout(100, 8));
+            heap.dealloc(block, layout(100, 8));
+            heap.dealloc(block, layout(100, 8));
+        }
+    }));
+    std::process::exit(101);
 }
 
 /// A heap whose low-memory function can name it.
