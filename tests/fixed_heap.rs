@@ -19,7 +19,10 @@ struct Ram(Vec<MaybeUninit<u8>>);
 
 impl Ram {
     fn new(bytes: usize) -> Ram {
-        Ram(vec![MaybeUninit::uninit(); bytes])
+        let mut ram = Vec::with_capacity(bytes);
+        // SAFETY: 1. There is room for so many. 2. An uninitialised value is a value of theirs.
+        unsafe { ram.set_len(bytes) };
+        Ram(ram)
     }
 
     /// Gives `len` bytes from `at` to a heap.
@@ -357,6 +360,24 @@ fn the_tables_take_a_small_share_of_the_memory() {
 
 /// What the buddy tree takes where granules are smallest.
 const MOST_TABLES_PERCENT: f64 = 11.0;
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_heap_of_1_gib_serves_large_and_small_blocks() {
+    let mut ram = Ram::new(1 << 30);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    let bytes = ram.give(&heap, 0, 1 << 30).unwrap();
+    assert!(bytes > (1 << 30) / 100 * 97);
+    let blocks: Vec<_> = [900 << 20, 1, 100, 5000, 4096, 30 << 20]
+        .map(|bytes| (layout(bytes, 4096), heap.allocate(layout(bytes, 4096)).unwrap().addr))
+        .into();
+    assert!(heap.allocate(layout(200 << 20, 8)).is_err());
+    for (layout, at) in blocks {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { heap.free(at, layout) }.unwrap();
+    }
+    assert!(heap.allocate(layout(1000 << 20, 8)).is_ok());
+}
 
 #[test]
 fn ranges_that_are_no_memory_are_refused() {
