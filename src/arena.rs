@@ -200,7 +200,12 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     /// # Errors
     /// [`BadFree`] when no live block of that class starts there; then nothing has changed.
     #[inline]
-    pub fn give_slot_of(&mut self, addr: S::Addr, class: SizeClass, grant: &impl Grant) -> Result<(), BadFree> {
+    pub fn give_slot_of(
+        &mut self,
+        addr: S::Addr,
+        class: SizeClass,
+        grant: &impl Grant,
+    ) -> Result<(), BadFree> {
         let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
         let given_bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class));
         let bytes = match self.find_slab(at) {
@@ -274,6 +279,18 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     #[inline]
     pub fn idle_bytes(&self) -> u64 {
         self.commit.as_ref().map_or(0, |commit| commit.idle_bytes())
+    }
+
+    /// The least that was idle at any moment since [`Arena::mark_idle`].
+    pub fn idle_low_bytes(&self) -> u64 {
+        self.commit.as_ref().map_or(0, |commit| commit.idle_low_bytes())
+    }
+
+    /// Begins to watch how little is idle.
+    pub fn mark_idle(&mut self) {
+        if let Some(commit) = &mut self.commit {
+            commit.mark_idle();
+        }
     }
 
     /// Bytes that are backed; without frames, all of them.
