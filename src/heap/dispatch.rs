@@ -7,13 +7,17 @@ use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
+/// In every crate that allocates, so that the class of a layout known at build time is a constant there.
+const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
+
 /// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
 #[inline(always)]
 fn class(layout: Layout) -> Option<SizeClass> {
     let (bytes, align) = (layout.size(), layout.align());
     if align <= 16 {
-        let sixteenths = bytes.div_ceil(16);
-        return if sixteenths < HOST_TABLE.len() { Some(SizeClass(HOST_TABLE[sixteenths])) } else { None };
+        // No layout is so large that this overflows.
+        let sixteenths = (bytes + 15) >> 4;
+        return if sixteenths < TABLE.len() { Some(SizeClass(TABLE[sixteenths])) } else { None };
     }
     HOST.class(bytes as u64, align as u64)
 }
