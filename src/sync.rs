@@ -84,6 +84,27 @@ type InnerGuard<'a, L, T> = lock_api::MutexGuard<'a, L, T>;
 #[cfg(democratising_loom)]
 type InnerGuard<'a, L, T> = modelled::Guard<'a, L, T>;
 
+/// A value in static memory that is reached by pointer, and never written while anybody reads it.
+///
+/// Being a cell keeps one that is all zeros out of the program's file.
+#[cfg(feature = "std")]
+pub(crate) struct Blank<T>(core::cell::UnsafeCell<T>);
+
+// SAFETY: 1. It gives a pointer away and nothing else; whoever writes through it answers for that.
+#[cfg(feature = "std")]
+unsafe impl<T> Sync for Blank<T> {}
+
+#[cfg(feature = "std")]
+impl<T> Blank<T> {
+    pub(crate) const fn new(value: T) -> Blank<T> {
+        Blank(core::cell::UnsafeCell::new(value))
+    }
+
+    pub(crate) const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
 /// A value behind a lock of the caller's kind.
 pub struct Lock<L: RawMutex, T>(Inner<L, T>);
 

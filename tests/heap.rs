@@ -73,11 +73,7 @@ impl Live {
         let at = unsafe { if zeroed { alloc_zeroed(layout) } else { alloc(layout) } };
         assert!(!at.is_null() && at as usize % layout.align() == 0, "{layout:?} at {at:p}");
         let live = Live { at, layout, pattern };
-        // SAFETY: 1. The block has that many bytes.
-        assert!(
-            !zeroed || live.edges().all(|i| unsafe { at.add(i).read() } == 0),
-            "{layout:?} was to be zero"
-        );
+        assert!(!zeroed || live.edges().all(|i| live.byte(i) == 0), "{layout:?} was to be zero");
         live.fill();
         live
     }
@@ -87,6 +83,12 @@ impl Live {
         (0..bytes.min(64)).chain((4096..bytes).step_by(4096)).chain(bytes.saturating_sub(64).max(64)..bytes)
     }
 
+    fn byte(&self, i: usize) -> u8 {
+        assert!(i < self.layout.size());
+        // SAFETY: 1. The block has that many bytes.
+        unsafe { self.at.add(i).read() }
+    }
+
     fn fill(&self) {
         // SAFETY: 1. The block has that many bytes.
         self.edges().for_each(|i| unsafe { self.at.add(i).write(self.pattern ^ i as u8) });
@@ -94,13 +96,7 @@ impl Live {
 
     fn check(&self, bytes: usize) {
         for i in self.edges().filter(|i| *i < bytes) {
-            // SAFETY: 1. The block has that many bytes.
-            assert_eq!(
-                unsafe { self.at.add(i).read() },
-                self.pattern ^ i as u8,
-                "byte {i} of {:?}",
-                self.layout
-            );
+            assert_eq!(self.byte(i), self.pattern ^ i as u8, "byte {i} of {:?}", self.layout);
         }
     }
 
@@ -111,12 +107,7 @@ impl Live {
         assert!(!self.at.is_null());
         // Every byte that `fill` wrote and that is kept.
         for i in self.edges().filter(|i| *i < kept) {
-            // SAFETY: 1. The block has that many bytes.
-            assert_eq!(
-                unsafe { self.at.add(i).read() },
-                self.pattern ^ i as u8,
-                "byte {i} moved to {bytes} bytes"
-            );
+            assert_eq!(self.byte(i), self.pattern ^ i as u8, "byte {i} moved to {bytes} bytes");
         }
         self.layout = Layout::from_size_align(bytes, self.layout.align()).unwrap();
         self.fill();

@@ -3,7 +3,7 @@
 use super::thread;
 use crate::pool::magazine::Magazine;
 use crate::size::{HOST, HOST_CLASSES, SizeClass};
-use core::cell::UnsafeCell;
+use crate::sync::Blank;
 use core::ptr::{NonNull, null_mut};
 
 /// The most blocks of a magazine: 32 costs 2 % of speed, 128 costs 4 % of memory (measured).
@@ -40,25 +40,14 @@ pub(super) struct Cache {
     pub(super) next: *mut Cache,
 }
 
-/// The cache of whoever has none: every magazine is empty, and full.
-pub(super) struct Empty(UnsafeCell<Cache>);
-
-// SAFETY: 1. Nobody writes to it: `allocate` and `free` write only where the length is not 0 or less than the capacity,
-// and here both are 0.
-unsafe impl Sync for Empty {}
-
-pub(super) static EMPTY: Empty = Empty(UnsafeCell::new(Cache {
+/// The cache of whoever has none: every magazine is empty, and full. Nobody writes to it, since `allocate` and `free`
+/// write only where the length is not 0 or less than the capacity, and here both are 0.
+pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
     bins: [Bin { len: 0, capacity: 0 }; HOST_CLASSES],
     loaded: [[0; MOST]; HOST_CLASSES],
     previous: [const { Magazine::new() }; HOST_CLASSES],
     next: null_mut(),
-}));
-
-impl Empty {
-    pub(super) const fn get(&self) -> *mut Cache {
-        self.0.get()
-    }
-}
+});
 
 /// A block of a class: one TLS load, one load, a test, two stores and a load. `benches/compare` holds us to it.
 ///
