@@ -281,6 +281,11 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         self.commit.as_ref().map_or(0, |commit| commit.idle_bytes())
     }
 
+    /// Frames given up so far.
+    pub fn unmaps(&self) -> u64 {
+        self.commit.as_ref().map_or(0, |commit| commit.unmaps())
+    }
+
     /// The least that was idle at any moment since [`Arena::mark_idle`].
     pub fn idle_low_bytes(&self) -> u64 {
         self.commit.as_ref().map_or(0, |commit| commit.idle_low_bytes())

@@ -13,6 +13,8 @@
 #[cfg(feature = "std")]
 mod cache;
 #[cfg(feature = "std")]
+mod decay;
+#[cfg(feature = "std")]
 mod dispatch;
 #[cfg(feature = "std")]
 mod misuse;

@@ -288,6 +288,17 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
     }
 
+    /// Frames created and frames given up so far.
+    pub fn turnover(&self) -> (u64, u64) {
+        let shared = self.shared.lock();
+        (shared.arena.creates(), shared.arena.unmaps())
+    }
+
+    /// Changes [`PoolConfig::retain_bytes`] alone, from the next block on that comes back.
+    pub fn retain(&self, bytes: u64) {
+        self.shared.lock().config.retain_bytes = bytes;
+    }
+
     /// Gives back the idle frames that nobody has needed since the last call.
     pub fn decay(&self) -> u64 {
         let mut shared = self.shared.lock();

@@ -453,6 +453,10 @@ impl<M: Metadata> Commit<M> {
         self.idle.len() as u64 * self.frame_bytes
     }
 
+    pub(super) fn unmaps(&self) -> u64 {
+        self.unmaps
+    }
+
     #[inline]
     pub(super) fn creates(&self) -> u64 {
         self.creates

@@ -1,7 +1,7 @@
 //! What the threads share: the depots, and a pool of mapped memory below them.
 
 use super::cache::{Cache, Spare};
-use super::misuse;
+use super::{decay, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
@@ -14,13 +14,7 @@ use crate::sync::{HostLock, Lock, OnceLock};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
 
-type HeapPool = Pool<Mapped, HostLock>;
-
-/// What is kept idle at most, whenever: more goes back to the system at once.
-const DIRTY_BYTES: u64 = 64 << 20;
-
-/// What nobody has needed for so long goes back to the system.
-const DECAY_MS: usize = 1000;
+pub(super) type HeapPool = Pool<Mapped, HostLock>;
 
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
@@ -28,7 +22,6 @@ static MAKING: Lock<HostLock, ()> = Lock::new(());
 static DEPOTS: [Depot<HostLock, usize>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare(null_mut()));
 static FORKS: AtomicBool = AtomicBool::new(false);
-static DECAYED_MS: AtomicUsize = AtomicUsize::new(0);
 
 /// The pool, made at its first use: nothing here allocates from the heap itself.
 #[inline]
@@ -44,7 +37,7 @@ fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let config = PoolConfig::DEFAULT.retain_bytes(DIRTY_BYTES);
+        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
         let pool = Pool::new(space, MappedTables, config).ok()?;
         POOL.get_or_init(|| pool);
     }
@@ -93,7 +86,7 @@ pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
     if let Some((at, why)) = refused {
         misuse::found(at, HOST.slot_bytes(class) as usize, why);
     }
-    decay(pool);
+    decay::tick(pool);
 }
 
 /// A block above the size classes.
@@ -101,7 +94,7 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
     let nothing = NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 };
     let pool = pool().ok_or(nothing)?;
     let block = pool.allocate(layout)?;
-    decay(pool);
+    decay::tick(pool);
     Ok(block)
 }
 
@@ -112,7 +105,7 @@ pub(super) fn free(at: NonNull<u8>, layout: Layout) {
     if let Err(why) = unsafe { pool.free(at, layout) } {
         misuse::found(at, layout.size(), why);
     }
-    decay(pool);
+    decay::tick(pool);
 }
 
 /// Makes a block above the size classes longer or shorter where it stands.
@@ -126,36 +119,6 @@ pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
             false
         }
     }
-}
-
-/// About once in `DECAY_MS`: gives back what nobody has needed in that time.
-fn decay(pool: &HeapPool) {
-    let now = now_ms();
-    // Relaxed: a race is two decays in place of one, which does no harm.
-    let last = DECAYED_MS.load(Ordering::Relaxed);
-    if now.wrapping_sub(last) >= DECAY_MS
-        && DECAYED_MS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    {
-        pool.decay();
-    }
-}
-
-#[cfg(unix)]
-fn now_ms() -> usize {
-    // The coarse clock is read without a system call, and exact enough for a second.
-    #[cfg(target_os = "linux")]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
-    #[cfg(not(target_os = "linux"))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: 1. `now` is a valid place for the answer.
-    unsafe { libc::clock_gettime(CLOCK, &mut now) };
-    (now.tv_sec as usize).wrapping_mul(1000).wrapping_add(now.tv_nsec as usize / 1_000_000)
-}
-
-#[cfg(not(unix))]
-fn now_ms() -> usize {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_millis() as usize)
 }
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.
