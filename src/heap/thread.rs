@@ -53,15 +53,7 @@ pub(super) fn obtain() -> Option<NonNull<Cache>> {
 /// Gives the cache up, with everything in it.
 fn end() {
     ENDED.with(|ended| ended.set(true));
-    let cache = CACHE.with(|at| at.replace(EMPTY.get()));
-    if cache == EMPTY.get() {
-        return;
-    }
-    if let Some(mut cache) = NonNull::new(cache) {
-        // SAFETY: 1. It was this thread's own, and is nobody's from the line above to the line below.
-        unsafe { cache.as_mut() }.empty();
-        shared::abandon(cache);
-    }
+    give_up(CACHE.with(|at| at.replace(EMPTY.get())));
 }
 
 /// Empties this thread's cache, if it has one.
@@ -71,8 +63,21 @@ pub(super) fn empty_own() {
         return;
     }
     if let Some(mut own) = NonNull::new(cache) {
-        // SAFETY: 1. It is this thread's own, and nothing that `empty` calls works on it meanwhile.
+        // SAFETY: 1. It is this thread's own, and while it is out of place nothing that `empty` calls works on it.
         unsafe { own.as_mut() }.empty();
-        CACHE.with(|at| at.set(cache));
+    }
+    // A hook that allocated meanwhile got a cache of its own.
+    give_up(CACHE.with(|at| at.replace(cache)));
+}
+
+/// Empties a cache that was this thread's, and leaves it to the next thread.
+fn give_up(cache: *mut Cache) {
+    if cache == EMPTY.get() {
+        return;
+    }
+    if let Some(mut cache) = NonNull::new(cache) {
+        // SAFETY: 1. Its thread does not have it any more, and nobody else does before the line below.
+        unsafe { cache.as_mut() }.empty();
+        shared::abandon(cache);
     }
 }
