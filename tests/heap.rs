@@ -16,7 +16,7 @@ static GLOBAL: Global = Global;
 /// What a child of this test program is to do: see `child`.
 const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 
-/// Runs this program again, with only the named test, in a role. Ends it after 20 s: a heap that hangs is a failure.
+/// Runs this program again, with only the named test, in a role. Ends it after a minute: a heap that hangs is a failure.
 fn child(test: &str, role: &str) -> (Option<i32>, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -25,7 +25,7 @@ fn child(test: &str, role: &str) -> (Option<i32>, String) {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if child.try_wait().unwrap().is_some() {
             break;
@@ -362,7 +362,7 @@ fn resident_bytes() -> usize {
 #[test]
 fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_heap() {
     if role("peak") {
-        for bytes in [100, 3000, 100_000, 5 << 20] {
+        for bytes in [1000, 100_000, 5 << 20] {
             let blocks: Vec<Vec<u8>> = (0..(300 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
             assert!(resident_bytes() > 280 << 20);
             drop(blocks);

@@ -55,7 +55,7 @@ fn adapt(pool: &HeapPool, lately: bool, decay: bool) {
     let config = pool.config();
     let retain_bytes = match again_bytes {
         0 if decay => (config.retain_bytes / 2).max(LEAST_BYTES),
-        again_bytes => (config.retain_bytes + again_bytes).min(MOST_BYTES).max(LEAST_BYTES),
+        again_bytes => (config.retain_bytes + again_bytes).clamp(LEAST_BYTES, MOST_BYTES),
     };
     if retain_bytes != config.retain_bytes {
         pool.retain(retain_bytes);
