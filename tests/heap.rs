@@ -147,12 +147,18 @@ fn collections_strings_and_threads_live_in_it() {
 
 #[test]
 fn blocks_keep_what_was_written_while_two_threads_allocate_resize_and_swap() {
+    // Longer on demand: every block is checked byte for byte where it can go wrong, for as many seconds.
+    let seconds = std::env::var("DEMOCRATISING_STRESS_SECONDS").map_or(0, |text| text.parse().unwrap());
+    let (began, for_so_long) = (Instant::now(), Duration::from_secs(seconds));
     let (to_one, from_two) = mpsc::channel::<Live>();
     let (to_two, from_one) = mpsc::channel::<Live>();
     let work = |seed: u64, to: mpsc::Sender<Live>, from: mpsc::Receiver<Live>| {
         let mut draw = Draw(seed);
         let mut live = Vec::new();
-        for step in 0..30_000 {
+        for step in 0u64.. {
+            if step >= 30_000 && began.elapsed() >= for_so_long {
+                break;
+            }
             match draw.below(10) {
                 0..5 => live.push(Live::new(layout(&mut draw), step as u8, draw.below(4) == 0)),
                 5 if !live.is_empty() => {
