@@ -13,6 +13,7 @@ pub use host::{MemoryPool, MemoryPoolBuilder};
 
 use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
 use crate::error::BadFree;
+use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -221,6 +222,37 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Ok(())
     }
 
+    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab. How many.
+    ///
+    /// # Errors
+    /// [`NoBlock`] when there is not even one.
+    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<usize, NoBlock> {
+        self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
+    }
+
+    /// Takes the blocks of one size class back that a cache held; each that is not live is told to `refused`.
+    ///
+    /// # Safety
+    /// Nobody uses the blocks any more.
+    pub unsafe fn flush(
+        &self,
+        class: SizeClass,
+        blocks: impl IntoIterator<Item = S::Addr>,
+        mut refused: impl FnMut(S::Addr, BadFree),
+    ) {
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        for addr in blocks {
+            if let Err(why) = shared.arena.give_slot_of(addr, class, &grant) {
+                refused(addr, why);
+            }
+        }
+        if shared.arena.idle_bytes() > shared.config.retain_bytes {
+            let retain_bytes = shared.config.retain_bytes;
+            shared.arena.trim(retain_bytes, &grant);
+        }
+    }
+
     /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
     ///
     /// # Safety
@@ -254,6 +286,31 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub fn stats(&self) -> Stats {
         let shared = self.shared.lock();
         Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
+    }
+
+    /// Gives back the idle frames that nobody has needed since the last call.
+    pub fn decay(&self) -> u64 {
+        let mut shared = self.shared.lock();
+        let keep_bytes = shared.arena.idle_bytes() - shared.arena.idle_low_bytes();
+        let given = shared.arena.trim(keep_bytes, &Frames(&self.budget));
+        shared.arena.mark_idle();
+        given
+    }
+
+    /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) fn hold(&self) {
+        self.shared.hold();
+    }
+
+    /// Lets go what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// This thread, or the one that it is the fork of, called `hold`.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
+        unsafe { self.shared.let_go() }
     }
 
     /// Calls `look` with the space. The pool is locked meanwhile.

@@ -7,7 +7,7 @@
 mod class;
 mod shape;
 
-pub use class::{Classes, SizeClass};
+pub use class::{Classes, HOST, HOST_CLASSES, HOST_GEOMETRY, HOST_TABLE, SizeClass};
 pub use shape::{MAX_RANK, Shape};
 
 use core::fmt;

@@ -3,8 +3,6 @@
 //! Everything else says `sync::atomic` and [`sync::Lock`](Lock), so the code that the models run is the code that ships.
 //! A target whose atomics come from elsewhere gets them here as well.
 
-#![forbid(unsafe_code)]
-
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use lock_api::RawMutex;
@@ -111,6 +109,23 @@ impl<L: RawMutex, T> Lock<L, T> {
     #[inline]
     pub fn try_lock(&self) -> Option<Held<'_, L, T>> {
         self.0.try_lock().map(Held)
+    }
+
+    /// Waits until the lock is free, and keeps it beyond any scope: for a fork, which must find every lock held by the
+    /// thread that forks.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+
+    /// Lets go what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// This thread, or the one that it is the fork of, holds the lock, and no guard of it is alive.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: 1. As the caller promises.
+        unsafe { self.0.force_unlock() }
     }
 
     /// The value, where nobody else can have it.

@@ -252,6 +252,40 @@ impl<M: Metadata> Slabs<M> {
         Some(Slot { at: Offset(self.start_of(unit).0 + slot * bytes), bytes })
     }
 
+    /// Takes slots of a class, lowest first in each slab, until `out` is full or no slab has one. How many.
+    pub(super) fn take_many(&mut self, class: SizeClass, out: &mut [Offset]) -> usize {
+        let cut = self.cuts[class.0 as usize];
+        let mut taken = 0;
+        while taken < out.len() {
+            let Some(unit) = self.cuts[class.0 as usize].partial.checked_sub(1) else { break };
+            let start = self.start_of(unit);
+            let at = unit as usize * (ROW + self.words);
+            let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
+            let Unit::Head(mut slab) = Unit::read([row[0], row[1]]) else { break };
+            let before = taken;
+            for (word, bits) in free.iter_mut().enumerate().skip(slab.hint as usize) {
+                slab.hint = word as u16;
+                while *bits != 0 && taken < out.len() {
+                    let slot = word as u64 * 64 + bits.trailing_zeros() as u64;
+                    *bits &= *bits - 1;
+                    out[taken] = Offset(start.0 + slot * cut.slot_bytes as u64);
+                    taken += 1;
+                }
+                if taken == out.len() {
+                    break;
+                }
+            }
+            slab.used += (taken - before) as u32;
+            row.copy_from_slice(&slab.row());
+            if slab.used == cut.slots {
+                self.unlink(unit, slab);
+            } else if taken == before {
+                break;
+            }
+        }
+        taken
+    }
+
     /// Makes a slab of a span that was taken for it.
     pub(super) fn open(&mut self, class: SizeClass, span: Span) {
         let cut = self.cuts[class.0 as usize];

@@ -85,11 +85,42 @@ impl Classes {
     }
 }
 
+/// The classes of a process's own memory: slots from 16 bytes to 32 KiB, slabs of 64 KiB and more.
+pub const HOST: Classes = Classes::of(HOST_GEOMETRY);
+
+/// How a process's own memory is counted.
+pub const HOST_GEOMETRY: Geometry = Geometry::spans(16 << 10).framed(2 << 20).slabs(64 << 10, 16);
+
+/// How many classes [`HOST`] has.
+pub const HOST_CLASSES: usize = HOST.count();
+
+/// The class of every size of [`HOST`], counted in 16 bytes and rounded up: one load in place of a logarithm.
+pub static HOST_TABLE: [u8; (32 << 10) / 16 + 1] = {
+    let mut table = [0; (32 << 10) / 16 + 1];
+    let mut sixteenths = 1;
+    while sixteenths < table.len() {
+        table[sixteenths] = match HOST.class(sixteenths as u64 * 16, 1) {
+            Some(class) => class.0,
+            None => panic!("every size of the table has a class"),
+        };
+        sixteenths += 1;
+    }
+    table
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HOST: Classes = Classes::of(Geometry::spans(16 << 10).slabs(64 << 10, 16));
+    #[test]
+    fn the_table_says_what_the_arithmetic_says() {
+        for bytes in 0..=32 << 10 {
+            let class = SizeClass(HOST_TABLE[(bytes as usize).div_ceil(16)]);
+            assert_eq!(HOST.class(bytes, 1), Some(class), "{bytes} bytes");
+        }
+        assert_eq!(HOST.class((32 << 10) + 1, 1), None);
+    }
+
     const DEVICE: Classes = Classes::of(Geometry::spans(64 << 10).slabs(64 << 10, 512));
 
     #[test]
