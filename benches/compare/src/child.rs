@@ -1,9 +1,10 @@
 //! What every allocator's binary does: one workload or one rest, and a line of JSON about it.
 //!
-//! `NAME [PERCENT]`: a workload of [`crate::workload`] at a scale, or a shape of [`crate::rest`].
+//! `NAME [PERCENT [SECONDS]]`: a workload of [`crate::workload`] at a scale, or a shape of [`crate::rest`], ended by a
+//! signal after so many seconds.
 #![forbid(unsafe_code)]
 
-use crate::{resident, rest, workload};
+use crate::{limit, resident, rest, workload};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -11,15 +12,19 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().unwrap_or_default();
-    let scale = arguments.next().unwrap_or_else(|| "100".to_owned());
-    match scale.parse().map_err(|_| format!("the scale {scale:?} is no whole number of percent")) {
-        Ok(percent) => match measure(&name, workload::Scale(percent)) {
-            Ok(line) => {
-                println!("{line}");
-                ExitCode::SUCCESS
-            }
-            Err(message) => fail(&message),
-        },
+    let mut number = |what: &str, default: u32| match arguments.next() {
+        Some(text) => text.parse().map_err(|_| format!("{what} {text:?} is no whole number")),
+        None => Ok(default),
+    };
+    let outcome = number("the scale in percent", 100).and_then(|percent| {
+        limit::end_after(number("the limit in seconds", 120)?);
+        measure(&name, workload::Scale(percent))
+    });
+    match outcome {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
         Err(message) => fail(&message),
     }
 }

@@ -14,6 +14,7 @@
 pub mod block;
 pub mod child;
 pub mod handoff;
+pub mod limit;
 pub mod resident;
 pub mod rest;
 pub mod rng;

@@ -34,19 +34,3 @@ fn status_kib(field: &str) -> Result<u64> {
         Error::new(ErrorKind::InvalidData, format!("/proc/self/status names no {field} in kB"))
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use crate::block::Block;
-
-    #[test]
-    fn a_touched_block_is_resident_and_the_peak_outlives_it() {
-        let before = super::now_kib().unwrap();
-        let mut block = Block::new(32 << 20, 8, 1);
-        block.fill(1);
-        let during = super::now_kib().unwrap();
-        assert!(during >= before + (30 << 10), "{before} KiB before, {during} KiB with 32 MiB more");
-        drop(block);
-        assert!(super::peak_kib().unwrap() >= during);
-    }
-}

@@ -66,7 +66,7 @@ pub fn buffers(scale: Scale) -> u64 {
         let bytes = rng.size(16 << 10, 1 << 20);
         let mut block = Block::new(bytes, 8, 0);
         block.touch(0, step as u8);
-        block.stamp(rng.next());
+        block.stamp(rng.draw());
         if let Some(old) = table[rng.below(64)].replace(block) {
             sum = sum.rotate_left(1).wrapping_add(old.check());
         }
@@ -99,15 +99,15 @@ pub fn realloc(scale: Scale) -> u64 {
         while block.bytes() < LARGEST {
             let before = block.bytes();
             let grown = before + before / 4 + rng.below(before);
-            block.resize(grown.min(LARGEST), rng.next());
+            block.resize(grown.min(LARGEST), rng.draw());
             block.touch(before.next_multiple_of(4096), round as u8);
             block.stamp(round as u64);
             if rng.below(3) == 0 {
                 let bytes = rng.size(SMALLEST, 1 << 20);
-                others[rng.below(4)] = Some(Block::new(bytes, 8, rng.next()));
+                others[rng.below(4)] = Some(Block::new(bytes, 8, rng.draw()));
             }
         }
-        block.resize(LARGEST / 8, rng.next());
+        block.resize(LARGEST / 8, rng.draw());
         sum = sum.rotate_left(1).wrapping_add(block.check()).wrapping_add(sum_of_live(&others));
     }
     sum

@@ -99,9 +99,9 @@ pub fn sort_strings(scale: Scale) -> u64 {
     let words = vocabulary(3000);
     let mut rng = Rng::new(22);
     let mut sum = 0u64;
-    for _ in 0..scale.of(20) {
+    for _ in 0..scale.of(40) {
         let mut lines: Vec<String> =
-            (0..20_000).map(|_| format!("{}-{}", words[rng.below(3000)], rng.below(100_000))).collect();
+            (0..10_000).map(|_| format!("{}-{}", words[rng.below(3000)], rng.below(100_000))).collect();
         let by_length = {
             let mut copy = lines.clone();
             copy.sort_by_key(|line| (line.len(), line.to_uppercase()));

@@ -42,7 +42,7 @@ pub fn pairs_mixed(scale: Scale) -> u64 {
     let mut sum = 0u64;
     for _ in 0..scale.of(8_000_000) {
         let bytes = rng.size(8, 2048);
-        let block = black_box(Block::new(bytes, 8, rng.next()));
+        let block = black_box(Block::new(bytes, 8, rng.draw()));
         sum = sum.rotate_left(1).wrapping_add(block.check());
     }
     sum
@@ -58,7 +58,7 @@ pub fn fifo(scale: Scale) -> u64 {
             sum = sum.rotate_left(1).wrapping_add(queue.pop_front().map_or(0, |block: Block| block.check()));
         }
         let bytes = rng.size(16, 512);
-        queue.push_back(Block::new(bytes, 8, rng.next()));
+        queue.push_back(Block::new(bytes, 8, rng.draw()));
     }
     queue.iter().fold(sum, |sum, block| sum.rotate_left(1).wrapping_add(block.check()))
 }
@@ -71,7 +71,7 @@ pub fn lifo(scale: Scale) -> u64 {
     for _ in 0..scale.of(8_000) {
         for _ in 0..rng.between(1, 2000) {
             let bytes = rng.size(8, 512);
-            stack.push(Block::new(bytes, 8, rng.next()));
+            stack.push(Block::new(bytes, 8, rng.draw()));
         }
         while let Some(block) = stack.pop() {
             sum = sum.rotate_left(1).wrapping_add(block.check());
@@ -87,13 +87,13 @@ pub fn churn_table(seed: u64, live: usize, rounds: usize) -> u64 {
     let mut table: Vec<Block> = Vec::with_capacity(live);
     for _ in 0..live {
         let bytes = common_size(&mut rng);
-        table.push(Block::new(bytes, 8, rng.next()));
+        table.push(Block::new(bytes, 8, rng.draw()));
     }
     for _ in 0..rounds {
         let at = rng.below(live);
         let bytes = common_size(&mut rng);
         sum = sum.rotate_left(1).wrapping_add(table[at].check());
-        table[at] = Block::new(bytes, 8, rng.next());
+        table[at] = Block::new(bytes, 8, rng.draw());
     }
     table.iter().fold(sum, |sum, block| sum.rotate_left(1).wrapping_add(block.check()))
 }
@@ -111,9 +111,9 @@ pub fn phases(scale: Scale) -> u64 {
     for phase in 0..scale.of(60) {
         let bytes = [24, 400, 64, 1100, 40, 200, 2000, 96][phase % 8];
         let mut blocks: Vec<Block> =
-            (0..8_000_000 / (bytes + 64)).map(|_| Block::new(bytes, 8, rng.next())).collect();
+            (0..8_000_000 / (bytes + 64)).map(|_| Block::new(bytes, 8, rng.draw())).collect();
         // One in a hundred outlives its phase by a few: what holds a slab or a page open in long-running programs.
-        kept.extend((0..blocks.len() / 100).map(|_| Block::new(bytes, 8, rng.next())));
+        kept.extend((0..blocks.len() / 100).map(|_| Block::new(bytes, 8, rng.draw())));
         while !blocks.is_empty() {
             let block = blocks.swap_remove(rng.below(blocks.len()));
             sum = sum.rotate_left(1).wrapping_add(block.check());
@@ -135,7 +135,7 @@ pub fn aligned(scale: Scale) -> u64 {
         let align = if rng.below(1000) == 0 { 4096 } else { align };
         let bytes = rng.size(8, 2048);
         let at = rng.below(table.len());
-        let block = Block::new(bytes, align, rng.next());
+        let block = Block::new(bytes, align, rng.draw());
         sum = sum.wrapping_add((block.address() % align) as u64);
         if let Some(old) = table[at].replace(block) {
             sum = sum.rotate_left(1).wrapping_add(old.check());
@@ -175,10 +175,10 @@ pub fn nodes(scale: Scale) -> u64 {
     for _ in 0..scale.of(60) {
         let mut map: BTreeMap<u32, Box<[u64; 5]>> = BTreeMap::new();
         for _ in 0..8_000 {
-            map.insert(rng.next() as u32, Box::new([rng.next(); 5]));
+            map.insert(rng.draw() as u32, Box::new([rng.draw(); 5]));
         }
         for _ in 0..8_000 {
-            let from = rng.next() as u32;
+            let from = rng.draw() as u32;
             if let Some(key) = map.range(from..).next().map(|(key, _)| *key) {
                 let value = map.remove(&key).map_or(0, |value| value[4]);
                 sum = sum.rotate_left(1).wrapping_add(value);

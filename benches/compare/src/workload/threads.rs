@@ -37,7 +37,7 @@ pub fn server(scale: Scale) -> u64 {
     const LIVE: usize = 2000;
     let table = |lane: u64| -> Vec<Block> {
         let mut rng = Rng::new(50 + lane);
-        (0..LIVE).map(|_| Block::new(common_size(&mut rng), 8, rng.clone().next())).collect()
+        (0..LIVE).map(|_| Block::new(common_size(&mut rng), 8, rng.draw())).collect()
     };
     let mut lanes = [table(0), table(1)];
     let total = AtomicU64::new(0);
@@ -52,7 +52,7 @@ pub fn server(scale: Scale) -> u64 {
                         let at = rng.below(LIVE);
                         let bytes = common_size(&mut rng);
                         sum = sum.wrapping_add(table[at].check());
-                        table[at] = Block::new(bytes, 8, rng.next());
+                        table[at] = Block::new(bytes, 8, rng.draw());
                     }
                     total.fetch_add(sum, Ordering::Relaxed);
                 });
@@ -81,7 +81,7 @@ pub fn producer_consumer(scale: Scale) -> u64 {
             let mut batch = Vec::with_capacity(200);
             for _ in 0..200 {
                 let bytes = rng.size(16, 512);
-                batch.push(Block::new(bytes, 8, rng.next()));
+                batch.push(Block::new(bytes, 8, rng.draw()));
             }
             queue.give(batch);
         }
@@ -102,7 +102,7 @@ pub fn exchange(scale: Scale) -> u64 {
             let mut batch = Vec::with_capacity(1000);
             for _ in 0..1000 {
                 let bytes = rng.size(16, 512);
-                batch.push(Block::new(bytes, 8, rng.next()));
+                batch.push(Block::new(bytes, 8, rng.draw()));
             }
             let desk = |number: u64| desks[number as usize].lock().unwrap_or_else(PoisonError::into_inner);
             *desk(thread) = batch;
@@ -125,7 +125,7 @@ pub fn thread_churn(scale: Scale) -> u64 {
             let mut blocks: Vec<Block> = Vec::new();
             for _ in 0..300 {
                 let bytes = common_size(&mut rng);
-                blocks.push(Block::new(bytes, 8, rng.next()));
+                blocks.push(Block::new(bytes, 8, rng.draw()));
                 if rng.below(3) == 0 {
                     let at = rng.below(blocks.len());
                     blocks.swap_remove(at);
