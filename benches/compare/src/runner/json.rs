@@ -19,6 +19,7 @@ pub fn report(plan: &Plan, results: &Results) -> Value {
     json!({
         "baseline": plan.baseline,
         "repeats": plan.repeats,
+        "machine": results.machine,
         "scale_percent": plan.scale_percent,
         "allocators": allocators.collect::<Map<_, _>>(),
         "left_out": left_out.collect::<Vec<_>>(),

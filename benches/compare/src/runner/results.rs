@@ -45,8 +45,21 @@ pub struct Results {
     pub cells: Vec<Vec<Cell>>,
     /// By shape, then by column; empty if nothing rested.
     pub rests: Vec<Vec<Result<Rested, String>>>,
+    /// How busy the machine was before anything was measured.
+    pub machine: String,
     workloads: Vec<&'static Workload>,
     baseline: &'static str,
+}
+
+/// The cores, and what others made of them in the last minute.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism()
+        .map_or("an unknown number of".to_owned(), |cores| cores.to_string());
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "{cores} cores, load average {} when the measuring began",
+        load.split(' ').next().unwrap_or("unknown")
+    )
 }
 
 /// The least CPU time of the samples: noise only adds.
@@ -64,7 +77,8 @@ impl Results {
     pub fn new(plan: &Plan, columns: Vec<Column>, left_out: Vec<LeftOut>) -> Self {
         let cells = plan.workloads.iter().map(|_| columns.iter().map(|_| Ok(Vec::new())).collect()).collect();
         let workloads = plan.workloads.clone();
-        Self { columns, left_out, cells, rests: Vec::new(), workloads, baseline: plan.baseline }
+        let rests = Vec::new();
+        Self { columns, left_out, cells, rests, machine: machine(), workloads, baseline: plan.baseline }
     }
 
     /// Adds a sample; one failure spoils the cell, since an allocator that works most of the time does not work.

@@ -28,7 +28,7 @@ pub fn report(plan: &Plan, results: &Results) -> String {
             rests(&mut out, results, &columns);
         }
     }
-    line(&mut out, "");
+    line(&mut out, &format!("\n- {}", results.machine));
     for allocator in &plan.allocators {
         line(&mut out, &format!("- {}: {}", allocator.name, allocator.origin()));
     }
