@@ -9,7 +9,8 @@
 //! 4. What counts is CPU time, user and system, of the whole process, and the most memory that was resident. Wall time
 //!    would measure the neighbours.
 //! 5. The runner (`src/main.rs`) interleaves the allocators within each repeat, so that a slow minute of the machine
-//!    is shared by all, and takes the least of the repeats: noise only ever adds.
+//!    is shared by all, and takes the least of the repeats: noise only ever adds
+//!    (but see [`workload::Counted`]).
 
 pub mod block;
 pub mod child;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::options::Plan;
-use super::results::{Cell, Measure, Results, least_cpu, least_peak_kib};
+use super::results::{Cell, Measure, Results, counted_cpu, least_peak_kib};
 use compare::rest;
-use compare::workload::Group;
+use compare::workload::{Counted, Group};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn profile(plan: &Plan, results: &Results, profile: &str) -> Value {
         json!({
             "name": workload.name,
             "group": workload.group.name(),
-            "measured": each(&|column| cell(&results.cells[row][column])),
+            "measured": each(&|column| cell(&results.cells[row][column], workload.counted)),
             "relative": ratios(&|column, measure| results.ratio(row, column, measure)),
         })
     });
@@ -68,11 +68,11 @@ fn profile(plan: &Plan, results: &Results, profile: &str) -> Value {
     })
 }
 
-fn cell(cell: &Cell) -> Value {
+fn cell(cell: &Cell, counted: Counted) -> Value {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     match cell {
         Ok(samples) => json!({
-            "cpu_ms": least_cpu(samples).map(milliseconds),
+            "cpu_ms": counted_cpu(samples, counted).map(milliseconds),
             "peak_kib": least_peak_kib(samples),
             "checksum": samples.first().map(|sample| &sample.checksum),
             "samples": samples.iter().map(|sample| json!({

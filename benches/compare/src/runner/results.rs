@@ -4,7 +4,7 @@
 use super::allocators::Allocator;
 use super::measure::{Rested, Sample};
 use super::options::Plan;
-use compare::workload::{Group, Workload};
+use compare::workload::{Counted, Group, Workload};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,9 +62,14 @@ fn machine() -> String {
     )
 }
 
-/// The least CPU time of the samples: noise only adds.
-pub fn least_cpu(samples: &[Sample]) -> Option<Duration> {
-    samples.iter().map(Sample::cpu).min()
+/// The CPU time that counts among the samples; of an even number the middle one is the lower.
+pub fn counted_cpu(samples: &[Sample], counted: Counted) -> Option<Duration> {
+    let mut times: Vec<Duration> = samples.iter().map(Sample::cpu).collect();
+    times.sort();
+    match counted {
+        Counted::Least => times.first().copied(),
+        Counted::Middle => times.get(times.len().saturating_sub(1) / 2).copied(),
+    }
 }
 
 /// The least peak of the samples, in KiB.
@@ -111,7 +116,10 @@ impl Results {
         let own = self.cells[row][column].as_ref().ok()?;
         let base = self.cells[row][self.baseline_of(column)?].as_ref().ok()?;
         let ratio = match measure {
-            Measure::Speed => least_cpu(base)?.as_secs_f64() / least_cpu(own)?.as_secs_f64(),
+            Measure::Speed => {
+                let counted = self.workloads[row].counted;
+                counted_cpu(base, counted)?.as_secs_f64() / counted_cpu(own, counted)?.as_secs_f64()
+            }
             Measure::Memory => least_peak_kib(own)? as f64 / least_peak_kib(base)? as f64,
         };
         (ratio.is_finite() && ratio > 0.0).then_some(ratio)
@@ -173,12 +181,12 @@ impl Results {
 
 #[cfg(test)]
 pub mod tests {
-    use super::{Column, Measure, Results};
+    use super::{Column, Measure, Results, counted_cpu};
     use crate::runner::allocators::ALL;
     use crate::runner::measure::Sample;
     use crate::runner::options::{Options, Plan};
     use clap::Parser;
-    use compare::workload::Group;
+    use compare::workload::{Counted, Group};
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -223,6 +231,15 @@ pub mod tests {
         close(results.mean(None, 0, Measure::Speed), 1.0);
         assert_eq!(results.mean(Some(Group::Real), 1, Measure::Speed), None);
         assert!(results.complaints().is_empty());
+    }
+
+    #[test]
+    fn the_least_or_the_middle_sample_counts() {
+        let samples = [30, 10, 50, 20].map(|cpu_ms| sample(cpu_ms, 1, "a"));
+        let milliseconds = |counted| counted_cpu(&samples, counted).map(|time| time.as_millis());
+        assert_eq!((milliseconds(Counted::Least), milliseconds(Counted::Middle)), (Some(10), Some(20)));
+        assert_eq!(counted_cpu(&samples[..3], Counted::Middle), Some(Duration::from_millis(30)));
+        assert_eq!(counted_cpu(&[], Counted::Middle), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::allocators;
 use super::options::Plan;
-use super::results::{Measure, Results, least_cpu, least_peak_kib};
+use super::results::{Measure, Results, counted_cpu, least_peak_kib};
 use compare::rest;
 use compare::workload::{self, Group};
 use std::fmt::Write;
@@ -78,7 +78,7 @@ fn ratios(out: &mut String, plan: &Plan, results: &Results, columns: &[usize], m
             columns.iter().filter(|column| results.columns[**column].allocator.name == plan.baseline);
         let samples = baseline.next().and_then(|column| results.cells[row][*column].as_ref().ok());
         let absolute = samples.and_then(|samples| match measure {
-            Measure::Speed => Some(least_cpu(samples)?.as_secs_f64() * 1e3),
+            Measure::Speed => Some(counted_cpu(samples, workload.counted)?.as_secs_f64() * 1e3),
             Measure::Memory => Some(least_peak_kib(samples)? as f64 / 1024.0),
         });
         let absolute = absolute.map_or("failed".to_owned(), |value| format!("{value:.1}"));
