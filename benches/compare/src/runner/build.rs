@@ -22,11 +22,15 @@ pub fn binary(name: &str, profile: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("cargo built {name} and named no executable"))
 }
 
-/// The first error and what follows it, as far as one wants to read it beside a table.
+/// The first error, which says what failed, and the last, which says why if a compiler behind a build script did.
 fn reason(stderr: &str) -> String {
-    let start = stderr.lines().skip_while(|line| !line.starts_with("error"));
-    let lines: Vec<&str> = start.map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
-    if lines.is_empty() { "cargo failed without an error message".to_owned() } else { lines.join(" ") }
+    let mut errors = stderr.lines().map(str::trim).filter(|line| line.starts_with("error"));
+    let short = |line: &str| line.chars().take(200).collect::<String>();
+    match (errors.next(), errors.next_back()) {
+        (Some(first), Some(last)) => format!("{}: {}", short(first), short(last)),
+        (Some(only), None) => short(only),
+        _ => "cargo failed without an error message".to_owned(),
+    }
 }
 
 /// The executable among cargo's messages, one JSON object a line.
@@ -57,8 +61,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_is_the_reason() {
-        assert_eq!(reason("   Compiling x\nerror: no C++\n\n  caused by y\n"), "error: no C++ caused by y");
+    fn the_first_and_the_last_error_are_the_reason() {
+        assert_eq!(
+            reason("   Compiling x\nerror: y failed\n\n  note: z\n  error in cc\n"),
+            "error: y failed: error in cc"
+        );
+        assert_eq!(reason("error: no crate\n"), "error: no crate");
+        assert_eq!(reason(&format!("error: {}", "long ".repeat(100))).len(), 200);
         assert!(!reason("").is_empty());
     }
 }

@@ -50,6 +50,8 @@ pub struct Plan {
     pub baseline: &'static str,
     pub scale_percent: u32,
     pub limit_seconds: u32,
+    /// The allocators asked for by name.
+    pub insisted: Vec<String>,
 }
 
 impl Options {
@@ -101,6 +103,7 @@ impl Options {
             baseline,
             scale_percent: self.scale,
             limit_seconds: self.limit,
+            insisted: self.only.clone(),
         })
     }
 }

@@ -47,6 +47,7 @@ pub struct Results {
     pub rests: Vec<Vec<Result<Rested, String>>>,
     /// How busy the machine was before anything was measured.
     pub machine: String,
+    insisted: Vec<String>,
     workloads: Vec<&'static Workload>,
     baseline: &'static str,
 }
@@ -82,8 +83,17 @@ impl Results {
     pub fn new(plan: &Plan, columns: Vec<Column>, left_out: Vec<LeftOut>) -> Self {
         let cells = plan.workloads.iter().map(|_| columns.iter().map(|_| Ok(Vec::new())).collect()).collect();
         let workloads = plan.workloads.clone();
-        let rests = Vec::new();
-        Self { columns, left_out, cells, rests, machine: machine(), workloads, baseline: plan.baseline }
+        let (rests, insisted) = (Vec::new(), plan.insisted.clone());
+        Self {
+            columns,
+            left_out,
+            cells,
+            rests,
+            machine: machine(),
+            insisted,
+            workloads,
+            baseline: plan.baseline,
+        }
     }
 
     /// Adds a sample; one failure spoils the cell, since an allocator that works most of the time does not work.
@@ -138,9 +148,15 @@ impl Results {
         Some((ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp())
     }
 
-    /// What went wrong: failures, and checksums that differ although the work is the same.
+    /// What went wrong: an allocator asked for by name that does not build, failures, and checksums that differ although the work is the same.
     pub fn complaints(&self) -> Vec<String> {
-        let mut complaints = Vec::new();
+        let insisted =
+            self.left_out.iter().filter(|left| self.insisted.iter().any(|name| name == left.allocator.name));
+        let mut complaints: Vec<String> = insisted
+            .map(|left| {
+                format!("{} ({}) does not build here: {}", left.allocator.name, left.profile, left.why)
+            })
+            .collect();
         let name = |column: usize| {
             format!("{} ({})", self.columns[column].allocator.name, self.columns[column].profile)
         };
@@ -181,7 +197,7 @@ impl Results {
 
 #[cfg(test)]
 pub mod tests {
-    use super::{Column, Measure, Results, counted_cpu};
+    use super::{Column, LeftOut, Measure, Results, counted_cpu};
     use crate::runner::allocators::ALL;
     use crate::runner::measure::Sample;
     use crate::runner::options::{Options, Plan};
@@ -250,6 +266,16 @@ pub mod tests {
         assert_eq!(results.mean(None, 1, Measure::Speed), None);
         close(results.mean(Some(Group::Large), 1, Measure::Speed), 1.0);
         assert_eq!(results.complaints(), ["fifo under talc (release): ended by signal 6"]);
+    }
+
+    #[test]
+    fn an_allocator_asked_for_by_name_must_build() {
+        let (_, mut results) = measured();
+        for index in [4, 6] {
+            let (allocator, profile) = (&ALL[index], "release".to_owned());
+            results.left_out.push(LeftOut { allocator, profile, why: "no compiler".to_owned() });
+        }
+        assert_eq!(results.complaints(), ["talc (release) does not build here: no compiler"]);
     }
 
     #[test]
