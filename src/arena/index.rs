@@ -8,11 +8,13 @@
 
 #[cfg(test)]
 mod contract;
+pub mod fit;
 pub mod tree;
 
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
 
+pub use fit::FitTable;
 pub use tree::BuddyTree;
 
 /// A span is not live as it was given. Nothing was changed.
@@ -41,7 +43,9 @@ pub trait SpanIndex<M: Metadata>: Sized {
     fn new(meta: &mut M, granules: u32, skew: u32) -> Result<Self, NoTable>;
 
     /// Takes a free run of `granules` granules at a multiple of `align` (a power of two), or `None` where there is
-    /// none. Runs that are backed come first; among the others the one where `cost` (frames to back) is least.
+    /// none. Runs that are backed come first, as far as the index knows of them: the buddy tree of every granule, the fit
+    /// table of whole free runs. Among the others it compares places, and takes the one where `cost` (the frames of it
+    /// that are not backed; zero is a run that is) is least.
     fn take(&mut self, granules: u32, align: u32, cost: &impl Fn(Span) -> u32) -> Option<Span>;
 
     /// Gives a live span back; its granules are free and backed.

@@ -1,0 +1,149 @@
+//! Where spans start: two bits per granule, side by side, so that both are one load.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::bits;
+use crate::arena::metadata::{Metadata, NoTable};
+use core::ops::Range;
+
+/// The starts of 64 granules: live spans, free spans. No granule is the start of both.
+type Word = [u64; 2];
+const LIVE: usize = 0;
+const FREE: usize = 1;
+
+/// The first granule of every span, and whether that span is live or free.
+pub(super) struct Edges<M: Metadata> {
+    words: M::Table<Word>,
+}
+
+impl<M: Metadata> Edges<M> {
+    pub(super) fn new(meta: &mut M, granules: u32) -> Result<Self, NoTable> {
+        Ok(Edges { words: meta.table(bits::words(granules))? })
+    }
+
+    /// Whether there is a bit for every granule: a table that is only counted has none.
+    pub(super) fn is_real(&self, granules: u32) -> bool {
+        self.words.len() >= bits::words(granules)
+    }
+
+    /// Whether a live span starts at `at`.
+    #[inline]
+    pub(super) fn is_live(&self, at: u32) -> bool {
+        self.words[at as usize / 64][LIVE] >> (at % 64) & 1 != 0
+    }
+
+    /// Whether a free span starts at `at`.
+    #[inline]
+    pub(super) fn is_free(&self, at: u32) -> bool {
+        self.words[at as usize / 64][FREE] >> (at % 64) & 1 != 0
+    }
+
+    /// A live span starts at `at`.
+    #[inline]
+    pub(super) fn set_live(&mut self, at: u32) {
+        let (word, bit) = (&mut self.words[at as usize / 64], 1 << (at % 64));
+        *word = [word[LIVE] | bit, word[FREE] & !bit];
+    }
+
+    /// A free span starts at `at`.
+    #[inline]
+    pub(super) fn set_free(&mut self, at: u32) {
+        let (word, bit) = (&mut self.words[at as usize / 64], 1 << (at % 64));
+        *word = [word[LIVE] & !bit, word[FREE] | bit];
+    }
+
+    /// No span starts at `at` any more.
+    #[inline]
+    pub(super) fn clear(&mut self, at: u32) {
+        let (word, bit) = (&mut self.words[at as usize / 64], 1 << (at % 64));
+        *word = [word[LIVE] & !bit, word[FREE] & !bit];
+    }
+
+    /// The first start of a span in `range`, or its end.
+    #[inline]
+    pub(super) fn next(&self, range: Range<u32>) -> u32 {
+        self.first(range, |word| word[LIVE] | word[FREE])
+    }
+
+    /// The first start of a live span in `range`, or its end.
+    pub(super) fn next_live(&self, range: Range<u32>) -> u32 {
+        self.first(range, |word| word[LIVE])
+    }
+
+    /// The first start of a free span in `range`, or its end.
+    #[inline]
+    pub(super) fn next_free(&self, range: Range<u32>) -> u32 {
+        self.first(range, |word| word[FREE])
+    }
+
+    #[inline]
+    fn first(&self, range: Range<u32>, pick: impl Fn(&Word) -> u64) -> u32 {
+        if range.is_empty() {
+            return range.end;
+        }
+        let (first, last) = (range.start as usize / 64, (range.end - 1) as usize / 64);
+        let rest = pick(&self.words[first]) >> (range.start % 64);
+        if rest != 0 {
+            return (range.start + rest.trailing_zeros()).min(range.end);
+        }
+        let found = self.words[first + 1..=last].iter().zip(first + 1..).find(|(word, _)| pick(word) != 0);
+        found.map_or(range.end, |(word, at)| (at as u32 * 64 + pick(word).trailing_zeros()).min(range.end))
+    }
+
+    /// The last start of a span in `range`.
+    #[inline]
+    pub(super) fn last(&self, range: Range<u32>) -> Option<u32> {
+        if range.is_empty() {
+            return None;
+        }
+        let (first, last) = (range.start as usize / 64, (range.end - 1) as usize / 64);
+        let either = |word: &Word| word[LIVE] | word[FREE];
+        let rest = either(&self.words[last]) << (63 - (range.end - 1) % 64);
+        let at = if rest != 0 {
+            range.end - 1 - rest.leading_zeros()
+        } else {
+            let at = first + self.words[first..last].iter().rposition(|word| either(word) != 0)?;
+            at as u32 * 64 + either(&self.words[at]).ilog2()
+        };
+        (at >= range.start).then_some(at)
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::arena::metadata::Borrowed;
+    use core::mem::MaybeUninit;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn edges_are_found_from_both_sides(
+            set in prop::collection::vec((0u32..300, any::<bool>()), 0..12), a in 0u32..300, b in 0u32..300,
+        ) {
+            let mut bytes = [MaybeUninit::uninit(); 128];
+            let mut edges = Edges::<Borrowed>::new(&mut Borrowed::new(&mut bytes), 300).unwrap();
+            let mut model = [None; 300];
+            for (at, live) in set {
+                if live { edges.set_live(at) } else { edges.set_free(at) }
+                model[at as usize] = Some(live);
+                if at % 7 == 0 {
+                    edges.clear(at);
+                    model[at as usize] = None;
+                }
+            }
+            let range = a.min(b)..a.max(b);
+            let first = |wanted: &dyn Fn(Option<bool>) -> bool| {
+                range.clone().find(|at| wanted(model[*at as usize])).unwrap_or(range.end)
+            };
+            prop_assert_eq!(edges.next(range.clone()), first(&|edge| edge.is_some()));
+            prop_assert_eq!(edges.next_live(range.clone()), first(&|edge| edge == Some(true)));
+            prop_assert_eq!(edges.next_free(range.clone()), first(&|edge| edge == Some(false)));
+            prop_assert_eq!(edges.last(range.clone()), range.clone().rev().find(|at| model[*at as usize].is_some()));
+            for at in 0..300 {
+                prop_assert_eq!(edges.is_live(at), model[at as usize] == Some(true));
+                prop_assert_eq!(edges.is_free(at), model[at as usize] == Some(false));
+            }
+        }
+    }
+}
