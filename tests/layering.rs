@@ -52,6 +52,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/mapped/other.rs", "takes its range from the system allocator"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
+    ("space/with_index.rs", "implements the contract of a space by forwarding it"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
     ("tensor/storage.rs", "sees bytes as elements"),

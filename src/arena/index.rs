@@ -13,8 +13,9 @@ pub mod tree;
 
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
+use core::marker::PhantomData;
 
-pub use fit::FitTable;
+pub use fit::{Backing, FitTable, Framed, Unframed};
 pub use tree::BuddyTree;
 
 /// A span is not live as it was given. Nothing was changed.
@@ -83,4 +84,26 @@ pub trait SpanIndex<M: Metadata>: Sized {
 
     /// The granules up to the end of the highest run ever taken.
     fn high_water(&self) -> u32;
+}
+
+/// A kind of span index, whatever its tables live in.
+pub trait IndexKind {
+    /// The index.
+    type Index<M: Metadata>: SpanIndex<M>;
+}
+
+/// The kind of the [`BuddyTree`].
+#[derive(Debug)]
+pub enum ByTree {}
+
+impl IndexKind for ByTree {
+    type Index<M: Metadata> = BuddyTree<M>;
+}
+
+/// The kind of the [`FitTable`], for spaces that are backed as `B` says.
+#[derive(Debug)]
+pub struct ByFit<B: Backing = Framed>(PhantomData<fn() -> B>);
+
+impl<B: Backing> IndexKind for ByFit<B> {
+    type Index<M: Metadata> = FitTable<M, B>;
 }
