@@ -31,6 +31,7 @@ use crate::arena::bits;
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
 use core::marker::PhantomData;
+use core::ops::ControlFlow;
 use edges::Edges;
 use find::Place;
 use lists::Lists;
@@ -243,7 +244,12 @@ impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
         if self.hidden == 0 || self.hidden_longest <= longest {
             return longest;
         }
-        self.hidden_spans(0..self.granules).map(|span| span.granules).fold(longest, u32::max)
+        let mut longest = longest;
+        self.each_hidden(0..self.granules, |free| {
+            longest = free.granules.max(longest);
+            ControlFlow::Continue(())
+        });
+        longest
     }
 
     fn high_water(&self) -> u32 {

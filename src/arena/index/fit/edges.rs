@@ -4,7 +4,8 @@
 
 use crate::arena::bits;
 use crate::arena::metadata::{Metadata, NoTable};
-use core::ops::Range;
+use crate::size::Span;
+use core::ops::{ControlFlow, Range};
 
 /// The starts of 64 granules: live spans, free spans. No granule is the start of both.
 type Word = [u64; 2];
@@ -70,10 +71,51 @@ impl<M: Metadata> Edges<M> {
         self.first(range, |word| word[LIVE])
     }
 
-    /// The first start of a free span in `range`, or its end.
+    /// Shows the free spans that start in `range`, lowest first, until one is enough. All of them end at another edge or
+    /// at `granules`. One pass: a word is read once, and only the starts of free spans are stopped at.
     #[inline]
-    pub(super) fn next_free(&self, range: Range<u32>) -> u32 {
-        self.first(range, |word| word[FREE])
+    pub(super) fn each_free(
+        &self,
+        range: Range<u32>,
+        granules: u32,
+        mut look: impl FnMut(Span) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if range.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let (first, last) = (range.start / 64, (range.end - 1) / 64);
+        // A free span whose end is in none of the words so far.
+        let mut open = None;
+        for (word, at) in self.words[first as usize..=last as usize].iter().zip(first..) {
+            let (base, either) = (at * 64, word[LIVE] | word[FREE]);
+            if either == 0 {
+                continue;
+            }
+            if let Some(start) = open.take() {
+                look(Span::new(start, base + either.trailing_zeros() - start))?;
+            }
+            let mut free = word[FREE];
+            if at == first {
+                free &= !0 << (range.start % 64);
+            }
+            if at == last {
+                free &= !0 >> (63 - (range.end - 1) % 64);
+            }
+            while free != 0 {
+                let bit = free.trailing_zeros();
+                let behind = either & (!1 << bit);
+                if behind == 0 {
+                    open = Some(base + bit);
+                    break;
+                }
+                look(Span::new(base + bit, behind.trailing_zeros() - bit))?;
+                free &= free - 1;
+            }
+        }
+        match open {
+            Some(start) => look(Span::new(start, self.next((last + 1) * 64..granules) - start)),
+            None => ControlFlow::Continue(()),
+        }
     }
 
     #[inline]
@@ -138,7 +180,14 @@ mod tests {
             };
             prop_assert_eq!(edges.next(range.clone()), first(&|edge| edge.is_some()));
             prop_assert_eq!(edges.next_live(range.clone()), first(&|edge| edge == Some(true)));
-            prop_assert_eq!(edges.next_free(range.clone()), first(&|edge| edge == Some(false)));
+            let mut free = std::vec::Vec::new();
+            let _ = edges.each_free(range.clone(), 300, |span| {
+                free.push((span.start.0, span.end()));
+                ControlFlow::Continue(())
+            });
+            let end = |at: u32| (at + 1..300).find(|at| model[*at as usize].is_some()).unwrap_or(300);
+            let starts = range.clone().filter(|at| model[*at as usize] == Some(false));
+            prop_assert_eq!(free, starts.map(|at| (at, end(at))).collect::<std::vec::Vec<_>>());
             prop_assert_eq!(edges.last(range.clone()), range.clone().rev().find(|at| model[*at as usize].is_some()));
             for at in 0..300 {
                 prop_assert_eq!(edges.is_live(at), model[at as usize] == Some(true));

@@ -5,7 +5,7 @@
 use super::{BACKED, Backing, FLAT, FitTable, PARTLY};
 use crate::arena::metadata::Metadata;
 use crate::size::Span;
-use core::ops::Range;
+use core::ops::{ControlFlow, Range};
 
 /// Spans of the own list that are looked at before the next longer list is.
 const LOOKED: usize = 4;
@@ -96,26 +96,12 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
         best.map(|(_, place)| place)
     }
 
-    /// The hidden spans that start in `range`, lowest first.
+    /// Shows the hidden spans that start in `range`, lowest first, until one is enough.
     #[inline]
-    pub(super) fn hidden_spans(&self, range: Range<u32>) -> impl Iterator<Item = Span> {
-        let mut at = range.start;
-        core::iter::from_fn(move || {
-            while at < range.end {
-                let start = self.edges.next_free(at..range.end);
-                if start == range.end {
-                    break;
-                }
-                let block_end = (((start >> self.shift()) + 1) << self.shift()).min(self.granules);
-                let end = self.edges.next(start + 1..block_end);
-                at = end;
-                let span = Span::new(start, end - start);
-                if self.slots(span).is_none() {
-                    return Some(span);
-                }
-            }
-            None
-        })
+    pub(super) fn each_hidden(&self, range: Range<u32>, mut look: impl FnMut(Span) -> ControlFlow<()>) {
+        let _ = self.edges.each_free(range, self.granules, |free| {
+            if self.slots(free).is_none() { look(free) } else { ControlFlow::Continue(()) }
+        });
     }
 
     /// The best fit among the hidden spans of a window, which moves on. A space without blocks is one window.
@@ -127,22 +113,19 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
             let start = if self.cursor < self.granules { self.cursor } else { 0 };
             start..start.saturating_add(WINDOW).min(self.granules)
         };
-        self.cursor = window.end;
-        let mut best: Option<Place> = None;
-        for free in self.hidden_spans(window) {
-            if free.granules < granules || best.is_some_and(|best| best.free.granules <= free.granules) {
-                continue;
-            }
-            if let Some(place) = self.place(free, granules, align) {
-                best = Some(place);
-                if free.granules == granules {
-                    break;
+        let (mut best, mut least) = (None, u32::MAX);
+        self.each_hidden(window.clone(), |free| {
+            if free.granules >= granules && free.granules < least {
+                if let Some(place) = self.place(free, granules, align) {
+                    (best, least) = (Some(place), free.granules);
+                    if least == granules {
+                        return ControlFlow::Break(());
+                    }
                 }
             }
-        }
-        if let Some(best) = best {
-            self.cursor = best.at;
-        }
+            ControlFlow::Continue(())
+        });
+        self.cursor = best.map_or(window.end, |best| best.at);
         best
     }
 
@@ -151,16 +134,20 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
     #[inline(never)]
     fn find_hidden(&mut self, granules: u32, align: u32) -> Option<Place> {
         let from = self.cursor.min(self.granules);
-        let mut longest = 0;
-        let place =
-            self.hidden_spans(from..self.granules).chain(self.hidden_spans(0..from)).find_map(|free| {
-                longest = free.granules.max(longest);
-                self.place(free, granules, align)
-            });
-        match place {
+        let (mut found, mut longest) = (None, 0);
+        for range in [from..self.granules, 0..from] {
+            if found.is_none() {
+                self.each_hidden(range, |free| {
+                    longest = free.granules.max(longest);
+                    found = self.place(free, granules, align);
+                    if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+            }
+        }
+        match found {
             Some(place) => self.cursor = place.at,
             None => self.hidden_longest = longest,
         }
-        place
+        found
     }
 }
