@@ -297,23 +297,23 @@ mod rules {
         assert_eq!((index.largest_free(), index.next_live(Granule(0))), (N, None));
     }
 
-    /// Holes of 1,000 to 1,015 granules, of which a list holds many; the longest one is somewhere among them.
+    /// Holes of 1,000 to 1,007 granules, which one list of the fit table holds; the longest is somewhere among them.
     pub fn a_fit_among_many_that_are_too_short_is_found<I: SpanIndex<Heap>>() {
         for longest in 0..40 {
             let mut index = I::new(&mut Heap, 41 * 1100, 0).unwrap();
             index.backed(Span::new(0, 41 * 1100));
             let mut holes = Vec::new();
             for n in 0..40 {
-                let length = if n == longest { 1015 } else { 1000 + n % 8 };
+                let length = if n == longest { 1007 } else { 1000 + n % 7 };
                 holes.push(index.take(length, 1, &|_| 0).unwrap());
                 index.take(1, 1, &|_| 0).unwrap();
             }
             while index.take(1, 1, &|_| 0).is_some() {}
             holes.iter().for_each(|hole| index.give(*hole).unwrap());
-            assert_eq!(index.take(1016, 1, &|_| 0), None);
-            assert_eq!(index.largest_free(), 1015);
-            assert_eq!(index.take(1015, 1, &|_| 0), Some(holes[longest as usize]));
+            assert_eq!(index.take(1008, 1, &|_| 0), None);
             assert_eq!(index.largest_free(), 1007);
+            assert_eq!(index.take(1007, 1, &|_| 0), Some(holes[longest as usize]));
+            assert_eq!(index.largest_free(), 1006);
         }
     }
 
@@ -355,6 +355,36 @@ fn the_cheapest_place_wins<I: SpanIndex<Heap>>() {
 fn the_cheapest_place_wins_and_the_lowest_among_equals() {
     the_cheapest_place_wins::<BuddyTree<Heap>>();
     the_cheapest_place_wins::<FitTable<Heap, Framed>>();
+}
+
+/// Of holes that are long enough the shortest is taken, wherever it lies.
+#[test]
+fn the_fit_table_takes_the_hole_that_fits_best() {
+    fn hold<I: SpanIndex<Heap>>(shortest: u32) {
+        // In the table's terms: lists of one length, and lists of several lengths.
+        for lengths in [[40, shortest, 30, 12, 33], [900, 300, 2000, 500, 1000]] {
+            let mut index = I::new(&mut Heap, 8000, 0).unwrap();
+            index.backed(Span::new(0, 8000));
+            let holes = lengths.map(|length| {
+                let hole = index.take(length, 1, &|_| 0).unwrap();
+                index.take(1, 1, &|_| 0).unwrap();
+                hole
+            });
+            holes.iter().for_each(|hole| index.give(*hole).unwrap());
+            let mut sorted = holes;
+            sorted.sort_by_key(|hole| hole.granules);
+            for hole in sorted {
+                let taken = index.take(hole.granules - 1, 1, &|_| 0);
+                assert_eq!(taken, Some(Span { granules: hole.granules - 1, ..hole }));
+                // The granule that is left joins nothing and fits nothing.
+                assert!(index.extend(taken.unwrap(), hole.granules));
+            }
+        }
+    }
+    hold::<FitTable<Heap, Framed>>(2);
+    hold::<FitTable<Heap, Unframed>>(2);
+    // Nothing hidden: what lies near is preferred there.
+    hold::<FitTable<Heap, Blocks<2>>>(9);
 }
 
 /// A hole that is backed in whole is taken before one that fits better and is not.

@@ -36,16 +36,13 @@ use edges::Edges;
 use find::Place;
 use lists::Lists;
 
-/// log2 of a block that no space fills.
-const FLAT: u32 = 31;
-
 /// The sets of free spans.
 const BACKED: u32 = 0;
 const PARTLY: u32 = 1;
 
 /// What a space is like whose spans a [`FitTable`] keeps.
 pub trait Backing: 'static {
-    /// log2 of the granules of a block: every free span of that length can be found in constant time.
+    /// log2 of the granules of a block, at most 6: every free span of that length can be found in constant time.
     const BLOCK_SHIFT: u32;
     /// Spaces of fewer granules do without blocks: a best fit over the bits.
     const FLAT_BELOW: u32;
@@ -80,7 +77,8 @@ pub struct FitTable<M: Metadata, B: Backing = Framed> {
     lists: Lists<M>,
     /// With two sets, one bit per slot: the free span is in the second.
     partly: M::Table<u64>,
-    block_shift: u32,
+    /// Without blocks.
+    flat: bool,
     granules: u32,
     skew: u32,
     /// Granules from here on have never been taken.
@@ -97,18 +95,18 @@ pub struct FitTable<M: Metadata, B: Backing = Framed> {
 
 impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
     fn new(meta: &mut M, granules: u32, skew: u32) -> Result<Self, NoTable> {
-        const { assert!(B::BLOCK_SHIFT < FLAT, "a block fits into a space") };
+        const { assert!(B::BLOCK_SHIFT <= 6, "a block lies within a word of bits") };
         const {
             let hides = B::BLOCK_SHIFT > 0 || B::FLAT_BELOW > 0;
             assert!(B::SETS == 1 || (B::SETS == 2 && !hides), "hidden spans are in no set");
         }
-        let block_shift = if granules < B::FLAT_BELOW { FLAT } else { B::BLOCK_SHIFT };
-        let slots = granules >> block_shift;
+        let flat = granules < B::FLAT_BELOW;
+        let slots = if flat { 0 } else { granules >> B::BLOCK_SHIFT };
         let mut table = FitTable {
             edges: Edges::new(meta, granules)?,
             lists: Lists::new(meta, slots, granules, B::SETS)?,
             partly: meta.table(if B::SETS == 2 { bits::words(slots) } else { 0 })?,
-            block_shift,
+            flat,
             granules,
             skew,
             high: 0,
@@ -259,17 +257,17 @@ impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
 
 /// Where spans end, and who borders on whom.
 impl<M: Metadata, B: Backing> FitTable<M, B> {
+    /// Whether there are no blocks. A constant where it can be one.
     #[inline]
-    fn shift(&self) -> u32 {
-        // A constant where it can be one.
-        if B::FLAT_BELOW == 0 { B::BLOCK_SHIFT } else { self.block_shift }
+    fn is_flat(&self) -> bool {
+        B::FLAT_BELOW > 0 && self.flat
     }
 
     /// The slots of the first and the last anchor of a span, if it holds one.
     #[inline]
     fn slots(&self, span: Span) -> Option<(u32, u32)> {
-        let (first, behind) = (span.start.0 >> self.shift(), span.end() >> self.shift());
-        (first < behind).then(|| (first, behind - 1))
+        let (first, behind) = (span.start.0 >> B::BLOCK_SHIFT, span.end() >> B::BLOCK_SHIFT);
+        (first < behind && !self.is_flat()).then(|| (first, behind - 1))
     }
 
     #[inline]
@@ -285,21 +283,29 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
     /// The length of the span that starts at `at`: it ends before the next anchor, or that anchor's slot knows.
     #[inline]
     fn length(&self, at: u32) -> u32 {
-        let block = at >> self.shift();
-        let block_end = (block + 1) << self.shift();
-        let end = self.edges.next(at + 1..block_end.min(self.granules));
-        // The last block has no anchor unless it is full.
-        if end < block_end { end - at } else { self.lists.length(block) }
+        if self.is_flat() {
+            return self.edges.next(at + 1..self.granules) - at;
+        }
+        let block = at >> B::BLOCK_SHIFT;
+        match self.edges.next_in_word(at).filter(|end| end >> B::BLOCK_SHIFT == block) {
+            Some(end) => end - at,
+            None if block < self.granules >> B::BLOCK_SHIFT => self.lists.length(block),
+            // The last block has no anchor unless it is full.
+            None => self.granules - at,
+        }
     }
 
     /// The start of the span that ends before `at`: it starts in the same block as the granule before `at`, or holds
     /// the anchor before that, whose slot knows.
     #[inline]
     fn start_before(&self, at: u32) -> u32 {
-        let block = (at - 1) >> self.shift() << self.shift();
-        match self.edges.last(block..at) {
+        if self.is_flat() {
+            return self.edges.last(0..at).unwrap_or(0);
+        }
+        let block = (at - 1) >> B::BLOCK_SHIFT;
+        match self.edges.last_in_word(at - 1).filter(|start| start >> B::BLOCK_SHIFT == block) {
             Some(start) => start,
-            None => at - self.lists.length((at >> self.shift()) - 1),
+            None => at - self.lists.length((at >> B::BLOCK_SHIFT) - 1),
         }
     }
 
@@ -312,10 +318,10 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
     /// The span whose first anchor has this slot.
     #[inline]
     fn span_of(&self, slot: u32) -> Span {
-        let block = slot << self.shift()..(slot + 1) << self.shift();
-        let start = if self.shift() == 0 { Some(slot) } else { self.edges.last(block.clone()) };
+        let anchor = (slot << B::BLOCK_SHIFT) + (1 << B::BLOCK_SHIFT) - 1;
+        let start = if B::BLOCK_SHIFT == 0 { Some(slot) } else { self.edges.last_in_word(anchor) };
         debug_assert!(start.is_some_and(|start| self.edges.is_free(start)), "slot {slot} is of no free span");
-        Span::new(start.unwrap_or(block.start), self.lists.length(slot))
+        Span::new(start.unwrap_or(anchor), self.lists.length(slot))
     }
 
     /// Whether exactly `span` is live.

@@ -60,6 +60,22 @@ impl<M: Metadata> Edges<M> {
         *word = [word[LIVE] & !bit, word[FREE] & !bit];
     }
 
+    /// The first start of a span behind `at` in the same 64 granules.
+    #[inline]
+    pub(super) fn next_in_word(&self, at: u32) -> Option<u32> {
+        let word = &self.words[at as usize / 64];
+        let behind = (word[LIVE] | word[FREE]) & (!1 << (at % 64));
+        (behind != 0).then(|| at / 64 * 64 + behind.trailing_zeros())
+    }
+
+    /// The last start of a span up to `at` in the same 64 granules.
+    #[inline]
+    pub(super) fn last_in_word(&self, at: u32) -> Option<u32> {
+        let word = &self.words[at as usize / 64];
+        let before = (word[LIVE] | word[FREE]) << (63 - at % 64);
+        (before != 0).then(|| at - before.leading_zeros())
+    }
+
     /// The first start of a span in `range`, or its end.
     #[inline]
     pub(super) fn next(&self, range: Range<u32>) -> u32 {
@@ -190,6 +206,10 @@ mod tests {
             prop_assert_eq!(free, starts.map(|at| (at, end(at))).collect::<std::vec::Vec<_>>());
             prop_assert_eq!(edges.last(range.clone()), range.clone().rev().find(|at| model[*at as usize].is_some()));
             for at in 0..300 {
+                let word = at / 64 * 64;
+                let edge = |at: &u32| *at < 300 && model[*at as usize].is_some();
+                prop_assert_eq!(edges.next_in_word(at), (at + 1..word + 64).find(edge));
+                prop_assert_eq!(edges.last_in_word(at), (word..at + 1).rev().find(edge));
                 prop_assert_eq!(edges.is_live(at), model[at as usize] == Some(true));
                 prop_assert_eq!(edges.is_free(at), model[at as usize] == Some(false));
             }

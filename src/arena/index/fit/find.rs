@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{BACKED, Backing, FLAT, FitTable, PARTLY};
+use super::{BACKED, Backing, FitTable, PARTLY};
 use crate::arena::metadata::Metadata;
 use crate::size::Span;
 use core::ops::{ControlFlow, Range};
@@ -41,7 +41,7 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
         match listed {
             Some(place) => Some(place),
             None if B::SETS == 2 => self.find_cheapest(granules, align, cost),
-            None if hidden && self.shift() != FLAT => self.find_hidden(granules, align),
+            None if hidden && !self.is_flat() => self.find_hidden(granules, align),
             None => None,
         }
     }
@@ -107,7 +107,7 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
     /// The best fit among the hidden spans of a window, which moves on. A space without blocks is one window.
     #[inline(never)]
     fn find_hidden_near(&mut self, granules: u32, align: u32) -> Option<Place> {
-        let window = if self.shift() == FLAT {
+        let window = if self.is_flat() {
             0..self.granules
         } else {
             let start = if self.cursor < self.granules { self.cursor } else { 0 };
