@@ -349,6 +349,8 @@ fn the_cheapest_place_wins<I: SpanIndex<Heap>>() {
     // Both ends of the cheap run cost the same, and the start is lower.
     assert_eq!(index.take(4, 1, &cost), Some(Span { granules: 4, ..cheap }));
     assert_eq!(index.take(4, 1, &|_| 5), Some(Span::new(0, 4)));
+    let far = |span: Span| if span.end() == spans[8].end() { 1 } else { 9 };
+    assert_eq!(index.take(4, 2, &far), Some(Span::new(spans[8].end() - 4, 4)));
 }
 
 #[test]

@@ -280,31 +280,39 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
         }
     }
 
-    /// The length of the span that starts at `at`: it ends before the next anchor, or that anchor's slot knows.
+    /// The length of the span that starts at `at`: it ends within 64 granules, or holds the anchor of its block, whose
+    /// slot knows.
     #[inline]
     fn length(&self, at: u32) -> u32 {
-        if self.is_flat() {
-            return self.edges.next(at + 1..self.granules) - at;
+        if B::BLOCK_SHIFT == 0 && !self.is_flat() {
+            return self.lists.length(at);
         }
-        let block = at >> B::BLOCK_SHIFT;
-        match self.edges.next_in_word(at).filter(|end| end >> B::BLOCK_SHIFT == block) {
+        match self.edges.next_in_word(at) {
             Some(end) => end - at,
-            None if block < self.granules >> B::BLOCK_SHIFT => self.lists.length(block),
-            // The last block has no anchor unless it is full.
-            None => self.granules - at,
+            None => self.length_of_long(at),
         }
     }
 
-    /// The start of the span that ends before `at`: it starts in the same block as the granule before `at`, or holds
-    /// the anchor before that, whose slot knows.
+    #[inline]
+    fn length_of_long(&self, at: u32) -> u32 {
+        let block = at >> B::BLOCK_SHIFT;
+        if self.is_flat() {
+            self.edges.next(at + 1..self.granules) - at
+        } else if block < self.granules >> B::BLOCK_SHIFT {
+            self.lists.length(block)
+        } else {
+            // The last block has no anchor unless it is full.
+            self.granules - at
+        }
+    }
+
+    /// The start of the span that ends before `at`: it starts within 64 granules, or holds the anchor before that, whose
+    /// slot knows.
     #[inline]
     fn start_before(&self, at: u32) -> u32 {
-        if self.is_flat() {
-            return self.edges.last(0..at).unwrap_or(0);
-        }
-        let block = (at - 1) >> B::BLOCK_SHIFT;
-        match self.edges.last_in_word(at - 1).filter(|start| start >> B::BLOCK_SHIFT == block) {
+        match self.edges.last_in_word(at - 1) {
             Some(start) => start,
+            None if self.is_flat() => self.edges.last(0..at).unwrap_or(0),
             None => at - self.lists.length((at >> B::BLOCK_SHIFT) - 1),
         }
     }
@@ -359,8 +367,9 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
             self.hidden_longest = self.hidden_longest.max(span.granules);
             return;
         };
-        self.lists.set_length(last, span.granules);
-        self.lists.set_length(first, span.granules);
+        if last != first {
+            self.lists.set_length(last, span.granules);
+        }
         if B::SETS == 2 {
             if set == PARTLY {
                 bits::set(&mut self.partly, first);
@@ -368,7 +377,7 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
                 bits::clear(&mut self.partly, first);
             }
         }
-        self.lists.push(set, first);
+        self.lists.push(set, first, span.granules);
     }
 
     /// A free span is about to be something else; its edge stays. Returns the set that it was in.

@@ -78,10 +78,9 @@ impl<M: Metadata> Lists<M> {
         self.slots[slot as usize][LENGTH] = length;
     }
 
-    /// Puts a slot whose length is set in front of its list.
+    /// Puts a slot in front of the list of its length.
     #[inline]
-    pub(super) fn push(&mut self, set: u32, slot: u32) {
-        let length = self.length(slot);
+    pub(super) fn push(&mut self, set: u32, slot: u32, length: u32) {
         let (row, column) = self.place(set, List::of(length));
         let head = self.rows[row][column];
         self.slots[slot as usize] = [length, head, 0];
