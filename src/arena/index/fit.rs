@@ -444,3 +444,58 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
         self.high = self.high.max(live.end());
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::space::MappedTables;
+    use std::vec::Vec;
+
+    const N: u32 = 80 << Unframed::BLOCK_SHIFT;
+
+    /// As [`Unframed`], with blocks at every size.
+    enum Small {}
+
+    impl Backing for Small {
+        const BLOCK_SHIFT: u32 = Unframed::BLOCK_SHIFT;
+        const FLAT_BELOW: u32 = 0;
+        const SETS: u32 = 1;
+    }
+
+    #[test]
+    fn hidden_spans_are_counted_until_the_last_is_gone() {
+        let mut table = FitTable::<MappedTables, Small>::new(&mut MappedTables, N, 0).unwrap();
+        let taken: Vec<Span> = core::iter::from_fn(|| table.take(5, 1, &|_| 0)).collect();
+        for span in taken.iter().step_by(2) {
+            table.give(*span).unwrap();
+        }
+        let holds_anchor = |span: &&Span| span.start.0 / 32 < span.end() / 32;
+        let anchored = taken.iter().step_by(2).filter(holds_anchor).count();
+        assert!(anchored > 30);
+        assert_eq!(table.hidden as usize, taken.len().div_ceil(2) - anchored);
+        assert_eq!(table.hidden_longest, 5);
+        for span in taken.iter().skip(1).step_by(2) {
+            table.give(*span).unwrap();
+        }
+        assert_eq!((table.hidden, table.hidden_longest, table.largest_free()), (0, 0, N));
+    }
+
+    #[test]
+    fn tables_follow_the_granules() {
+        use crate::arena::metadata::Sizing;
+        fn bits_per_granule<B: Backing>(granules: u32) -> f64 {
+            let mut sizing = Sizing::default();
+            FitTable::<Sizing, B>::new(&mut sizing, granules, 0).unwrap();
+            sizing.bytes() as f64 * 8.0 / granules as f64
+        }
+        assert!(bits_per_granule::<Unframed>(512) <= 2.0);
+        assert!(bits_per_granule::<Unframed>(8191) <= 2.1);
+        for shift in 13..22 {
+            assert!(
+                bits_per_granule::<Unframed>(1 << shift) <= 5.0 + 20e3 / f64::from(1 << shift),
+                "{shift}"
+            );
+        }
+        assert!(bits_per_granule::<Framed>(1 << 22) < 100.0);
+    }
+}
