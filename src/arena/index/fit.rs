@@ -1,11 +1,11 @@
 //! The fit table: a good fit over exact spans, in a constant number of steps, for memory whose backing stays put.
 //!
-//! 1. Two bits per granule say where spans start and whether they are live or free ([`Edges`]). They alone describe
+//! 1. Two bits per granule say where spans start and whether they are live or free (`fit/edges.rs`). They alone describe
 //!    the space: every length, every neighbour, every wrong free can be told from them.
 //! 2. So that none of this needs a scan, the space is cut into **blocks** of a power of two of granules, each with one
 //!    **slot**. The last granule of a block is its anchor. A span that holds an anchor keeps its length in the slots of
 //!    its first and of its last anchor; the start and the end of a span lie within a block of these. A free span also
-//!    links its first slot into the list of its length ([`Lists`]).
+//!    links its first slot into the list of its length (`fit/lists.rs`).
 //! 3. No two spans hold the same anchor. So there is a slot for every span that needs one, whatever happens: there is
 //!    no pool of records that could run dry.
 //! 4. A free span without an anchor is **hidden**: it lies within one block, is shorter than it, and is found by its
