@@ -16,7 +16,7 @@
 //!    certain, and perhaps not. Only in the second are places compared by cost.
 //!
 //! A block of one granule ([`Framed`]) hides nothing. Blocks of 32 ([`Unframed`]) cost 5 bits per granule in all; a
-//! space too small for lists to pay is one block that is never full, which leaves the two bits and a best fit.
+//! space too small for lists to pay has no blocks: what is left are the two bits and a best fit, one pass over them.
 //!
 //! All zeros, but for one free span, is the table of a free space; tables that are mapped cost nothing until used.
 
