@@ -3,8 +3,8 @@
 //! `cargo bench --bench fixed` prints both tables. `cargo bench --bench fixed -- INDEX HEAP_BYTES MOST_BYTES STEPS` does
 //! nothing but so many steps on one heap, for a tool that counts instructions: the difference of two runs is the steps'.
 
-use democratising::arena::{Arena, ByFit, ByTree, IndexKind, Unframed, Unlimited};
-use democratising::space::{Fixed, MappedTables, WithIndex};
+use democratising::arena::{Arena, ByFit, ByTree, IndexKind, Sizing, SpanIndex, Unframed, Unlimited};
+use democratising::space::{Fixed, MappedTables, Space, WithIndex};
 use std::alloc::Layout;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -138,6 +138,17 @@ fn beside_bytes<I: IndexKind>(heap_bytes: usize) -> usize {
     Heap::<I>::metadata_bytes(&space) as usize + size_of::<Heap<I>>()
 }
 
+/// What the tables of the index take of that.
+fn index_bytes<I: IndexKind>(heap_bytes: usize) -> usize {
+    let mut bytes = array(heap_bytes);
+    let space = Fixed::new(&mut bytes);
+    let granules = space.geometry().granules(space.len_bytes()).expect("a number of granules");
+    let mut sizing = Sizing::default();
+    let counted = I::Index::<Sizing>::new(&mut sizing, granules, 0);
+    assert!(counted.is_ok(), "counting cannot fail");
+    sizing.bytes() as usize
+}
+
 /// The share of array and tables in use when the first request fails: the mean of some runs.
 fn efficiency<I: IndexKind>(heap_bytes: usize, most_bytes: usize, resizes: bool) -> f64 {
     let runs = (16 << 20 >> heap_bytes.ilog2()).clamp(2, 200);
@@ -172,12 +183,17 @@ fn name(bytes: usize) -> String {
 }
 
 fn tables() {
-    println!("Bytes beside the array (tables and the arena itself), in percent of it");
-    println!("{:>8} {:>16} {:>16}", "array", "buddy tree", "fit table");
-    for heap_bytes in HEAPS {
+    println!(
+        "Bytes beside the array: the index's tables, the slabs' tables, the arena itself; in percent of the array"
+    );
+    println!("{:>8} {:>18} {:>18} {:>18} {:>14}", "array", "buddy tree", "fit table", "slabs", "arena");
+    for heap_bytes in HEAPS.into_iter().chain([1 << 30]) {
         let share = |bytes: usize| format!("{bytes} {:5.2} %", bytes as f64 * 100.0 / heap_bytes as f64);
-        let (tree, fit) = (beside_bytes::<ByTree>(heap_bytes), beside_bytes::<ByFit<Unframed>>(heap_bytes));
-        println!("{:>8} {:>16} {:>16}", name(heap_bytes), share(tree), share(fit));
+        let (tree, fit) = (index_bytes::<ByTree>(heap_bytes), index_bytes::<ByFit<Unframed>>(heap_bytes));
+        let arena = size_of::<Heap<ByFit<Unframed>>>();
+        let slabs = beside_bytes::<ByFit<Unframed>>(heap_bytes) - fit - arena;
+        let [tree, fit, slabs, arena] = [tree, fit, slabs, arena].map(share);
+        println!("{:>8} {tree:>18} {fit:>18} {slabs:>18} {arena:>14}", name(heap_bytes));
     }
     for resizes in [false, true] {
         let what = if resizes { "with resizes" } else { "without resizes" };
