@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::time::Instant;
 
-const HEAPS: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 1 << 20, 4 << 20, 128 << 20];
+const HEAPS: [usize; 7] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 128 << 20];
 const MOST: [usize; 5] = [200, 1_000, 3_000, 10_000, 30_000];
 /// Rounds of which the fastest counts, the indexes taking turns.
 const ROUNDS: u32 = 7;
