@@ -36,12 +36,14 @@ impl<'a> Fixed<'a> {
         Fixed { start, geometry: geometry.unframed(), len, bytes: PhantomData }
     }
 
-    /// Granules that follow the length: 8 bytes below 16 KiB, 16 below 1 MiB, 64 below 32 MiB, 256 at 128 MiB, and
-    /// so on, half a million of them at most; slabs from 64 KiB on, since in less they cost more than they save.
+    /// Granules that follow the length: 8 bytes below 16 KiB, 16 below 64 KiB, 32 below 1 MiB, 64 below 32 MiB, 256 at
+    /// 128 MiB, and so on, half a million of them at most; slabs from 64 KiB on, since in less they cost more than they
+    /// save.
     pub const fn geometry_for(len_bytes: u64) -> Geometry {
         let granule: usize = match len_bytes >> 10 {
             0..16 => 8,
-            16..1024 => 16,
+            16..64 => 16,
+            64..1024 => 32,
             1024..32768 => 64,
             _ => {
                 let granule = len_bytes.next_power_of_two() >> 19;

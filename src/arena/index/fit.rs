@@ -448,7 +448,8 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
-    use crate::space::MappedTables;
+    use crate::arena::metadata::{Borrowed, Sizing};
+    use core::mem::MaybeUninit;
     use std::vec::Vec;
 
     const N: u32 = 80 << Unframed::BLOCK_SHIFT;
@@ -464,7 +465,8 @@ mod tests {
 
     #[test]
     fn hidden_spans_are_counted_until_the_last_is_gone() {
-        let mut table = FitTable::<MappedTables, Small>::new(&mut MappedTables, N, 0).unwrap();
+        let mut bytes = [MaybeUninit::uninit(); 4096];
+        let mut table = FitTable::<Borrowed, Small>::new(&mut Borrowed::new(&mut bytes), N, 0).unwrap();
         let taken: Vec<Span> = core::iter::from_fn(|| table.take(5, 1, &|_| 0)).collect();
         for span in taken.iter().step_by(2) {
             table.give(*span).unwrap();
@@ -482,7 +484,6 @@ mod tests {
 
     #[test]
     fn tables_follow_the_granules() {
-        use crate::arena::metadata::Sizing;
         fn bits_per_granule<B: Backing>(granules: u32) -> f64 {
             let mut sizing = Sizing::default();
             FitTable::<Sizing, B>::new(&mut sizing, granules, 0).unwrap();
