@@ -15,7 +15,7 @@ mod stats;
 mod tests;
 
 pub use commit::{Grant, Unlimited};
-pub use index::{BuddyTree, SpanIndex};
+pub use index::{BuddyTree, ByFit, ByTree, FitTable, Framed, IndexKind, SpanIndex, Unframed};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
 pub use refusal::{NoArena, NoBlock};
 pub use stats::Stats;

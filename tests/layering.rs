@@ -59,6 +59,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/mapped/other.rs", "takes its range from the system allocator"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
+    ("space/with_index.rs", "implements the contract of a space by forwarding it"),
     ("sync.rs", "lets a lock go that was kept for a fork; shares a cell that nobody writes"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
