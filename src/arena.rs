@@ -10,6 +10,7 @@ pub mod metadata;
 mod refusal;
 mod resize;
 mod slab;
+mod spans;
 mod stats;
 #[cfg(all(test, feature = "std"))]
 mod tests;
@@ -18,6 +19,7 @@ pub use commit::{Grant, Unlimited};
 pub use index::{BuddyTree, ByFit, ByTree, FitTable, Framed, IndexKind, SpanIndex, Unframed};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
 pub use refusal::{NoArena, NoBlock};
+pub use spans::{LiveSlots, LiveSpan};
 pub use stats::Stats;
 
 use crate::error::BadFree;

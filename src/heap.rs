@@ -10,6 +10,8 @@
 //! 5. Larger blocks are spans of the pool, under its lock.
 //! 6. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs.
 
+pub mod fixed;
+
 #[cfg(feature = "std")]
 mod cache;
 #[cfg(feature = "std")]

@@ -41,6 +41,7 @@
 //! | arena | one space, divided | [`Arena`] |
 //! | pool | an arena, shared | [`Pool`] |
 //! | magazine, depot | a stack of blocks; a store of full stacks | [`pool::magazine`], [`pool::depot`] |
+//! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |
 //!
@@ -49,7 +50,8 @@
 //! # Features
 //!
 //! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` looks
-//! for devices; `cli` builds the program `democratising`. Without any, nothing but `core` is needed, not even `alloc`.
+//! for devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
+//! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -76,13 +78,16 @@ pub use arena::Arena;
 pub use device::Device;
 pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
 pub use heap::Global;
+pub use heap::fixed::{FixedHeap, SingleCore, StaticMemory};
 pub use lock_api;
 #[cfg(feature = "std")]
 pub use pool::MemoryPool;
 pub use pool::{Pool, PoolConfig};
+#[cfg(feature = "critical-section")]
+pub use sync::CriticalSectionLock;
 #[cfg(feature = "std")]
 pub use sync::HostLock;
-pub use sync::SpinLock;
+pub use sync::{NoLock, SpinLock};
 #[cfg(feature = "std")]
 pub use tempfile;
 pub use tensor::{DType, Element, TensorBuf};

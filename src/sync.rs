@@ -3,16 +3,23 @@
 //! Everything else says `sync::atomic` and [`sync::Lock`](Lock), so the code that the models run is the code that ships.
 //! A target whose atomics come from elsewhere gets them here as well.
 
+mod bare;
+
+#[cfg(feature = "critical-section")]
+pub use bare::CriticalSectionLock;
+pub use bare::NoLock;
+
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use lock_api::RawMutex;
 
-#[cfg(not(democratising_loom))]
+#[cfg(all(not(democratising_loom), not(feature = "portable-atomic")))]
 pub(crate) use core::sync::atomic;
 #[cfg(democratising_loom)]
 pub(crate) use loom::sync::atomic;
+#[cfg(all(not(democratising_loom), feature = "portable-atomic"))]
+pub(crate) use portable_atomic as atomic;
 
-#[cfg(feature = "std")]
 pub(crate) use core::cell::Cell;
 #[cfg(feature = "std")]
 pub(crate) use std::sync::OnceLock;

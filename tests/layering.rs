@@ -50,6 +50,9 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/misuse.rs", "keeps a hook as an address, and prints without the standard library"),
     ("heap/shared.rs", "flushes freed blocks, and hooks into fork"),
     ("heap/thread.rs", "works on the thread's own cache"),
+    ("heap/fixed.rs", "claims memory that the caller gives away, and takes blocks back"),
+    ("heap/fixed/alloc.rs", "implements GlobalAlloc and Allocator"),
+    ("heap/fixed/single.rs", "is shared on the word of its maker"),
     ("pool.rs", "implements Allocator over a space's bytes"),
     ("pool/depot.rs", "lets a lock go that was kept for a fork"),
     ("pool/host.rs", "implements Allocator over the process's pool, and hooks into fork"),
@@ -61,6 +64,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
     ("space/with_index.rs", "implements the contract of a space by forwarding it"),
     ("sync.rs", "lets a lock go that was kept for a fork; shares a cell that nobody writes"),
+    ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
     ("tensor/storage.rs", "sees bytes as elements"),
@@ -78,6 +82,7 @@ const SYNC_ONLY: &[&str] = &[
     "std::sync::LazyLock",
     "std::sync::Condvar",
     "spin",
+    "portable_atomic",
     "loom",
 ];
 

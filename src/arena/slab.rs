@@ -73,10 +73,15 @@ impl Found {
     pub(super) fn class(self) -> SizeClass {
         self.slab.class
     }
+
+    /// How many of its slots are taken.
+    pub(super) fn taken(self) -> u32 {
+        self.slab.used
+    }
 }
 
 /// The slots of one class.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Cut {
     slot_bytes: u32,
     slots: u32,
@@ -85,6 +90,19 @@ struct Cut {
     reciprocal: u32,
     /// The slab to take from next, plus one.
     partial: u32,
+}
+
+/// A [`Cut`] as it stands in the table: in its own memory, so that an arena without slabs is small.
+type CutRow = [u32; 5];
+
+/// Where [`Cut::partial`] stands in its row.
+const PARTIAL: usize = 4;
+
+impl Cut {
+    #[inline]
+    fn read([slot_bytes, slots, units, reciprocal, partial]: CutRow) -> Cut {
+        Cut { slot_bytes, slots, units, reciprocal, partial }
+    }
 }
 
 /// Why a slot cannot be given back.
@@ -99,7 +117,8 @@ pub(super) enum NotTaken {
 /// All slabs of an arena.
 pub(super) struct Slabs<M: Metadata> {
     classes: Classes,
-    cuts: [Cut; Classes::MAX],
+    /// A [`Cut`] for each class.
+    cuts: M::Table<CutRow>,
     /// One bit per unit: part of a slab. Asked first, since most of a large space is spans, whose units' rows are then
     /// never touched.
     slabs: M::Table<u64>,
@@ -137,17 +156,13 @@ impl<M: Metadata> Slabs<M> {
         let units = ((granules as u64 + skew as u64) >> unit_granules_shift) as usize + 1;
         let words = 1 << (unit_shift - geometry.slot_shift() - 6);
         let classes = Classes::of(geometry);
-        let mut cuts = [Cut::default(); Classes::MAX];
-        for (class, cut) in cuts.iter_mut().enumerate().take(classes.count()) {
+        let mut cuts = meta.table(classes.count())?;
+        for (class, cut) in cuts.iter_mut().enumerate() {
             let class = SizeClass(class as u8);
             let (slot_bytes, slab_bytes) = (classes.slot_bytes(class), classes.slab_bytes(class));
-            *cut = Cut {
-                slot_bytes: slot_bytes as u32,
-                slots: (slab_bytes / slot_bytes) as u32,
-                units: (slab_bytes >> unit_shift) as u32,
-                reciprocal: (1u64 << 32).div_ceil(slot_bytes) as u32,
-                partial: 0,
-            };
+            let (slots, units) = (slab_bytes / slot_bytes, slab_bytes >> unit_shift);
+            let reciprocal = (1u64 << 32).div_ceil(slot_bytes);
+            *cut = [slot_bytes as u32, slots as u32, units as u32, reciprocal as u32, 0];
         }
         Ok(Some(Slabs {
             classes,
@@ -167,15 +182,20 @@ impl<M: Metadata> Slabs<M> {
         self.classes
     }
 
+    #[inline]
+    fn cut(&self, class: SizeClass) -> Cut {
+        Cut::read(self.cuts[class.0 as usize])
+    }
+
     /// The bytes of a slot of `class`.
     #[inline]
     pub(super) fn slot_bytes(&self, class: SizeClass) -> u64 {
-        self.cuts[class.0 as usize].slot_bytes as u64
+        self.cut(class).slot_bytes as u64
     }
 
     /// The granules of a slab of `class`, and their alignment.
     pub(super) fn slab_granules(&self, class: SizeClass) -> (u32, u32) {
-        (self.cuts[class.0 as usize].units << self.unit_granules_shift, 1 << self.unit_granules_shift)
+        (self.cut(class).units << self.unit_granules_shift, 1 << self.unit_granules_shift)
     }
 
     /// What a unit is.
@@ -233,7 +253,7 @@ impl<M: Metadata> Slabs<M> {
     /// Takes a slot from a slab that has one.
     #[inline]
     pub(super) fn take(&mut self, class: SizeClass) -> Option<Slot> {
-        let cut = self.cuts[class.0 as usize];
+        let cut = self.cut(class);
         let unit = cut.partial.checked_sub(1)?;
         let at = unit as usize * (ROW + self.words);
         let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
@@ -254,10 +274,10 @@ impl<M: Metadata> Slabs<M> {
 
     /// Takes slots of a class, lowest first in each slab, until `out` is full or no slab has one. How many.
     pub(super) fn take_many(&mut self, class: SizeClass, out: &mut [Offset]) -> usize {
-        let cut = self.cuts[class.0 as usize];
+        let cut = self.cut(class);
         let mut taken = 0;
         while taken < out.len() {
-            let Some(unit) = self.cuts[class.0 as usize].partial.checked_sub(1) else { break };
+            let Some(unit) = self.cut(class).partial.checked_sub(1) else { break };
             let start = self.start_of(unit);
             let at = unit as usize * (ROW + self.words);
             let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
@@ -288,7 +308,7 @@ impl<M: Metadata> Slabs<M> {
 
     /// Makes a slab of a span that was taken for it.
     pub(super) fn open(&mut self, class: SizeClass, span: Span) {
-        let cut = self.cuts[class.0 as usize];
+        let cut = self.cut(class);
         let unit = (span.start.0 + self.skew) >> self.unit_granules_shift;
         debug_assert_eq!(span.granules, cut.units << self.unit_granules_shift);
         bits::set_range(&mut self.slabs, unit..unit + cut.units);
@@ -304,7 +324,7 @@ impl<M: Metadata> Slabs<M> {
     /// The number of the slot that starts at `at` in a slab.
     #[inline]
     fn slot_at(&self, unit: u32, class: SizeClass, at: Offset) -> Option<u32> {
-        let cut = self.cuts[class.0 as usize];
+        let cut = self.cut(class);
         let within = (at.0 - self.start_of(unit).0) as u32;
         let slot = ((within as u64 * cut.reciprocal as u64) >> 32) as u32;
         (slot * cut.slot_bytes == within && slot < cut.slots).then_some(slot)
@@ -330,7 +350,7 @@ impl<M: Metadata> Slabs<M> {
     pub(super) fn give(&mut self, found: Found, at: Offset) -> Result<Option<Span>, NotTaken> {
         let Found { unit, mut slab } = found;
         let slot = self.slot_at(unit, slab.class, at).ok_or(NotTaken::Inside)?;
-        let cut = self.cuts[slab.class.0 as usize];
+        let cut = self.cut(slab.class);
         let start = unit as usize * (ROW + self.words);
         let (row, free) = self.units[start..start + ROW + self.words].split_at_mut(ROW);
         if bits::get(free, slot) {
@@ -364,7 +384,7 @@ impl<M: Metadata> Slabs<M> {
     /// fill up and the higher ones run empty.
     fn link(&mut self, unit: u32, mut slab: Slab) {
         let cut = &mut self.cuts[slab.class.0 as usize];
-        let first = cut.partial.checked_sub(1);
+        let first = cut[PARTIAL].checked_sub(1);
         match first {
             Some(first) if first < unit => {
                 let Unit::Head(mut before) = self.read(first) else { return };
@@ -375,7 +395,7 @@ impl<M: Metadata> Slabs<M> {
             _ => {
                 slab.prev = None;
                 slab.next = first;
-                cut.partial = unit + 1;
+                cut[PARTIAL] = unit + 1;
             }
         }
         if let Some(next) = slab.next {
@@ -396,7 +416,7 @@ impl<M: Metadata> Slabs<M> {
                     self.write(prev, before.row());
                 }
             }
-            None => self.cuts[slab.class.0 as usize].partial = slab.next.map_or(0, |unit| unit + 1),
+            None => self.cuts[slab.class.0 as usize][PARTIAL] = slab.next.map_or(0, |unit| unit + 1),
         }
         if let Some(next) = slab.next {
             if let Unit::Head(mut after) = self.read(next) {

@@ -1,0 +1,278 @@
+//! `FixedHeap`: a heap over memory that is simply there. For firmware and kernels, without `std` and `alloc`.
+//!
+//! 1. The heap is a constant: a lock around the arenas, nothing else. It claims ranges of memory later, one arena each:
+//!    internal RAM, external RAM, what a boot loader's memory map calls free.
+//! 2. Each range carries its own tables, at its end. The blocks before them hold no bookkeeping.
+//! 3. A request goes to the arenas in the order in which they were claimed: claim the fastest memory first.
+//! 4. Nothing of the program runs under the lock: no hook, no callback, no panic.
+
+#![deny(unsafe_code)]
+
+mod alloc;
+mod claim;
+mod memory;
+mod misuse;
+mod single;
+mod spans;
+mod state;
+
+pub use claim::NotClaimed;
+pub use memory::StaticMemory;
+pub use misuse::{LowMemory, OnMisuse};
+pub use single::SingleCore;
+pub use spans::LiveSpans;
+
+use crate::arena::{Block, Stats};
+use crate::error::{BadFree, OutOfMemory};
+use crate::sync::{Lock, SpinLock, const_unless_loom};
+use core::alloc::Layout;
+use core::fmt;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use lock_api::RawMutex;
+use memory::Memory;
+use state::State;
+
+/// A heap over up to `ARENAS` ranges of memory, behind a lock of the caller's kind.
+///
+/// It is a `GlobalAlloc` (for `#[global_allocator]`) and an allocator of `allocator_api2`. With a static array no
+/// `unsafe` is needed:
+///
+/// ```
+/// use democratising::{FixedHeap, StaticMemory};
+///
+/// static MEMORY: StaticMemory<{ 1 << 20 }> = StaticMemory::new();
+/// #[global_allocator]
+/// static HEAP: FixedHeap = FixedHeap::over(&MEMORY);
+///
+/// let squares: Vec<u64> = (0..100).map(|i| i * i).collect();
+/// assert_eq!(squares[9], 81);
+/// assert!(HEAP.stats().in_use_bytes >= 800);
+/// ```
+///
+/// Ranges that are known at run time only are claimed:
+///
+/// ```
+/// use democratising::{FixedHeap, TensorBuf};
+///
+/// static HEAP: FixedHeap = FixedHeap::empty();
+///
+/// # let (start, bytes) = (Box::leak(vec![0u8; 64 << 10].into_boxed_slice()).as_mut_ptr(), 64 << 10);
+/// // SAFETY: nobody else uses this memory, now or later.
+/// unsafe { HEAP.claim(start, bytes)? };
+/// let weights = TensorBuf::<f32, _>::zeros_in(&[10, 10], &HEAP)?;
+/// assert_eq!(weights.shape(), [10, 10]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4> {
+    state: Lock<L, State<ARENAS>>,
+}
+
+impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
+    const_unless_loom! {
+        /// A heap without memory: it claims some later.
+        pub const fn empty() -> Self {
+            FixedHeap { state: Lock::new(State::new(None)) }
+        }
+    }
+
+    const_unless_loom! {
+        /// A heap over a static array. It is divided at the first request; when another heap has it already, this one
+        /// has no memory.
+        pub const fn over<const BYTES: usize>(memory: &'static StaticMemory<BYTES>) -> Self {
+            let memory: &'static Memory = memory.memory();
+            FixedHeap { state: Lock::new(State::new(Some(memory))) }
+        }
+    }
+
+    /// Claims `len` bytes from `start` for good. Returns how many of them blocks can have; the tables take the rest.
+    ///
+    /// # Safety
+    /// The range may be read and written for as long as the program runs, and nobody else uses it from now on. (A range
+    /// that this heap holds already is refused.)
+    ///
+    /// # Errors
+    /// [`NotClaimed`]; the heap is as it was.
+    #[allow(unsafe_code)]
+    pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
+        let range = state::Range::new(start as usize, len)?;
+        // Noted before anything is written: who claims a range twice finds its blocks unharmed.
+        self.state.lock().note(range)?;
+        // SAFETY: 1. `Range::new` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
+        // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
+        self.divide(range, bytes)
+    }
+
+    /// Claims a static slice; as [`claim`](Self::claim), without its duties.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
+        let range = state::Range::new(bytes.as_ptr() as usize, bytes.len())?;
+        self.state.lock().note(range)?;
+        self.divide(range, bytes)
+    }
+
+    /// Divides a range that was noted. Not under the lock, since a large range takes a while.
+    fn divide(&self, range: state::Range, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
+        let arena = claim::divide(bytes);
+        self.state.lock().settle(range, arena)
+    }
+
+    /// A block for `layout`. Zero bytes get a block too.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], after the function for low memory had its chance.
+    pub fn allocate(&self, layout: Layout) -> Result<Block<NonNull<u8>>, OutOfMemory> {
+        match self.take(layout) {
+            Some(block) => Ok(block),
+            None => Err(self.state.lock().report(layout)),
+        }
+    }
+
+    #[inline]
+    fn take(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+        // The lock is let go at the end of this line.
+        let block = self.state.lock().allocate(layout);
+        block.or_else(|| self.take_anyhow(layout))
+    }
+
+    /// What can be done when no arena has a block.
+    #[cold]
+    #[inline(never)]
+    fn take_anyhow(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+        let block = self.state.lock().allocate_from_memory(layout);
+        if block.is_some() {
+            return block;
+        }
+        if self.call_low_memory(layout) {
+            let block = self.state.lock().allocate(layout);
+            if block.is_some() {
+                return block;
+            }
+        }
+        self.state.lock().failed();
+        None
+    }
+
+    fn call_low_memory(&self, layout: Layout) -> bool {
+        /// Lets the function be called again, also when it panics.
+        struct Done<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
+        impl<L: RawMutex, const ARENAS: usize> Drop for Done<'_, L, ARENAS> {
+            fn drop(&mut self) {
+                self.0.state.lock().low_memory_done();
+            }
+        }
+        let Some((call, report)) = self.state.lock().begin_low_memory(layout) else { return false };
+        let _done = Done(self);
+        call(&report)
+    }
+
+    /// Gives a block back that was allocated with `layout`.
+    ///
+    /// # Safety
+    /// Nobody uses the block any more. (The heap's own books are safe whatever is given back.)
+    ///
+    /// # Errors
+    /// [`BadFree`] when it is not live or not of that size; then nothing has changed, and nobody else is told.
+    #[allow(unsafe_code)]
+    pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
+        self.state.lock().free(at, layout)
+    }
+
+    /// Gives a block back whose size is not known, as C's `free` does.
+    ///
+    /// # Safety
+    /// As [`free`](Self::free).
+    ///
+    /// # Errors
+    /// As [`free`](Self::free).
+    #[allow(unsafe_code)]
+    pub unsafe fn free_unsized(&self, at: NonNull<u8>) -> Result<(), BadFree> {
+        self.state.lock().free_unsized(at)
+    }
+
+    /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
+    ///
+    /// # Safety
+    /// Nobody uses what is cut off when it becomes shorter.
+    ///
+    /// # Errors
+    /// As [`free`](Self::free).
+    #[allow(unsafe_code)]
+    pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
+        self.state.lock().resize(at, old, new_bytes)
+    }
+
+    /// The bytes that the live block at `at` can use.
+    ///
+    /// # Errors
+    /// [`BadFree`] when no live block starts there.
+    pub fn usable_bytes(&self, at: NonNull<u8>) -> Result<u64, BadFree> {
+        self.state.lock().usable_bytes(at)
+    }
+
+    /// Sets what happens on a bad free through `GlobalAlloc` or `Allocator`.
+    pub fn on_misuse(&self, then: OnMisuse) {
+        self.state.lock().misuse = then;
+    }
+
+    /// Sets what is called before a request fails; `None`: nothing.
+    pub fn on_low_memory(&self, call: Option<LowMemory>) {
+        self.state.lock().low_memory = call;
+    }
+
+    /// Tells the program of a bad free, as it has chosen.
+    #[cold]
+    fn misused(&self, why: BadFree) {
+        let then = self.state.lock().misused();
+        match then {
+            OnMisuse::Panic => panic!("{why}"),
+            OnMisuse::Hook(hook) => hook(why),
+            OnMisuse::Ignore => {}
+        }
+    }
+
+    /// The heap in numbers, summed over its arenas. The limit is what they have in all, tables not counted; failures are
+    /// requests that no arena could serve.
+    pub fn stats(&self) -> Stats {
+        self.state.lock().stats()
+    }
+
+    /// Bytes that no block holds. They need not lie side by side: see [`Stats::largest_free_bytes`].
+    pub fn free_bytes(&self) -> u64 {
+        self.state.lock().free_bytes()
+    }
+
+    /// Bad frees through `GlobalAlloc` and `Allocator` so far.
+    pub fn bad_frees(&self) -> u64 {
+        self.state.lock().bad_frees
+    }
+
+    /// Whether somebody is in the heap right now. A fault handler asks this first: everything else here waits.
+    pub fn is_locked(&self) -> bool {
+        self.state.try_lock().is_none()
+    }
+
+    /// What lives in the heap, span by span, for post-mortems. The heap is locked for each step only, so the program may
+    /// allocate meanwhile; what comes and goes then may be seen or not.
+    pub fn live_spans(&self) -> LiveSpans<'_, L, ARENAS> {
+        LiveSpans::of(self)
+    }
+}
+
+impl<L: RawMutex, const ARENAS: usize> Default for FixedHeap<L, ARENAS> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl<L: RawMutex, const ARENAS: usize> fmt::Debug for FixedHeap<L, ARENAS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state.try_lock() {
+            Some(state) => f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive(),
+            None => f.write_str("FixedHeap(<locked>)"),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A fixed heap as the program's allocator, and as that of a collection.
+
+#![allow(unsafe_code)]
+
+use super::FixedHeap;
+use super::misuse::without_unwinding;
+use crate::arena::Block;
+use crate::error::BadFree;
+use crate::space::Contents;
+use allocator_api2::alloc::{AllocError, Allocator};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{self, NonNull};
+use lock_api::RawMutex;
+
+/// Makes the first `bytes` of a block zero that are not known to be.
+///
+/// # Safety
+/// The block is live, the caller's alone and at least that long.
+unsafe fn zero(block: &Block<NonNull<u8>>, bytes: usize) {
+    if block.contents == Contents::Unknown {
+        // SAFETY: 1. The caller's.
+        unsafe { block.addr.write_bytes(0, bytes) };
+    }
+}
+
+impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
+    /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
+    /// is no memory.
+    ///
+    /// # Safety
+    /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
+    ///
+    /// # Errors
+    /// [`BadFree`] when the block is not live, or not of layout `old`. It is neither read nor written then.
+    unsafe fn move_to(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        take: impl Fn() -> Option<NonNull<u8>>,
+    ) -> Result<Option<NonNull<u8>>, BadFree> {
+        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
+        let aligned = at.as_ptr() as usize % new.align() == 0 && old.align() == new.align();
+        let in_place = if aligned { new.size() } else { old.size() };
+        // SAFETY: 1. The caller gives up what is cut off.
+        if unsafe { self.resize(at, old, in_place) }? && aligned {
+            return Ok(Some(at));
+        }
+        let Some(to) = take() else { return Ok(None) };
+        // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
+        // 2. Two live blocks lie apart. 3. Nobody uses the old one any more.
+        unsafe {
+            ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size()));
+            self.free(at, old)?;
+        }
+        Ok(Some(to))
+    }
+
+    /// `move_to` for `Allocator`.
+    ///
+    /// # Safety
+    /// As `move_to`.
+    unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let take = || self.take(new).map(|block| block.addr);
+        // SAFETY: 1. The caller's promise, handed on.
+        match unsafe { self.move_to(at, old, new, take) } {
+            Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
+            Err(why) => {
+                self.misused(why);
+                Err(AllocError)
+            }
+        }
+    }
+
+    /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
+    #[inline]
+    fn take_global(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+        let block = self.state.lock().allocate(layout);
+        block.or_else(|| {
+            let mut block = None;
+            without_unwinding(&mut || block = self.take_anyhow(layout));
+            block
+        })
+    }
+}
+
+// SAFETY: 1. A block is never shorter than its layout nor less aligned: the arena rounds both up. 2. It is nobody else's until
+// it is freed. 3. Nothing unwinds: what the program has asked to be called is called through a function that cannot.
+unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENAS> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.take_global(layout).map_or(ptr::null_mut(), |block| block.addr.as_ptr())
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: 1. The caller uses the block no more.
+        let freed = NonNull::new(at).ok_or(BadFree::Foreign).and_then(|at| unsafe { self.free(at, layout) });
+        if let Err(why) = freed {
+            without_unwinding(&mut || self.misused(why));
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let Some(block) = self.take_global(layout) else { return ptr::null_mut() };
+        // SAFETY: 1. The block is new and has the bytes of the layout.
+        unsafe { zero(&block, layout.size()) };
+        block.addr.as_ptr()
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
+        let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
+        let take = || self.take_global(new).map(|block| block.addr);
+        let moved = match NonNull::new(at) {
+            // SAFETY: 1. The caller uses the old address no more unless it gets null.
+            Some(at) => unsafe { self.move_to(at, old, new, take) },
+            None => Err(BadFree::Foreign),
+        };
+        match moved {
+            Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
+            Err(why) => {
+                without_unwinding(&mut || self.misused(why));
+                ptr::null_mut()
+            }
+        }
+    }
+}
+
+// SAFETY: 1. A block stays valid until it is freed: it lies in memory that was claimed for good, not in the heap's own struct,
+// which may be moved. 2. There are no copies of a heap. 3. A block is never shorter than its layout nor less aligned.
+unsafe impl<L: RawMutex, const ARENAS: usize> Allocator for FixedHeap<L, ARENAS> {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let block = self.take(layout).ok_or(AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let block = self.take(layout).ok_or(AllocError)?;
+        // SAFETY: 1. The block is new and has the bytes of the layout.
+        unsafe { zero(&block, layout.size()) };
+        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        // SAFETY: 1. The caller uses the block no more.
+        if let Err(why) = unsafe { self.free(at, layout) } {
+            self.misused(why);
+        }
+    }
+
+    unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { self.moved(at, old, new) }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promise, handed on.
+        let block = unsafe { self.moved(at, old, new) }?;
+        // SAFETY: 1. The bytes behind the old ones are part of the new block. 2. `new` is not shorter than `old`: the caller's.
+        unsafe { block.cast::<u8>().add(old.size()).write_bytes(0, new.size() - old.size()) };
+        Ok(block)
+    }
+
+    unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { self.moved(at, old, new) }
+    }
+}

@@ -1,0 +1,146 @@
+//! Dividing claimed memory into what blocks are made of and the tables beside it.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::{Arena, Borrowed, NoArena};
+use crate::space::{Fixed, Geometry};
+use core::fmt;
+use core::mem::MaybeUninit;
+
+/// An arena over memory that nobody else will ever use.
+pub(super) type FixedArena = Arena<Fixed<'static>, Borrowed<'static>>;
+
+/// Why a range of memory was not claimed. The heap is as it was, and the range was not written to, unless it is
+/// [`NoArena`](Self::NoArena).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum NotClaimed {
+    /// There is no room for a single block beside the tables.
+    TooSmall {
+        /// The bytes given.
+        given_bytes: u64,
+        /// The least that would do at that address.
+        least_bytes: u64,
+    },
+    /// It starts at address zero, or reaches over the end of the address space.
+    NoRange {
+        /// Where it starts.
+        start: u64,
+        /// The bytes given.
+        given_bytes: u64,
+    },
+    /// More than half of the address space: claim it in parts.
+    TooLarge {
+        /// The bytes given.
+        given_bytes: u64,
+        /// The most that one range can have.
+        most_bytes: u64,
+    },
+    /// A part of it was claimed before.
+    Overlaps {
+        /// Where the range starts that was claimed before.
+        start: u64,
+        /// The bytes of that range.
+        claimed_bytes: u64,
+    },
+    /// The heap holds as many ranges as its type allows: raise its `ARENAS`.
+    TooMany {
+        /// How many that are.
+        most: usize,
+    },
+    /// The static memory is another heap's already.
+    Taken,
+    /// It cannot be divided.
+    NoArena(NoArena),
+}
+
+impl fmt::Display for NotClaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotClaimed::TooSmall { given_bytes, least_bytes } => {
+                write!(f, "{given_bytes} bytes are too few for a heap: give it {least_bytes} or more")
+            }
+            NotClaimed::NoRange { start, given_bytes } => {
+                write!(
+                    f,
+                    "{given_bytes} bytes at {start:#x} are no range of memory: give its true start and length"
+                )
+            }
+            NotClaimed::TooLarge { given_bytes, most_bytes } => {
+                write!(
+                    f,
+                    "{given_bytes} bytes are too many for one claim: give parts of at most {most_bytes}"
+                )
+            }
+            NotClaimed::Overlaps { start, claimed_bytes } => {
+                write!(
+                    f,
+                    "claimed already: the heap holds {claimed_bytes} bytes at {start:#x}; give each range once"
+                )
+            }
+            NotClaimed::TooMany { most } => {
+                write!(f, "the heap holds {most} ranges, as many as its type allows: raise ARENAS")
+            }
+            NotClaimed::Taken => {
+                f.write_str("the static memory is another heap's already: give each heap its own")
+            }
+            NotClaimed::NoArena(why) => why.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for NotClaimed {}
+
+/// An arena over `bytes`, with its tables at their end.
+///
+/// The blocks come first, so they are aligned as well as the memory itself is: a range that starts at a multiple of 4 KiB
+/// and is as long holds as many blocks aligned to that as can be.
+pub(super) fn divide(bytes: &'static mut [MaybeUninit<u8>]) -> Result<FixedArena, NotClaimed> {
+    let geometry = Fixed::geometry_for(bytes.len() as u64);
+    let granule = geometry.granule_bytes() as usize;
+    let skip = skip(bytes, granule);
+    let given = bytes.len();
+    let bytes = bytes.get_mut(skip..).unwrap_or_default();
+    let granules = most(bytes, geometry);
+    if granules == 0 {
+        return Err(too_small(skip, given));
+    }
+    let (range, tables) = bytes.split_at_mut(granules * granule);
+    Arena::new(Fixed::with_geometry(range, geometry), Borrowed::new(tables)).map_err(NotClaimed::NoArena)
+}
+
+/// The bytes before the first granule.
+fn skip(bytes: &[MaybeUninit<u8>], granule: usize) -> usize {
+    (bytes.as_ptr() as usize).wrapping_neg() & (granule - 1)
+}
+
+/// The most granules that fit `bytes`, which start with one, with the tables for them behind.
+fn most(bytes: &mut [MaybeUninit<u8>], geometry: Geometry) -> usize {
+    let granule = geometry.granule_bytes() as usize;
+    let mut fit = 0;
+    let mut end = bytes.len() / granule + 1;
+    while fit + 1 < end {
+        let granules = fit + (end - fit) / 2;
+        let range = granules * granule;
+        // Tables are aligned to what a granule is aligned to, so they need what they need and no more.
+        let tables = table_bytes(&mut bytes[..range], geometry);
+        if tables <= (bytes.len() - range) as u64 { fit = granules } else { end = granules }
+    }
+    fit
+}
+
+fn table_bytes(range: &mut [MaybeUninit<u8>], geometry: Geometry) -> u64 {
+    Arena::<Fixed, Borrowed>::metadata_bytes(&Fixed::with_geometry(range, geometry))
+}
+
+/// What the smallest arena needs, `skip` bytes behind the start.
+#[cold]
+fn too_small(skip: usize, given: usize) -> NotClaimed {
+    /// The smallest granule.
+    #[repr(align(8))]
+    struct One([MaybeUninit<u8>; 8]);
+    let geometry = Fixed::geometry_for(0);
+    let mut one = One([MaybeUninit::uninit(); 8]);
+    let least_bytes = skip as u64 + geometry.granule_bytes() + table_bytes(&mut one.0, geometry);
+    NotClaimed::TooSmall { given_bytes: given as u64, least_bytes }
+}

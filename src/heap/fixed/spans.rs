@@ -1,0 +1,32 @@
+//! Walking over what lives in a fixed heap.
+
+#![forbid(unsafe_code)]
+
+use super::FixedHeap;
+use crate::arena::LiveSpan;
+use crate::size::Offset;
+use core::ptr::NonNull;
+use lock_api::RawMutex;
+
+/// The live spans of a [`FixedHeap`], by range and address; see [`FixedHeap::live_spans`].
+pub struct LiveSpans<'a, L: RawMutex, const ARENAS: usize> {
+    heap: &'a FixedHeap<L, ARENAS>,
+    claim: usize,
+    from: Offset,
+}
+
+impl<'a, L: RawMutex, const ARENAS: usize> LiveSpans<'a, L, ARENAS> {
+    pub(super) fn of(heap: &'a FixedHeap<L, ARENAS>) -> Self {
+        LiveSpans { heap, claim: 0, from: Offset(0) }
+    }
+}
+
+impl<L: RawMutex, const ARENAS: usize> Iterator for LiveSpans<'_, L, ARENAS> {
+    type Item = LiveSpan<NonNull<u8>>;
+
+    fn next(&mut self) -> Option<LiveSpan<NonNull<u8>>> {
+        let (claim, span) = self.heap.state.lock().live_span(self.claim, self.from)?;
+        (self.claim, self.from) = (claim, Offset(span.offset.0 + span.bytes));
+        Some(span)
+    }
+}
