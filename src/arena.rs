@@ -16,7 +16,7 @@ mod stats;
 mod tests;
 
 pub use commit::{Grant, Unlimited};
-pub use index::{BuddyTree, SpanIndex};
+pub use index::{BuddyTree, ByFit, ByTree, FitTable, Framed, IndexKind, SpanIndex, Unframed};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
 pub use refusal::{NoArena, NoBlock};
 pub use spans::{LiveSlots, LiveSpan};
@@ -281,6 +281,23 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     #[inline]
     pub fn idle_bytes(&self) -> u64 {
         self.commit.as_ref().map_or(0, |commit| commit.idle_bytes())
+    }
+
+    /// Frames given up so far.
+    pub fn unmaps(&self) -> u64 {
+        self.commit.as_ref().map_or(0, |commit| commit.unmaps())
+    }
+
+    /// The least that was idle at any moment since [`Arena::mark_idle`].
+    pub fn idle_low_bytes(&self) -> u64 {
+        self.commit.as_ref().map_or(0, |commit| commit.idle_low_bytes())
+    }
+
+    /// Begins to watch how little is idle.
+    pub fn mark_idle(&mut self) {
+        if let Some(commit) = &mut self.commit {
+            commit.mark_idle();
+        }
     }
 
     /// Bytes that are backed; without frames, all of them.

@@ -1,69 +1,58 @@
-//! The process's heap.
+//! The process's heap: caches per thread over the depots, the slabs and the spans of one pool of mapped memory.
+//!
+//! 1. A thread's **cache** holds, for every size class, a loaded magazine and one behind it. `allocate` pops, `free`
+//!    pushes; nothing else happens on those paths, and no other thread ever touches the cache.
+//! 2. A magazine that runs empty or full is exchanged: with the one behind it, then with the class's depot, then with the
+//!    slabs, whose lock is taken once for as many blocks as a magazine holds.
+//! 3. A block freed by another thread than took it goes into the freer's magazine. So remote frees need no atomics.
+//! 4. Before a thread has a cache, and after it has given its cache up, it works on a shared empty one, which is both
+//!    empty and full: "first use" and "magazine empty" are one branch.
+//! 5. Larger blocks are spans of the pool, under its lock.
+//! 6. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs.
 
 pub mod fixed;
 
 #[cfg(feature = "std")]
-use crate::pool::host;
+mod cache;
 #[cfg(feature = "std")]
-use allocator_api2::alloc::{AllocError, Allocator};
+mod decay;
 #[cfg(feature = "std")]
-use core::{alloc::Layout, ptr::NonNull};
+mod dispatch;
+#[cfg(feature = "std")]
+mod misuse;
+#[cfg(feature = "std")]
+pub(crate) mod shared;
+#[cfg(feature = "std")]
+mod thread;
 
-/// The process's pool of mapped memory, as an allocator (`allocator_api2`): for collections and for
+#[cfg(feature = "std")]
+pub use misuse::{Misuse, on_misuse};
+
+/// The process's heap: a global allocator, and an allocator (`allocator_api2`) for collections and
 /// [`TensorBuf`](crate::TensorBuf).
 ///
 /// ```
-/// use democratising::Global;
 /// # #[cfg(feature = "std")] {
+/// use democratising::Global;
+///
+/// #[global_allocator]
+/// static GLOBAL: Global = Global;
+///
 /// let mut squares = hashbrown::HashMap::with_capacity_in(100, Global);
-/// squares.insert(7, 49);
-/// assert_eq!(squares[&7], 49);
+/// squares.insert(7, vec![49]);
+/// assert_eq!(squares[&7], [49]);
 /// # }
 /// ```
+///
+/// Misuse (a second free, a foreign pointer, a wrong size) ends the process with one line on standard error, or goes to
+/// the hook of `heap::on_misuse`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Global;
 
-// SAFETY: 1. The process's pool is a static: its blocks stay valid until they are freed, and every `Global` is the same
-// allocator. 2. The rest is the contract of the pool's own allocator interface, to which everything is handed on.
 #[cfg(feature = "std")]
-unsafe impl Allocator for Global {
-    #[inline]
-    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        Allocator::allocate(&host::pool().map_err(|_| AllocError)?, layout)
-    }
-
-    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        host::pool().map_err(|_| AllocError)?.allocate_zeroed(layout)
-    }
-
-    #[inline]
-    unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
-        if let Ok(pool) = host::pool() {
-            // SAFETY: 1. The caller's promise, handed on.
-            unsafe { pool.deallocate(at, layout) }
-        }
-    }
-
-    unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = host::pool().map_err(|_| AllocError)?;
-        // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.grow(at, old, new) }
-    }
-
-    unsafe fn grow_zeroed(
-        &self,
-        at: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-    ) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = host::pool().map_err(|_| AllocError)?;
-        // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.grow_zeroed(at, old, new) }
-    }
-
-    unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = host::pool().map_err(|_| AllocError)?;
-        // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.shrink(at, old, new) }
+impl Global {
+    /// The heap in numbers. What threads hold in their caches counts as in use.
+    pub fn stats() -> crate::pool::Stats {
+        shared::stats()
     }
 }

@@ -288,6 +288,42 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
     }
 
+    /// Frames created and frames given up so far.
+    pub fn turnover(&self) -> (u64, u64) {
+        let shared = self.shared.lock();
+        (shared.arena.creates(), shared.arena.unmaps())
+    }
+
+    /// Changes [`PoolConfig::retain_bytes`] alone, from the next block on that comes back.
+    pub fn retain(&self, bytes: u64) {
+        self.shared.lock().config.retain_bytes = bytes;
+    }
+
+    /// Gives back the idle frames that nobody has needed since the last call.
+    pub fn decay(&self) -> u64 {
+        let mut shared = self.shared.lock();
+        let keep_bytes = shared.arena.idle_bytes() - shared.arena.idle_low_bytes();
+        let given = shared.arena.trim(keep_bytes, &Frames(&self.budget));
+        shared.arena.mark_idle();
+        given
+    }
+
+    /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) fn hold(&self) {
+        self.shared.hold();
+    }
+
+    /// Lets go what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// This thread, or the one that it is the fork of, called `hold`.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
+        unsafe { self.shared.let_go() }
+    }
+
     /// Calls `look` with the space. The pool is locked meanwhile.
     pub fn with_space<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         look(self.shared.lock().arena.space())

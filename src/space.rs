@@ -6,12 +6,14 @@ mod fixed;
 #[cfg(feature = "std")]
 mod mapped;
 mod simulated;
+mod with_index;
 
 pub use crate::size::{Geometry, Granule, Offset, Span};
 pub use fixed::Fixed;
 #[cfg(feature = "std")]
 pub use mapped::{Mapped, MappedTables};
 pub use simulated::{Simulated, SimulatedCounts};
+pub use with_index::WithIndex;
 
 use crate::arena::index::SpanIndex;
 use crate::arena::metadata::Metadata;

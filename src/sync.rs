@@ -3,8 +3,6 @@
 //! Everything else says `sync::atomic` and [`sync::Lock`](Lock), so the code that the models run is the code that ships.
 //! A target whose atomics come from elsewhere gets them here as well.
 
-#![deny(unsafe_code)]
-
 mod bare;
 
 #[cfg(feature = "critical-section")]
@@ -93,6 +91,27 @@ type InnerGuard<'a, L, T> = lock_api::MutexGuard<'a, L, T>;
 #[cfg(democratising_loom)]
 type InnerGuard<'a, L, T> = modelled::Guard<'a, L, T>;
 
+/// A value in static memory that is reached by pointer, and never written while anybody reads it.
+///
+/// Being a cell keeps one that is all zeros out of the program's file.
+#[cfg(feature = "std")]
+pub(crate) struct Blank<T>(core::cell::UnsafeCell<T>);
+
+// SAFETY: 1. It gives a pointer away and nothing else; whoever writes through it answers for that.
+#[cfg(feature = "std")]
+unsafe impl<T> Sync for Blank<T> {}
+
+#[cfg(feature = "std")]
+impl<T> Blank<T> {
+    pub(crate) const fn new(value: T) -> Blank<T> {
+        Blank(core::cell::UnsafeCell::new(value))
+    }
+
+    pub(crate) const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
 /// A value behind a lock of the caller's kind.
 pub struct Lock<L: RawMutex, T>(Inner<L, T>);
 
@@ -118,6 +137,23 @@ impl<L: RawMutex, T> Lock<L, T> {
     #[inline]
     pub fn try_lock(&self) -> Option<Held<'_, L, T>> {
         self.0.try_lock().map(Held)
+    }
+
+    /// Waits until the lock is free, and keeps it beyond any scope: for a fork, which must find every lock held by the
+    /// thread that forks.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) fn hold(&self) {
+        core::mem::forget(self.lock());
+    }
+
+    /// Lets go what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// This thread, or the one that it is the fork of, holds the lock, and no guard of it is alive.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: 1. As the caller promises.
+        unsafe { self.0.force_unlock() }
     }
 
     /// The value, where nobody else can have it.

@@ -305,9 +305,35 @@ fn slack_buys_fewer_steals_with_more_memory() {
 
 #[test]
 fn a_fixed_range_of_an_eighth_more_than_the_demand_serves_every_request() {
-    for object in shipped(&["--space", "fixed"]) {
+    for object in shipped(&["--space", "fixed", "--index", "tree"]) {
         assert_eq!((number(&object, "failures"), number(&object, "creates")), (0.0, 0.0), "{object}");
         assert!(number(&object, "efficiency") > 8.0 / 9.0, "{object}");
+    }
+}
+
+#[test]
+fn the_fit_table_is_what_divides_a_fixed_range_and_refuses_one_request_in_a_thousand_at_most() {
+    let fields = ["efficiency", "failures", "peak_reserved_bytes"];
+    let (own, fit) = (shipped(&["--space", "fixed"]), shipped(&["--space", "fixed", "--index", "fit"]));
+    for (own, fit) in own.iter().zip(&fit) {
+        assert_eq!(fields.map(|field| number(own, field)), fields.map(|field| number(fit, field)));
+        assert!(number(own, "failures") * 1000.0 < number(own, "events"), "{own}");
+        assert!(number(own, "efficiency") > 0.87, "{own}");
+    }
+}
+
+#[test]
+fn either_index_reserves_little_more_than_requested_and_they_differ() {
+    for space in ["simulated", "mapped"] {
+        let with = |index| shipped(&["--space", space, "--slack", "0", "--index", index]);
+        for (tree, fit) in with("tree").iter().zip(&with("fit")) {
+            assert_ne!(number(tree, "steals"), number(fit, "steals"), "{tree} {fit}");
+            for object in [tree, fit] {
+                assert!(number(object, "efficiency") >= 0.985, "{object}");
+                let lost = number(object, "failures") + number(object, "live_at_end_bytes");
+                assert_eq!(lost, 0.0, "{object}");
+            }
+        }
     }
 }
 

@@ -1,12 +1,12 @@
-//! One randomized script over every space: no overlap, alignment, bytes intact where they can be touched, everything
+//! One randomized script over every space, divided by either index: no overlap, alignment, bytes intact where they can be touched, everything
 //! returned, bad frees refused, and running out of memory at any moment loses nothing.
 
-use democratising::arena::{Arena, Borrowed, Metadata, NoBlock};
+use democratising::arena::{Arena, Borrowed, ByFit, ByTree, IndexKind, Metadata, NoBlock, Unframed};
 use democratising::error::BadFree;
 use democratising::pool::{Pool, PoolConfig, Stats};
 use democratising::space::{
     Alignment, Contents, Fixed, Geometry, HostSpace, Mapped, MappedTables, Offset, Simulated, Space,
-    SpaceError, Span,
+    SpaceError, Span, WithIndex,
 };
 use democratising::{SpinLock, lock_api::RawMutex};
 use proptest::prelude::*;
@@ -354,12 +354,29 @@ unsafe impl<S: HostSpace> HostSpace for Failing<S> {}
 
 const MAPPED: usize = 128 << 20;
 
-fn mapped(config: PoolConfig) -> Pool<Mapped, SpinLock> {
-    Pool::new(Mapped::reserve(MAPPED).unwrap(), MappedTables, config).unwrap()
+/// Any space, divided by an index of this kind.
+fn pool<S: Space, I: IndexKind>(
+    space: S,
+    config: PoolConfig,
+) -> Pool<WithIndex<S, I>, SpinLock, MappedTables> {
+    Pool::new(WithIndex::new(space), MappedTables, config).unwrap()
 }
 
-fn simulated(config: PoolConfig) -> Pool<Simulated, SpinLock, MappedTables> {
-    Pool::new(Simulated::device(MAPPED as u64, 2 << 20), MappedTables, config).unwrap()
+fn mapped<I: IndexKind>(config: PoolConfig) -> Pool<WithIndex<Mapped, I>, SpinLock, MappedTables> {
+    pool(Mapped::reserve(MAPPED).unwrap(), config)
+}
+
+fn simulated<I: IndexKind>(config: PoolConfig) -> Pool<WithIndex<Simulated, I>, SpinLock, MappedTables> {
+    pool(Simulated::device(MAPPED as u64, 2 << 20), config)
+}
+
+/// Runs a script on a fixed array, whose tables are carved from exactly the bytes that they are said to need.
+fn run_carved<I: IndexKind>(bytes: &mut [MaybeUninit<u8>], script: &[Step]) {
+    let space = WithIndex::<_, I>::new(Fixed::new(bytes));
+    let needed = Arena::<WithIndex<Fixed, I>, Borrowed>::metadata_bytes(&space) as usize;
+    let mut tables = vec![MaybeUninit::uninit(); needed + 8];
+    let pool = Pool::<_, SpinLock, _>::new(space, Borrowed::new(&mut tables), PoolConfig::DEFAULT).unwrap();
+    run(&pool, script);
 }
 
 fn config() -> impl Strategy<Value = PoolConfig> {
@@ -376,12 +393,14 @@ proptest! {
 
     #[test]
     fn the_script_holds_on_simulated_device_memory(script in script(64 << 20), config in config()) {
-        run(&simulated(config), &script);
+        run(&simulated::<ByTree>(config), &script);
+        run(&simulated::<ByFit>(config), &script);
     }
 
     #[test]
     fn the_script_holds_on_mapped_host_memory(script in script(24 << 20), config in config()) {
-        run(&mapped(config), &script);
+        run(&mapped::<ByTree>(config), &script);
+        run(&mapped::<ByFit>(config), &script);
     }
 
     #[test]
@@ -389,38 +408,36 @@ proptest! {
         script in script(128 << 10), len in 0usize..512 << 10, skip in 0usize..5000,
     ) {
         let mut bytes = vec![MaybeUninit::uninit(); len + skip];
-        let space = Fixed::new(&mut bytes[skip..]);
-        let needed = Arena::<Fixed, Borrowed>::metadata_bytes(&space) as usize;
-        let mut tables = vec![MaybeUninit::uninit(); needed + 8];
-        let pool = Pool::<Fixed, SpinLock>::new(space, Borrowed::new(&mut tables), PoolConfig::DEFAULT).unwrap();
-        run(&pool, &script);
+        run_carved::<ByTree>(&mut bytes[skip..], &script);
+        run_carved::<ByFit<Unframed>>(&mut bytes[skip..], &script);
     }
 
     #[test]
     fn the_script_holds_on_a_fixed_array_counted_like_the_host(script in script(1 << 20), skip in 0usize..70_000) {
         let geometry = Geometry::spans(4 << 10).slabs(16 << 10, 16);
         let mut bytes = vec![MaybeUninit::uninit(); (4 << 20) + skip];
-        let space = Fixed::with_geometry(&mut bytes[skip..], geometry);
-        let pool = Pool::<Fixed, SpinLock, _>::new(space, MappedTables, PoolConfig::DEFAULT).unwrap();
-        run(&pool, &script);
+        let config = PoolConfig::DEFAULT;
+        run(&pool::<_, ByTree>(Fixed::with_geometry(&mut bytes[skip..], geometry), config), &script);
+        run(&pool::<_, ByFit>(Fixed::with_geometry(&mut bytes[skip..], geometry), config), &script);
+        run(&pool::<_, ByFit<Unframed>>(Fixed::with_geometry(&mut bytes[skip..], geometry), config), &script);
     }
 
     #[test]
     fn running_out_at_any_commit_rolls_back_and_loses_nothing(
         script in script(24 << 20), fail_in in 1u32..60, for_good in any::<bool>(), config in config(),
     ) {
-        let space = Failing { space: Mapped::reserve(MAPPED).unwrap(), fail_in: Cell::new(fail_in), for_good };
-        let pool = Pool::<_, SpinLock, _>::new(space, MappedTables, config).unwrap();
-        run(&pool, &script);
-        let space = Failing { space: Simulated::device(MAPPED as u64, 2 << 20), fail_in: Cell::new(fail_in), for_good };
-        let pool = Pool::<_, SpinLock, _>::new(space, MappedTables, config).unwrap();
-        run(&pool, &script);
+        let mapped = || Failing { space: Mapped::reserve(MAPPED).unwrap(), fail_in: Cell::new(fail_in), for_good };
+        run(&pool::<_, ByTree>(mapped(), config), &script);
+        run(&pool::<_, ByFit>(mapped(), config), &script);
+        let device = || Simulated::device(MAPPED as u64, 2 << 20);
+        let simulated = || Failing { space: device(), fail_in: Cell::new(fail_in), for_good };
+        run(&pool::<_, ByTree>(simulated(), config), &script);
+        run(&pool::<_, ByFit>(simulated(), config), &script);
     }
 }
 
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
-#[test]
-fn every_kth_request_of_a_fragmented_pool_may_fail() {
+fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
     let play = |fail_in: u32| {
         let space = Failing {
@@ -429,7 +446,7 @@ fn every_kth_request_of_a_fragmented_pool_may_fail() {
             for_good: false,
         };
         let config = PoolConfig::DEFAULT.slack_permille(0);
-        let pool = Pool::<_, SpinLock, _>::new(space, MappedTables, config).unwrap();
+        let pool = pool::<_, I>(space, config);
         let mut failures = 0;
         let mut allocate = |layout| loop {
             let before = pool.stats();
@@ -460,7 +477,7 @@ fn every_kth_request_of_a_fragmented_pool_may_fail() {
         let stats = pool.stats();
         assert_eq!((stats.in_use_bytes, stats.idle_bytes), (0, stats.reserved_bytes));
         assert_eq!(stats.creates - stats.unmaps, stats.reserved_bytes >> 21);
-        (failures, stats.steals, pool.with_space(|space| space.fail_in.get()))
+        (failures, stats.steals, pool.with_space(|space| space.inner().fail_in.get()))
     };
     let (failures, steals, _) = play(0);
     assert_eq!(failures, 0);
@@ -476,9 +493,8 @@ fn every_kth_request_of_a_fragmented_pool_may_fail() {
     assert!(failed >= 10, "only {failed} requests were made to fail");
 }
 
-#[test]
-fn what_never_fits_is_told_apart_from_what_does_not_fit_now() {
-    let pool = simulated(PoolConfig::DEFAULT.max_bytes(16 << 20));
+fn what_never_fits_is_told_apart_from_what_does_not_fit_now<I: IndexKind>() {
+    let pool = simulated::<I>(PoolConfig::DEFAULT.max_bytes(16 << 20));
     let ask = |bytes: usize, align: usize| pool.allocate(Layout::from_size_align(bytes, align).unwrap());
     assert!(matches!(ask(MAPPED + 1, 1), Err(NoBlock::NeverFits { .. })));
     assert!(matches!(ask(isize::MAX as usize, 1), Err(NoBlock::NeverFits { .. })));
@@ -491,9 +507,8 @@ fn what_never_fits_is_told_apart_from_what_does_not_fit_now() {
     assert!(ask(1, 1).is_ok());
 }
 
-#[test]
-fn a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one() {
-    let pool = simulated(PoolConfig::DEFAULT.max_bytes(12 << 20).slack_permille(1000));
+fn a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one<I: IndexKind>() {
+    let pool = simulated::<I>(PoolConfig::DEFAULT.max_bytes(12 << 20).slack_permille(1000));
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
     let blocks: Vec<_> = (0..6).map(|_| pool.allocate(mib(2)).unwrap().addr).collect();
     for addr in blocks.iter().step_by(2) {
@@ -505,9 +520,8 @@ fn a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one() {
     assert_eq!((stats.reserved_bytes, stats.steals, stats.idle_bytes), (12 << 20, 3, 0));
 }
 
-#[test]
-fn a_block_of_somebody_else_is_refused() {
-    let (one, other) = (mapped(PoolConfig::DEFAULT), mapped(PoolConfig::DEFAULT));
+fn a_block_of_somebody_else_is_refused<I: IndexKind>() {
+    let (one, other) = (mapped::<I>(PoolConfig::DEFAULT), mapped::<I>(PoolConfig::DEFAULT));
     for bytes in [100, 100_000] {
         let layout = Layout::from_size_align(bytes, 8).unwrap();
         let block = one.allocate(layout).unwrap();
@@ -520,10 +534,9 @@ fn a_block_of_somebody_else_is_refused() {
     }
 }
 
-#[test]
-fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum() {
+fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum<I: IndexKind>() {
     let config = PoolConfig::DEFAULT.initial_bytes(8 << 20).growth_permille(2000).max_bytes(40 << 20);
-    let pool = simulated(config);
+    let pool = simulated::<I>(config);
     assert_eq!(pool.stats().reserved_bytes, 8 << 20);
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
     assert!(pool.allocate(mib(8)).is_ok());
@@ -532,4 +545,24 @@ fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_t
     assert_eq!(pool.stats().reserved_bytes, 20 << 20, "10 MiB were needed, twice as much is backed");
     assert!(pool.allocate(mib(30)).is_ok(), "all of the maximum can be had in one piece");
     assert_eq!(pool.stats().reserved_bytes, 40 << 20);
+}
+
+/// Each of these once with either index.
+macro_rules! with_either_index {
+    ($($name:ident)*) => {
+        mod the_buddy_tree {
+            $(#[test] fn $name() { super::$name::<super::ByTree>(); })*
+        }
+        mod the_fit_table {
+            $(#[test] fn $name() { super::$name::<super::ByFit>(); })*
+        }
+    };
+}
+
+with_either_index! {
+    every_kth_request_of_a_fragmented_pool_may_fail
+    what_never_fits_is_told_apart_from_what_does_not_fit_now
+    a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one
+    a_block_of_somebody_else_is_refused
+    growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
 }

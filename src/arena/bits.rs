@@ -116,6 +116,20 @@ pub fn next_clear(bits: &[u64], range: Range<u32>) -> u32 {
     next(bits, range, !0)
 }
 
+/// The first bit of `range` that is set in `ones` or clear in `zeros`, or the range's end.
+#[inline]
+pub fn next_set_or_clear(ones: &[u64], zeros: &[u64], range: Range<u32>) -> u32 {
+    let mut at = range.start;
+    while at < range.end {
+        let word = (ones[at as usize / 64] | !zeros[at as usize / 64]) >> (at % 64);
+        if word != 0 {
+            return (at + word.trailing_zeros()).min(range.end);
+        }
+        at = (at / 64 + 1) * 64;
+    }
+    range.end
+}
+
 /// The first bit of `range` that differs from those of `same` (0 or all ones), or the range's end.
 #[inline]
 fn next(bits: &[u64], range: Range<u32>, same: u64) -> u32 {
@@ -164,6 +178,9 @@ mod tests {
             prop_assert_eq!(next_set(&seed, range.clone()), ones.first().copied().unwrap_or(range.end));
             let zero = range.clone().find(|&at| !get(&seed, at)).unwrap_or(range.end);
             prop_assert_eq!(next_clear(&seed, range.clone()), zero);
+            let other = seed.map(|word| word.rotate_left(17));
+            let either = range.clone().find(|&at| get(&seed, at) || !get(&other, at)).unwrap_or(range.end);
+            prop_assert_eq!(next_set_or_clear(&seed, &other, range.clone()), either);
             let (mut by_range, mut by_bit) = (seed, seed);
             set_range(&mut by_range, range.clone());
             range.clone().for_each(|at| set(&mut by_bit, at));

@@ -58,6 +58,8 @@ pub(super) struct Commit<M: Metadata> {
     /// Frames with a live granule, and the most there ever were.
     used: u32,
     used_peak: u32,
+    /// The fewest idle frames since `mark_idle`.
+    idle_low: u32,
     /// How many more frames than `used_peak` may be backed before one is stolen, in thousandths.
     slack_permille: u32,
     creates: u64,
@@ -86,6 +88,7 @@ impl<M: Metadata> Commit<M> {
             zeroes: false,
             used: 0,
             used_peak: 0,
+            idle_low: 0,
             slack_permille,
             creates: 0,
             steals: 0,
@@ -133,6 +136,7 @@ impl<M: Metadata> Commit<M> {
             }
         }
         self.used_peak = self.used_peak.max(self.used);
+        self.idle_low = self.idle_low.min(self.idle.len());
     }
 
     /// Takes the granules of a span off the counts of its frames; frames that are backed and hold nothing are idle.
@@ -408,6 +412,14 @@ impl<M: Metadata> Commit<M> {
         trimmed
     }
 
+    pub(super) fn idle_low_bytes(&self) -> u64 {
+        self.idle_low.min(self.idle.len()) as u64 * self.frame_bytes
+    }
+
+    pub(super) fn mark_idle(&mut self) {
+        self.idle_low = self.idle.len();
+    }
+
     pub(super) fn set_slack(&mut self, permille: u32) {
         self.slack_permille = permille;
     }
@@ -439,6 +451,10 @@ impl<M: Metadata> Commit<M> {
     #[inline]
     pub(super) fn idle_bytes(&self) -> u64 {
         self.idle.len() as u64 * self.frame_bytes
+    }
+
+    pub(super) fn unmaps(&self) -> u64 {
+        self.unmaps
     }
 
     #[inline]

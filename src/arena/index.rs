@@ -8,11 +8,14 @@
 
 #[cfg(test)]
 mod contract;
+pub mod fit;
 pub mod tree;
 
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
+use core::marker::PhantomData;
 
+pub use fit::{Backing, FitTable, Framed, Unframed};
 pub use tree::BuddyTree;
 
 /// A span is not live as it was given. Nothing was changed.
@@ -41,7 +44,9 @@ pub trait SpanIndex<M: Metadata>: Sized {
     fn new(meta: &mut M, granules: u32, skew: u32) -> Result<Self, NoTable>;
 
     /// Takes a free run of `granules` granules at a multiple of `align` (a power of two), or `None` where there is
-    /// none. Runs that are backed come first; among the others the one where `cost` (frames to back) is least.
+    /// none. Runs that are backed come first, as far as the index knows of them: the buddy tree of every granule, the fit
+    /// table of whole free runs. Among the others it compares places, and takes the one where `cost` (the frames of it
+    /// that are not backed; zero is a run that is) is least.
     fn take(&mut self, granules: u32, align: u32, cost: &impl Fn(Span) -> u32) -> Option<Span>;
 
     /// Gives a live span back; its granules are free and backed.
@@ -79,4 +84,26 @@ pub trait SpanIndex<M: Metadata>: Sized {
 
     /// The granules up to the end of the highest run ever taken.
     fn high_water(&self) -> u32;
+}
+
+/// A kind of span index, whatever its tables live in.
+pub trait IndexKind {
+    /// The index.
+    type Index<M: Metadata>: SpanIndex<M>;
+}
+
+/// The kind of the [`BuddyTree`].
+#[derive(Debug)]
+pub enum ByTree {}
+
+impl IndexKind for ByTree {
+    type Index<M: Metadata> = BuddyTree<M>;
+}
+
+/// The kind of the [`FitTable`], for spaces that are backed as `B` says.
+#[derive(Debug)]
+pub struct ByFit<B: Backing = Framed>(PhantomData<fn() -> B>);
+
+impl<B: Backing> IndexKind for ByFit<B> {
+    type Index<M: Metadata> = FitTable<M, B>;
 }

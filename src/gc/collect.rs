@@ -5,6 +5,7 @@
 use super::registry::{self, Entry};
 use super::{Deadline, Resource};
 use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
+use crate::heap::shared as heap;
 use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
@@ -127,6 +128,7 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
 pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     let mut report = host::report(requested_bytes);
     add(&mut report, "pool, idle", host::idle_bytes());
+    add(&mut report, "heap, idle", heap::idle_bytes());
     let Some(_asking) = Asking::begin() else { return report };
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
@@ -174,6 +176,14 @@ impl Wanted {
             (Wanted::Bytes { .. }, _) => None,
         }
     }
+
+    /// What is wanted of the process as a whole: nothing, where only a pool ran out.
+    fn of_process(&self, collected: &Collected) -> Option<u64> {
+        match self {
+            Wanted::Bytes { of: Some(_), .. } => None,
+            _ => self.of(Resource::HostBytes, collected),
+        }
+    }
 }
 
 fn run(wanted: Wanted, until: Deadline) -> Collected {
@@ -182,6 +192,10 @@ fn run(wanted: Wanted, until: Deadline) -> Collected {
     let began = Instant::now();
     if let Some(bytes) = wanted.of(Resource::HostBytes, &collected).filter(|_| !until.has_passed()) {
         collected.add(Resource::HostBytes, host::trim(bytes));
+    }
+    // The heap is no part of a pool that ran out; it is asked by whoever wants the process to be smaller.
+    if let Some(bytes) = wanted.of_process(&collected).filter(|_| !until.has_passed()) {
+        collected.add(Resource::HostBytes, heap::trim(bytes));
     }
     let entries = registry::entries();
     let entries = entries.as_deref().map_or(&[][..], |entries| &entries[..]);
@@ -210,6 +224,7 @@ fn run(wanted: Wanted, until: Deadline) -> Collected {
     if let Wanted::Everything = wanted {
         // What the reclaimers freed lies idle in the pool now. It is counted already.
         host::trim(u64::MAX);
+        heap::trim(u64::MAX);
     }
     collected.elapsed = began.elapsed();
     collected

@@ -7,8 +7,6 @@
 //!    there; blocks for which there is no room stay with the caller, who gives them to the slabs.
 //! 3. Owners take what came last, since it is warm. The reclaimer takes what came first.
 
-#![forbid(unsafe_code)]
-
 use super::magazine::{Block, Magazine};
 use crate::sync::{Lock, const_unless_loom};
 use lock_api::RawMutex;
@@ -68,6 +66,22 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
             let mut out = Magazine::new();
             self.held.lock().give(&mut out, End::Oldest).then_some(out)
         })
+    }
+
+    /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) fn hold(&self) {
+        self.held.hold();
+    }
+
+    /// Lets go what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// This thread, or the one that it is the fork of, called `hold`.
+    #[cfg(all(feature = "std", not(democratising_loom)))]
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
+        unsafe { self.held.let_go() }
     }
 
     /// What it holds.

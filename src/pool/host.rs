@@ -1,11 +1,12 @@
-//! The process's own pool of mapped memory: what tensors and [`Global`](crate::Global) draw from.
-
-#![forbid(unsafe_code)]
+//! The process's own pool of mapped memory: what tensors draw from.
 
 use super::{Budget, Pool, PoolConfig, Stats};
 use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
 use crate::space::{Mapped, MappedTables, SpaceError};
 use crate::sync::{HostLock, Lock, OnceLock};
+use allocator_api2::alloc::{AllocError, Allocator};
+use core::alloc::Layout;
+use core::ptr::NonNull;
 use std::format;
 use std::string::{String, ToString};
 
@@ -64,12 +65,36 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
     made().map_or(0, |pool| pool.trim(pool.idle_bytes().saturating_sub(target_bytes)))
 }
 
+/// Keeps the pool's locks for a fork.
+#[cfg(unix)]
+pub(crate) fn hold() {
+    MAKING.hold();
+    if let Some(pool) = made() {
+        pool.hold();
+    }
+}
+
+/// Lets go what [`hold`] keeps.
+///
+/// # Safety
+/// This thread, or the one that it is the fork of, called `hold`.
+#[cfg(unix)]
+pub(crate) unsafe fn let_go() {
+    // SAFETY: 1. As the caller promises. 2. Nobody can have made the pool since: `MAKING` was held.
+    unsafe {
+        if let Some(pool) = made() {
+            pool.let_go();
+        }
+        MAKING.let_go();
+    }
+}
+
 /// What [`trim`] could give back now.
 pub(crate) fn idle_bytes() -> u64 {
     made().map_or(0, |pool| pool.idle_bytes())
 }
 
-/// The pool that host tensors and [`Global`](crate::Global) draw from.
+/// The pool that host tensors draw from, and an allocator (`allocator_api2`) for collections that are to count with them.
 ///
 /// It is there from the first tensor on; enabling it says how it grows, what it keeps and where it ends.
 ///
@@ -110,6 +135,50 @@ impl MemoryPool {
             pool.trim(0);
         }
         Ok(())
+    }
+}
+
+// SAFETY: 1. The process's pool is a static: its blocks stay valid until they are freed, and every `MemoryPool` is the
+// same allocator. 2. The rest is the contract of the pool's own allocator interface, to which everything is handed on.
+unsafe impl Allocator for MemoryPool {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        Allocator::allocate(&pool().map_err(|_| AllocError)?, layout)
+    }
+
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        pool().map_err(|_| AllocError)?.allocate_zeroed(layout)
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        if let Some(pool) = made() {
+            // SAFETY: 1. The caller's promise, handed on.
+            unsafe { pool.deallocate(at, layout) }
+        }
+    }
+
+    unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let pool = made().ok_or(AllocError)?;
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { pool.grow(at, old, new) }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        let pool = made().ok_or(AllocError)?;
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { pool.grow_zeroed(at, old, new) }
+    }
+
+    unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        let pool = made().ok_or(AllocError)?;
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { pool.shrink(at, old, new) }
     }
 }
 

@@ -87,6 +87,22 @@ impl<T: Block, const N: usize> Magazine<T, N> {
         Some(self.blocks[self.len])
     }
 
+    /// Puts as many of `blocks` on top as there is room for, in order. How many.
+    pub fn push_all(&mut self, blocks: &[T]) -> usize {
+        let moved = blocks.len().min(self.capacity() - self.len);
+        self.blocks[self.len..self.len + moved].copy_from_slice(&blocks[..moved]);
+        self.len += moved;
+        moved
+    }
+
+    /// Moves every block to the start of `out`, in order, or as many of the newest as it has room for. How many.
+    pub fn pop_all(&mut self, out: &mut [T]) -> usize {
+        let moved = self.len.min(out.len());
+        out[..moved].copy_from_slice(&self.blocks[self.len - moved..self.len]);
+        self.len -= moved;
+        moved
+    }
+
     /// The blocks, oldest first.
     #[inline]
     pub fn as_slice(&self) -> &[T] {
@@ -124,6 +140,20 @@ impl<T: Block, const N: usize> Default for Magazine<T, N> {
 #[cfg(all(test, not(democratising_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_move_in_bulk_as_far_as_there_is_room_and_none_is_lost() {
+        let mut magazine = Magazine::<u32, 4>::with_capacity(3);
+        assert_eq!(magazine.push_all(&[1, 2]), 2);
+        assert_eq!(magazine.push_all(&[3, 4]), 1);
+        assert_eq!(magazine.as_slice(), [1, 2, 3]);
+        let mut out = [0; 2];
+        assert_eq!(magazine.pop_all(&mut out), 2);
+        assert_eq!((out, magazine.as_slice()), ([2, 3], &[1][..]));
+        assert_eq!(magazine.pop_all(&mut []), 0);
+        assert_eq!(magazine.pop_all(&mut out), 1);
+        assert_eq!((out[0], magazine.is_empty()), (1, true));
+    }
 
     fn loaded(capacity: usize, blocks: &[u32]) -> Magazine<u32, 4> {
         let mut magazine = Magazine::with_capacity(capacity);

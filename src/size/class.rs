@@ -95,7 +95,7 @@ pub const HOST_GEOMETRY: Geometry = Geometry::spans(16 << 10).framed(2 << 20).sl
 pub const HOST_CLASSES: usize = HOST.count();
 
 /// The class of every size of [`HOST`], counted in 16 bytes and rounded up: one load in place of a logarithm.
-pub static HOST_TABLE: [u8; (32 << 10) / 16 + 1] = {
+pub const HOST_TABLE: [u8; (32 << 10) / 16 + 1] = {
     let mut table = [0; (32 << 10) / 16 + 1];
     let mut sixteenths = 1;
     while sixteenths < table.len() {

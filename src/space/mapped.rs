@@ -69,10 +69,8 @@ unsafe impl Space for Mapped {
     }
 
     fn alignment(&self) -> Alignment {
-        Alignment {
-            max_bytes: FRAME as u64,
-            skew_bytes: (self.range.start().as_ptr() as usize % FRAME) as u64,
-        }
+        const MOST: usize = if cfg!(target_pointer_width = "64") { 64 << 30 } else { 1 << 30 };
+        Alignment { max_bytes: MOST as u64, skew_bytes: (self.range.start().as_ptr() as usize % MOST) as u64 }
     }
 
     #[inline]
@@ -137,6 +135,17 @@ impl Metadata for MappedTables {
     }
 }
 
+impl<T: Plain> MappedTable<T> {
+    /// The table for good: its mapping is never given back.
+    pub fn leak(self) -> &'static mut [T] {
+        let mut table = core::mem::ManuallyDrop::new(self);
+        let (start, len) = (table.start, table.len);
+        let _kept = &mut table.range;
+        // SAFETY: 1. to 3. as in `deref_mut`; the mapping is not dropped any more, and nobody else has the table.
+        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+}
+
 // SAFETY: 1. A table owns its mapping; moving it to another thread moves plain integers.
 unsafe impl<T: Plain> Send for MappedTable<T> {}
 // SAFETY: 1. Shared access is read-only.
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn a_reservation_is_aligned_to_a_frame_and_knows_its_own_addresses() {
         let space = Mapped::reserve(3 * FRAME - 1).unwrap();
-        assert_eq!((space.len_bytes(), space.alignment().skew_bytes), (3 * FRAME as u64, 0));
+        assert_eq!((space.len_bytes(), space.alignment().skew_bytes % FRAME as u64), (3 * FRAME as u64, 0));
         let last = space.addr(Offset(3 * FRAME as u64 - 1));
         assert_eq!(space.offset(last), Some(Offset(3 * FRAME as u64 - 1)));
         assert_eq!(space.offset(NonNull::from(&space).cast()), None);

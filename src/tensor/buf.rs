@@ -165,23 +165,23 @@ impl<T: Element, A> TensorBuf<T, A> {
 
 #[cfg(feature = "std")]
 impl<T: Element> TensorBuf<T> {
-    /// A buffer of zeros from the process's pool. When memory runs out, what can be reclaimed is, and it tries again.
+    /// A buffer of zeros from the process's heap. When memory runs out, what can be reclaimed is, and it tries again.
     ///
     /// # Errors
-    /// Those of [`zeros_in`](Self::zeros_in); the report of [`DemoError::OutOfMemory`] is the pool's.
+    /// Those of [`zeros_in`](Self::zeros_in).
     pub fn zeros(shape: &[usize]) -> Result<Self> {
-        from_pool(|| Self::zeros_in(shape, Global))
+        crate::gc::with_retry(|_| Self::zeros_in(shape, Global))
     }
 
-    /// A buffer from the process's pool with a copy of `elements`.
+    /// A buffer from the process's heap with a copy of `elements`.
     ///
     /// # Errors
-    /// Those of [`from_slice_in`](Self::from_slice_in); the report of [`DemoError::OutOfMemory`] is the pool's.
+    /// Those of [`from_slice_in`](Self::from_slice_in).
     pub fn from_slice(shape: &[usize], elements: &[T]) -> Result<Self> {
-        from_pool(|| Self::from_slice_in(shape, elements, Global))
+        crate::gc::with_retry(|_| Self::from_slice_in(shape, elements, Global))
     }
 
-    /// A buffer from the process's pool whose elements are `element(0)`, `element(1)`, .. in row-major order.
+    /// A buffer from the process's heap whose elements are `element(0)`, `element(1)`, .. in row-major order.
     ///
     /// # Errors
     /// Those of [`zeros`](Self::zeros).
@@ -192,18 +192,6 @@ impl<T: Element> TensorBuf<T> {
         }
         Ok(buf)
     }
-}
-
-/// Collects and tries again when memory runs out. Each failure is told in the pool's own numbers, by which the collector
-/// sees whether trying again can help.
-#[cfg(feature = "std")]
-fn from_pool<T>(allocate: impl Fn() -> Result<T>) -> Result<T> {
-    crate::gc::with_retry(|_| {
-        allocate().map_err(|error| match error {
-            DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
-            other => other,
-        })
-    })
 }
 
 impl<T: Element, A> Drop for TensorBuf<T, A> {

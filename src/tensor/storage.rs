@@ -9,6 +9,7 @@ use super::TensorBuf;
 use super::dtype::DType;
 use super::element::Element;
 use crate::error::{DemoError, Result};
+use crate::pool::MemoryPool;
 use core::ptr::NonNull;
 use core::slice;
 use memmap2::Mmap;
@@ -38,7 +39,9 @@ enum Place {
 
 enum Block {
     Adopted(Adopted),
-    Pooled(TensorBuf<u8>),
+    Pooled(TensorBuf<u8, MemoryPool>),
+    /// A buffer that its maker took from the process's heap.
+    Heaped(TensorBuf<u8>),
     Mapped(Mapped),
 }
 
@@ -49,7 +52,7 @@ impl Storage {
         let place = if bytes <= INLINE_BYTES {
             Place::Inline(Inline::default())
         } else {
-            Place::pooled(TensorBuf::zeros(&[bytes])?)
+            Place::pooled(from_pool(|| TensorBuf::zeros_in(&[bytes], MemoryPool))?)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -66,7 +69,7 @@ impl Storage {
             inline_bytes_mut(&mut inline)[..bytes.len()].copy_from_slice(bytes);
             Place::Inline(inline)
         } else {
-            Place::pooled(TensorBuf::from_slice(&[bytes.len()], bytes)?)
+            Place::pooled(from_pool(|| TensorBuf::from_slice_in(&[bytes.len()], bytes, MemoryPool))?)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -87,7 +90,8 @@ impl Storage {
             return Self::copy(&buf);
         }
         let elements = buf.len();
-        Ok(Storage { place: Place::pooled(buf.into_bytes()), dtype: T::DTYPE, elements })
+        let place = Place::Shared(Arc::new(Block::Heaped(buf.into_bytes())));
+        Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
     /// As many elements, whose bytes `write` puts into memory that is all zeros before.
@@ -149,6 +153,7 @@ impl Storage {
             Place::Shared(block) => match **block {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
+                Block::Heaped(_) => "heap",
                 Block::Mapped(_) => "mapped file",
             },
         }
@@ -207,7 +212,7 @@ impl Storage {
 }
 
 impl Place {
-    fn pooled(buf: TensorBuf<u8>) -> Place {
+    fn pooled(buf: TensorBuf<u8, MemoryPool>) -> Place {
         Place::Shared(Arc::new(Block::Pooled(buf)))
     }
 }
@@ -217,6 +222,7 @@ impl Block {
         match self {
             Block::Adopted(adopted) => adopted.bytes(),
             Block::Pooled(buf) => buf,
+            Block::Heaped(buf) => buf,
             Block::Mapped(mapped) => mapped.bytes(),
         }
     }
@@ -225,6 +231,7 @@ impl Block {
         match self {
             Block::Adopted(adopted) => Some(adopted.bytes_mut()),
             Block::Pooled(buf) => Some(buf),
+            Block::Heaped(buf) => Some(buf),
             Block::Mapped(_) => None,
         }
     }
@@ -297,6 +304,17 @@ impl Mapped {
     fn bytes(&self) -> &[u8] {
         &self.map[self.offset_bytes..][..self.bytes]
     }
+}
+
+/// Collects and tries again when memory runs out. Each failure is told in the pool's own numbers, by which the collector
+/// sees whether trying again can help.
+fn from_pool<T>(allocate: impl Fn() -> Result<T>) -> Result<T> {
+    crate::gc::with_retry(|_| {
+        allocate().map_err(|error| match error {
+            DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
+            other => other,
+        })
+    })
 }
 
 fn bytes_of<T: Element>(elements: &[T]) -> &[u8] {

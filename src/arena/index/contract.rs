@@ -1,6 +1,7 @@
 //! The contract of every span index, held against a plain array of granules.
 
-use super::{BuddyTree, NotLive, SpanIndex};
+use super::fit::{Backing, Framed, Unframed};
+use super::{BuddyTree, FitTable, NotLive, SpanIndex};
 use crate::arena::metadata::{Metadata, NoTable, Plain};
 use crate::size::{Granule, Span};
 use proptest::prelude::*;
@@ -57,10 +58,22 @@ struct Plainly {
     ready: bool,
 }
 
-fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
+/// What an index knows of backing, and so which places come first.
+#[derive(Clone, Copy, PartialEq)]
+enum Knows {
+    /// Every granule.
+    Granules,
+    /// Whole free runs.
+    Runs,
+    /// Nothing: everything is taken for backed.
+    Nothing,
+}
+
+fn hold<I: SpanIndex<Heap>>(knows: Knows, granules: u32, skew: u32, steps: &[Step]) {
     let mut index = I::new(&mut Heap, granules, skew).unwrap();
     let mut model = vec![Plainly { live: false, ready: false }; granules as usize];
     let mut live: Vec<Span> = Vec::new();
+    let mut high = 0;
     let range = |span: Span| span.start.0 as usize..span.end() as usize;
     for step in steps {
         match *step {
@@ -70,7 +83,14 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
                         && at + wanted <= granules
                         && model[range(Span::new(at, wanted))].iter().all(|g| free(*g))
                 };
-                let ready: Vec<u32> = (0..granules).filter(|at| fits(*at, &|g| g.ready)).collect();
+                let ready = match knows {
+                    Knows::Granules => (0..granules).find(|at| fits(*at, &|g| g.ready)),
+                    Knows::Runs => ready_runs(&model)
+                        .into_iter()
+                        .find(|run| run.granules >= wanted)
+                        .map(|run| run.start.0),
+                    Knows::Nothing => None,
+                };
                 let free = (0..granules).any(|at| fits(at, &|g| !g.live));
                 // As with frames, what is live is backed: a place that is not free would be cheap.
                 let cost =
@@ -81,7 +101,7 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
                 assert_eq!((span.granules, (span.start.0 + skew) % align), (wanted, 0), "{step:?}: {span}");
                 assert!(model[range(span)].iter().all(|g| !g.live), "{step:?}: {span} is not free");
                 if align == 1
-                    && let Some(lowest) = ready.first()
+                    && let Some(lowest) = ready
                 {
                     assert!(
                         model[range(span)].iter().all(|g| g.ready),
@@ -89,6 +109,7 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
                     );
                 }
                 model[range(span)].fill(Plainly { live: true, ready: false });
+                high = high.max(span.end());
                 live.push(span);
             }
             Step::Give(which) if !live.is_empty() => {
@@ -120,6 +141,7 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
                 assert_eq!(index.extend(span, wanted), free);
                 if free {
                     live[which].granules = wanted;
+                    high = high.max(end);
                     model[range(live[which])].fill(Plainly { live: true, ready: false });
                 }
             }
@@ -147,6 +169,7 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
             }
             _ => {}
         }
+        assert_eq!(index.high_water(), high, "{step:?}");
         let longest = model.split(|g| g.live).map(<[_]>::len).max().unwrap_or(0);
         assert_eq!(index.largest_free() as usize, longest, "{step:?}");
         let mut listed = Vec::new();
@@ -161,32 +184,162 @@ fn hold<I: SpanIndex<Heap>>(granules: u32, skew: u32, steps: &[Step]) {
     }
 }
 
+/// The maximal free runs that are backed from end to end.
+fn ready_runs(model: &[Plainly]) -> Vec<Span> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    for run in model.split(|g| g.live) {
+        if !run.is_empty() && run.iter().all(|g| g.ready) {
+            runs.push(Span::new(at, run.len() as u32));
+        }
+        at += run.len() as u32 + 1;
+    }
+    runs
+}
+
+/// A small space without frames, cut into blocks of 8 or 64 granules.
+enum Blocks<const SHIFT: u32> {}
+
+impl<const SHIFT: u32> Backing for Blocks<SHIFT> {
+    const BLOCK_SHIFT: u32 = SHIFT;
+    const FLAT_BELOW: u32 = 0;
+    const SETS: u32 = 1;
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..80)
+}
+
 proptest! {
     #[test]
-    fn the_buddy_tree_holds_the_contract(
-        granules in 1..1000u32, skew in 0..200u32, steps in prop::collection::vec(step(), 1..80),
+    fn the_buddy_tree_holds_the_contract(granules in 1..1000u32, skew in 0..200u32, steps in steps()) {
+        hold::<BuddyTree<Heap>>(Knows::Granules, granules, skew, &steps);
+    }
+
+    #[test]
+    fn the_fit_table_holds_the_contract_where_backing_moves(
+        granules in 1..1000u32, skew in 0..200u32, steps in steps(),
     ) {
-        hold::<BuddyTree<Heap>>(granules, skew, &steps);
+        hold::<FitTable<Heap, Framed>>(Knows::Runs, granules, skew, &steps);
+    }
+
+    #[test]
+    fn the_fit_table_holds_the_contract_in_one_block(
+        granules in 1..1000u32, skew in 0..200u32, steps in steps(),
+    ) {
+        hold::<FitTable<Heap, Unframed>>(Knows::Nothing, granules, skew, &steps);
+    }
+
+    #[test]
+    fn the_fit_table_holds_the_contract_in_blocks_of_8_32_and_64(
+        granules in 1..1000u32, skew in 0..200u32, steps in steps(),
+    ) {
+        hold::<FitTable<Heap, Blocks<3>>>(Knows::Nothing, granules, skew, &steps);
+        hold::<FitTable<Heap, Blocks<5>>>(Knows::Nothing, granules, skew, &steps);
+        hold::<FitTable<Heap, Blocks<6>>>(Knows::Nothing, granules, skew, &steps);
     }
 }
 
-#[test]
-fn a_zero_length_an_odd_alignment_and_an_empty_space_are_refused_not_served() {
-    let mut index = BuddyTree::new(&mut Heap, 100, 0).unwrap();
-    assert_eq!(index.take(0, 1, &|_| 0), None);
-    assert_eq!(index.take(1, 3, &|_| 0), None);
-    assert_eq!(index.take(u32::MAX, 1 << 31, &|_| 0), None);
-    assert_eq!(index.give(Span::new(0, 0)), Err(NotLive::Free));
-    assert_eq!(index.give(Span::new(u32::MAX, u32::MAX)), Err(NotLive::Outside));
-    let mut empty = BuddyTree::new(&mut Heap, 0, 0).unwrap();
-    assert_eq!((empty.take(1, 1, &|_| 0), empty.largest_free()), (None, 0));
-    assert_eq!(empty.give(Span::new(0, 1)), Err(NotLive::Outside));
+/// Runs a test over every index.
+macro_rules! every_index {
+    ($($name:ident)*) => {$(
+        #[test]
+        fn $name() {
+            rules::$name::<BuddyTree<Heap>>();
+            rules::$name::<FitTable<Heap, Framed>>();
+            rules::$name::<FitTable<Heap, Unframed>>();
+            rules::$name::<FitTable<Heap, Blocks<5>>>();
+        }
+    )*};
 }
 
-#[test]
-fn the_cheapest_place_wins_and_the_lowest_among_equals() {
-    let mut index = BuddyTree::new(&mut Heap, 1000, 0).unwrap();
-    let spans: Vec<Span> = (0..10).map(|_| index.take(10, 1, &|_| 0).unwrap()).collect();
+every_index! {
+    a_zero_length_an_odd_alignment_and_an_empty_space_are_refused_not_served
+    a_space_of_single_holes_is_used_up_to_the_last_granule
+    a_fit_among_many_that_are_too_short_is_found
+    an_aligned_fit_among_many_that_are_not_is_found
+}
+
+/// Rules without frames: every index holds them.
+mod rules {
+    use super::*;
+
+    pub fn a_zero_length_an_odd_alignment_and_an_empty_space_are_refused_not_served<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 100, 0).unwrap();
+        assert_eq!(index.take(0, 1, &|_| 0), None);
+        assert_eq!(index.take(1, 3, &|_| 0), None);
+        assert_eq!(index.take(101, 1, &|_| 0), None);
+        assert_eq!(index.take(u32::MAX, 1 << 31, &|_| 0), None);
+        assert_eq!(index.give(Span::new(0, 0)), Err(NotLive::Free));
+        assert_eq!(index.give(Span::new(u32::MAX, u32::MAX)), Err(NotLive::Outside));
+        assert!(!index.extend(Span::new(u32::MAX, 1), u32::MAX));
+        let mut empty = I::new(&mut Heap, 0, 0).unwrap();
+        assert_eq!((empty.take(1, 1, &|_| 0), empty.largest_free()), (None, 0));
+        assert_eq!(empty.give(Span::new(0, 1)), Err(NotLive::Outside));
+        assert_eq!(empty.next_live(Granule(0)), None);
+        empty.backed(Span::new(0, 0));
+        empty.unbacked(Span::new(0, 0));
+    }
+
+    /// As many holes as a space can have, which would be too many for any pool of records that it could pay for.
+    pub fn a_space_of_single_holes_is_used_up_to_the_last_granule<I: SpanIndex<Heap>>() {
+        const N: u32 = 9000;
+        let mut index = I::new(&mut Heap, N, 0).unwrap();
+        index.backed(Span::new(0, N));
+        let taken: Vec<Span> = core::iter::from_fn(|| index.take(1, 1, &|_| 0)).collect();
+        assert_eq!(taken.len(), N as usize);
+        let (even, odd): (Vec<Span>, Vec<Span>) = taken.into_iter().partition(|span| span.start.0 % 2 == 0);
+        even.iter().for_each(|span| assert_eq!(index.give(*span), Ok(())));
+        assert_eq!((index.largest_free(), index.take(2, 1, &|_| 0)), (1, None));
+        let again: Vec<Span> = core::iter::from_fn(|| index.take(1, 1, &|_| 0)).collect();
+        assert_eq!(again.len(), even.len());
+        again.iter().chain(&odd).for_each(|span| assert_eq!(index.give(*span), Ok(())));
+        assert_eq!((index.largest_free(), index.next_live(Granule(0))), (N, None));
+    }
+
+    /// Holes of 1,000 to 1,007 granules, which one list of the fit table holds; the longest is somewhere among them.
+    pub fn a_fit_among_many_that_are_too_short_is_found<I: SpanIndex<Heap>>() {
+        for longest in 0..40 {
+            let mut index = I::new(&mut Heap, 41 * 1100, 0).unwrap();
+            index.backed(Span::new(0, 41 * 1100));
+            let mut holes = Vec::new();
+            for n in 0..40 {
+                let length = if n == longest { 1007 } else { 1000 + n % 7 };
+                holes.push(index.take(length, 1, &|_| 0).unwrap());
+                index.take(1, 1, &|_| 0).unwrap();
+            }
+            while index.take(1, 1, &|_| 0).is_some() {}
+            holes.iter().for_each(|hole| index.give(*hole).unwrap());
+            assert_eq!(index.take(1008, 1, &|_| 0), None);
+            assert_eq!(index.largest_free(), 1007);
+            assert_eq!(index.take(1007, 1, &|_| 0), Some(holes[longest as usize]));
+            assert_eq!(index.largest_free(), 1006);
+        }
+    }
+
+    /// Holes of 96 granules from 1 on, and a single one that holds 64 at a multiple of 64.
+    pub fn an_aligned_fit_among_many_that_are_not_is_found<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 128 * 60, 0).unwrap();
+        index.backed(Span::new(0, 128 * 60));
+        let mut holes = Vec::new();
+        for n in 0..50 {
+            let lead = if n == 33 { 32 } else { 1 };
+            index.take(lead, 1, &|_| 0).unwrap();
+            holes.push(index.take(96, 1, &|_| 0).unwrap());
+            index.take(128 - 96 - lead, 1, &|_| 0);
+        }
+        while index.take(1, 1, &|_| 0).is_some() {}
+        for hole in holes {
+            index.give(hole).unwrap();
+        }
+        assert_eq!(index.take(64, 64, &|_| 0), Some(Span::new(33 * 128 + 64, 64)));
+        assert_eq!(index.take(64, 64, &|_| 0), None);
+    }
+}
+
+fn the_cheapest_place_wins<I: SpanIndex<Heap>>() {
+    let mut index = I::new(&mut Heap, 1000, 0).unwrap();
+    let spans: Vec<Span> = (0..10).map(|_| index.take(10, 1, &|_| 1).unwrap()).collect();
     for span in spans.iter().step_by(2) {
         index.give(*span).unwrap();
         index.unbacked(*span);
@@ -196,4 +349,62 @@ fn the_cheapest_place_wins_and_the_lowest_among_equals() {
     // Both ends of the cheap run cost the same, and the start is lower.
     assert_eq!(index.take(4, 1, &cost), Some(Span { granules: 4, ..cheap }));
     assert_eq!(index.take(4, 1, &|_| 5), Some(Span::new(0, 4)));
+    let far = |span: Span| if span.end() == spans[8].end() { 1 } else { 9 };
+    assert_eq!(index.take(4, 2, &far), Some(Span::new(spans[8].end() - 4, 4)));
+}
+
+#[test]
+fn the_cheapest_place_wins_and_the_lowest_among_equals() {
+    the_cheapest_place_wins::<BuddyTree<Heap>>();
+    the_cheapest_place_wins::<FitTable<Heap, Framed>>();
+}
+
+/// Of holes that are long enough the shortest is taken, wherever it lies.
+#[test]
+fn the_fit_table_takes_the_hole_that_fits_best() {
+    fn hold<I: SpanIndex<Heap>>(shortest: u32) {
+        // In the table's terms: lists of one length, and lists of several lengths.
+        for lengths in [[40, shortest, 30, 12, 33], [900, 300, 2000, 500, 1000]] {
+            let mut index = I::new(&mut Heap, 8000, 0).unwrap();
+            index.backed(Span::new(0, 8000));
+            let holes = lengths.map(|length| {
+                let hole = index.take(length, 1, &|_| 0).unwrap();
+                index.take(1, 1, &|_| 0).unwrap();
+                hole
+            });
+            holes.iter().for_each(|hole| index.give(*hole).unwrap());
+            let mut sorted = holes;
+            sorted.sort_by_key(|hole| hole.granules);
+            for hole in sorted {
+                let taken = index.take(hole.granules - 1, 1, &|_| 0);
+                assert_eq!(taken, Some(Span { granules: hole.granules - 1, ..hole }));
+                // The granule that is left joins nothing and fits nothing.
+                assert!(index.extend(taken.unwrap(), hole.granules));
+            }
+        }
+    }
+    hold::<FitTable<Heap, Framed>>(2);
+    hold::<FitTable<Heap, Unframed>>(2);
+    // Nothing hidden: what lies near is preferred there.
+    hold::<FitTable<Heap, Blocks<2>>>(9);
+}
+
+/// A hole that is backed in whole is taken before one that fits better and is not.
+#[test]
+fn what_is_backed_comes_before_what_fits() {
+    fn hold<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 1000, 0).unwrap();
+        let spans: Vec<Span> = (0..10).map(|n| index.take(10 + n, 1, &|_| 1).unwrap()).collect();
+        index.give(spans[2]).unwrap();
+        index.give(spans[4]).unwrap();
+        index.unbacked(spans[2]);
+        assert_eq!(index.take(12, 1, &|_| 1), Some(Span { granules: 12, ..spans[4] }));
+        // A part that is backed does not make the whole so; the rest of it does.
+        index.backed(Span::new(spans[2].start.0, 5));
+        index.give(Span { granules: 12, ..spans[4] }).unwrap();
+        index.backed(spans[2]);
+        assert_eq!(index.take(12, 1, &|_| 9), Some(spans[2]));
+    }
+    hold::<BuddyTree<Heap>>();
+    hold::<FitTable<Heap, Framed>>();
 }

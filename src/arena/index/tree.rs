@@ -110,8 +110,9 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
         if !bits::get(&self.starts, at) {
             return Err(if bits::get(&self.live, at) { NotLive::Inside } else { NotLive::Free });
         }
-        let end = bits::next_set(&self.starts, at + 1..self.granules);
-        Ok(Span::new(at, bits::next_clear(&self.live, at..end) - at))
+        // Both at once: a scan for either alone could run far past the other.
+        let end = bits::next_set_or_clear(&self.starts, &self.live, at + 1..self.granules);
+        Ok(Span::new(at, end - at))
     }
 
     fn next_live(&self, from: Granule) -> Option<Span> {

@@ -36,6 +36,10 @@ pub struct Replay {
     #[arg(long, value_enum, default_value_t = SpaceKind::Simulated)]
     pub space: SpaceKind,
 
+    /// What finds free runs; each memory has its own unless told otherwise
+    #[arg(long, value_enum)]
+    pub index: Option<IndexChoice>,
+
     /// How much may be reserved beyond need rather than moved, as a share of the peak (0 to 1 by 0.001)
     #[arg(long, value_name = "F", default_value = "0.03", value_parser = parse_slack, allow_negative_numbers = true)]
     pub slack: Permille,
@@ -88,6 +92,15 @@ impl fmt::Display for SpaceKind {
             SpaceKind::Fixed => "fixed",
         })
     }
+}
+
+/// The span indexes that a trace can be replayed with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum IndexChoice {
+    /// The buddy tree: the lowest run that fits, which moves the least backing
+    Tree,
+    /// The fit table: a run of about the size, in constant time
+    Fit,
 }
 
 /// A share in thousandths.

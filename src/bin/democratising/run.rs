@@ -2,14 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use crate::args::{Replay, SpaceKind};
+use crate::args::{IndexChoice, Replay, SpaceKind};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::replay::{Outcome, replay};
 use crate::report::{Output, Record, summary};
 use crate::svg::{self, Panel};
-use crate::target::{self, Setup};
+use crate::target::{self, Setup, Target};
 use crate::trace::{Mark, Trace};
+use democratising::arena::{ByFit, ByTree, Framed, Unframed};
+use democratising::space::WithIndex;
+use std::convert::identity;
 
 /// What is kept of a trace for the drawing, after its events are gone.
 struct Phases {
@@ -40,7 +43,7 @@ pub fn run(options: &Replay) -> Result<(), Failure> {
         let record = Record {
             trace: std::mem::take(&mut trace.name),
             space: options.space.to_string(),
-            memory: setup.describe(options.space),
+            memory: setup.describe(options.space, options.index),
             outcome,
         };
         if options.json {
@@ -76,10 +79,43 @@ fn panels<'a>(records: &'a [Record], phases: &'a [Phases]) -> Vec<Panel<'a>> {
 
 /// Replays one trace on the memory that was asked for.
 fn play(options: &Replay, trace: &Trace, setup: &Setup, progress: &mut Progress) -> Result<Outcome, Failure> {
-    let (repeat, draw) = (options.repeat, options.svg.is_some());
-    match options.space {
-        SpaceKind::Simulated => replay(trace, repeat, draw, progress, || target::simulated(setup)),
-        SpaceKind::Mapped => replay(trace, repeat, draw, progress, || target::mapped(setup)),
-        SpaceKind::Fixed => replay(trace, repeat, draw, progress, || target::fixed(setup)),
+    use IndexChoice::{Fit, Tree};
+    use SpaceKind::{Fixed, Mapped, Simulated};
+    let on = Stage { trace, repeat: options.repeat, draw: options.svg.is_some() };
+    match (options.space, options.index) {
+        (Simulated, None) => on.play(progress, || target::simulated(setup, identity)),
+        (Simulated, Some(Tree)) => {
+            on.play(progress, || target::simulated(setup, WithIndex::<_, ByTree>::new))
+        }
+        (Simulated, Some(Fit)) => {
+            on.play(progress, || target::simulated(setup, WithIndex::<_, ByFit<Framed>>::new))
+        }
+        (Mapped, None) => on.play(progress, || target::mapped(setup, identity)),
+        (Mapped, Some(Tree)) => on.play(progress, || target::mapped(setup, WithIndex::<_, ByTree>::new)),
+        (Mapped, Some(Fit)) => {
+            on.play(progress, || target::mapped(setup, WithIndex::<_, ByFit<Framed>>::new))
+        }
+        (Fixed, None) => on.play(progress, || target::fixed(setup, identity)),
+        (Fixed, Some(Tree)) => on.play(progress, || target::fixed(setup, WithIndex::<_, ByTree>::new)),
+        (Fixed, Some(Fit)) => {
+            on.play(progress, || target::fixed(setup, WithIndex::<_, ByFit<Unframed>>::new))
+        }
+    }
+}
+
+/// What is played, and how.
+struct Stage<'a> {
+    trace: &'a Trace,
+    repeat: u32,
+    draw: bool,
+}
+
+impl Stage<'_> {
+    fn play<T: Target>(
+        &self,
+        progress: &mut Progress,
+        make: impl Fn() -> Result<T, Failure>,
+    ) -> Result<Outcome, Failure> {
+        replay(self.trace, self.repeat, self.draw, progress, make)
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use crate::args::{Permille, SpaceKind};
+use crate::args::{IndexChoice, Permille, SpaceKind};
 use crate::failure::Failure;
 use crate::units::round;
 use core::alloc::Layout;
@@ -88,27 +88,33 @@ impl Setup {
     }
 
     /// The memory in words.
-    pub fn describe(&self, space: SpaceKind) -> String {
+    pub fn describe(&self, space: SpaceKind, index: Option<IndexChoice>) -> String {
         let movable = || {
             let limit = self.limit_bytes.map_or(String::new(), |bytes| format!(", limit {}", round(bytes)));
             format!("frames of {}, slack {}{limit}", round(self.frame_bytes), self.slack)
         };
+        let index = match index {
+            None => "",
+            Some(IndexChoice::Tree) => ", buddy tree",
+            Some(IndexChoice::Fit) => ", fit table",
+        };
         match space {
-            SpaceKind::Simulated => format!("simulated memory ({})", movable()),
-            SpaceKind::Mapped => format!("mapped memory ({})", movable()),
-            SpaceKind::Fixed => format!("fixed memory (one range of {})", round(self.fixed_bytes())),
+            SpaceKind::Simulated => format!("simulated memory ({}{index})", movable()),
+            SpaceKind::Mapped => format!("mapped memory ({}{index})", movable()),
+            SpaceKind::Fixed => format!("fixed memory (one range of {}{index})", round(self.fixed_bytes())),
         }
     }
 }
 
-/// A device's memory, of which only the addresses exist.
-pub fn simulated(setup: &Setup) -> Result<impl Target, Failure> {
+/// A device's memory, of which only the addresses exist, with the index that `divide` gives it.
+pub fn simulated<S: Space>(setup: &Setup, divide: fn(Simulated) -> S) -> Result<impl Target, Failure> {
     let frame_bytes = usize::try_from(setup.frame_bytes).map_err(machine)?;
-    Pooled::new(Simulated::device(setup.range_bytes(), frame_bytes), setup, DEVICE_ALIGN, None)
+    let space = Simulated::device(setup.range_bytes(), frame_bytes);
+    Pooled::new(divide(space), setup, DEVICE_ALIGN, None)
 }
 
 /// This process's own memory.
-pub fn mapped(setup: &Setup) -> Result<impl Target, Failure> {
+pub fn mapped<S: Space>(setup: &Setup, divide: fn(Mapped) -> S) -> Result<impl Target, Failure> {
     let range_bytes = usize::try_from(setup.range_bytes()).unwrap_or(usize::MAX);
     let space = Mapped::reserve(range_bytes).map_err(|error| {
         Failure::Machine(format!("cannot reserve {} of addresses: {error}", round(range_bytes as u64)))
@@ -121,11 +127,11 @@ pub fn mapped(setup: &Setup) -> Result<impl Target, Failure> {
         );
         return Err(Failure::input("--frame", problem));
     }
-    Pooled::new(space, setup, HOST_ALIGN, None)
+    Pooled::new(divide(space), setup, HOST_ALIGN, None)
 }
 
 /// One range that is there from the start and cannot grow. Nothing touches it, so that it costs addresses only.
-pub fn fixed(setup: &Setup) -> Result<impl Target, Failure> {
+pub fn fixed<S: Space>(setup: &Setup, divide: fn(Fixed<'static>) -> S) -> Result<impl Target, Failure> {
     let bytes = setup.fixed_bytes();
     let no_range =
         |why: &dyn Display| Failure::Machine(format!("cannot have a fixed range of {}: {why}", round(bytes)));
@@ -138,7 +144,7 @@ pub fn fixed(setup: &Setup) -> Result<impl Target, Failure> {
     // its memory, which it never touches or lends in between; moving the owner of a mapping does not move the mapping.
     let range: &'static mut [MaybeUninit<u8>] =
         unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), memory.len()) };
-    Pooled::new(Fixed::new(range), setup, HOST_ALIGN, Some(memory))
+    Pooled::new(divide(Fixed::new(range)), setup, HOST_ALIGN, Some(memory))
 }
 
 fn machine(error: impl Display) -> Failure {

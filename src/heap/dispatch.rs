@@ -1,0 +1,165 @@
+//! `Global` as the language's global allocator, and as an allocator for collections.
+
+use super::{Global, cache, shared};
+use crate::size::{HOST, HOST_TABLE, SizeClass};
+use crate::space::Contents;
+use allocator_api2::alloc::{AllocError, Allocator};
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+
+/// In every crate that allocates, so that the class of a layout known at build time is a constant there.
+const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
+
+/// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
+#[inline(always)]
+fn class(layout: Layout) -> Option<SizeClass> {
+    let (bytes, align) = (layout.size(), layout.align());
+    if align <= 16 {
+        // No layout is so large that this overflows.
+        let sixteenths = (bytes + 15) >> 4;
+        return if sixteenths < TABLE.len() { Some(SizeClass(TABLE[sixteenths])) } else { None };
+    }
+    HOST.class(bytes as u64, align as u64)
+}
+
+// SAFETY: 1. A block is handed out once and stays until it is given back: a cache's blocks are this thread's, a slab's
+// bits and a span's are set under the pool's lock. 2. It has at least the size and alignment of its layout: slots are
+// multiples of the alignment, spans start at granules or at multiples of it. 3. Nothing here unwinds.
+unsafe impl GlobalAlloc for Global {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match class(layout) {
+            // SAFETY: 1. The class is one of the host's.
+            Some(class) => unsafe { cache::allocate(class) },
+            None => shared::allocate(layout).map_or(null_mut(), |block| block.addr.as_ptr()),
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        match (class(layout), NonNull::new(at)) {
+            // SAFETY: 1. The class is one of the host's. 2. The caller gives the block up.
+            (Some(class), _) => unsafe { cache::free(at, class) },
+            (None, Some(at)) => shared::free(at, layout),
+            (None, None) => {}
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if class(layout).is_none() {
+            return zeroed_span(layout);
+        }
+        // SAFETY: 1. The caller's layout, handed on. 2. The block has that many bytes.
+        unsafe {
+            let at = self.alloc(layout);
+            if !at.is_null() {
+                at.write_bytes(0, layout.size());
+            }
+            at
+        }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
+        // SAFETY: 1. The caller promises that `new_bytes`, rounded up to the alignment, is a size.
+        let new = unsafe { Layout::from_size_align_unchecked(new_bytes, old.align()) };
+        let same = match (class(old), class(new)) {
+            (Some(old), Some(new)) => old == new,
+            (None, None) => NonNull::new(at).is_some_and(|at| shared::resize(at, old, new_bytes)),
+            _ => false,
+        };
+        if same {
+            return at;
+        }
+        // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is the
+        // caller's to give up, which it is only where there is a new one.
+        unsafe {
+            let moved = self.alloc(new);
+            if !moved.is_null() {
+                moved.copy_from_nonoverlapping(at, old.size().min(new_bytes));
+                self.dealloc(at, old);
+            }
+            moved
+        }
+    }
+}
+
+#[inline(never)]
+fn zeroed_span(layout: Layout) -> *mut u8 {
+    let Ok(block) = shared::allocate(layout) else { return null_mut() };
+    if block.contents == Contents::Unknown {
+        // SAFETY: 1. The block is new and at least as long as its layout.
+        unsafe { block.addr.write_bytes(0, layout.size()) };
+    }
+    block.addr.as_ptr()
+}
+
+fn slice(at: *mut u8, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    NonNull::new(at).map(|at| NonNull::slice_from_raw_parts(at, layout.size())).ok_or(AllocError)
+}
+
+// SAFETY: 1. As for `GlobalAlloc`. 2. Every `Global` is the same allocator, and it is never gone.
+unsafe impl Allocator for Global {
+    #[inline]
+    fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. A size of zero gets the smallest block.
+        slice(unsafe { self.alloc(layout) }, layout)
+    }
+
+    #[inline]
+    fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. As in `allocate`.
+        slice(unsafe { self.alloc_zeroed(layout) }, layout)
+    }
+
+    #[inline]
+    unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { self.dealloc(at.as_ptr(), layout) }
+    }
+
+    #[inline]
+    unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promises are those of `change`.
+        unsafe { change(at, old, new) }
+    }
+
+    unsafe fn grow_zeroed(
+        &self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. As for `grow`. 2. The bytes behind the old ones are part of the new block.
+        unsafe {
+            let block = change(at, old, new)?;
+            block.cast::<u8>().add(old.size()).write_bytes(0, new.size() - old.size());
+            Ok(block)
+        }
+    }
+
+    #[inline]
+    unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        // SAFETY: 1. The caller's promises are those of `change`.
+        unsafe { change(at, old, new) }
+    }
+}
+
+/// A block of another layout with the same contents.
+///
+/// # Safety
+/// The block was allocated with `old`, and nobody uses it under its old address afterwards.
+unsafe fn change(at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    // SAFETY: 1. Where the alignment stays, this is `realloc`. 2. Else both blocks are live and apart, each at least as
+    // long as the shorter layout, and the old one is given up once there is a new one.
+    unsafe {
+        if old.align() == new.align() {
+            return slice(Global.realloc(at.as_ptr(), old, new.size()), new);
+        }
+        let block = Allocator::allocate(&Global, new)?;
+        block.cast::<u8>().copy_from_nonoverlapping(at, old.size().min(new.size()));
+        Allocator::deallocate(&Global, at, old);
+        Ok(block)
+    }
+}

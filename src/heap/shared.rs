@@ -1,0 +1,215 @@
+//! What the threads share: the depots, and a pool of mapped memory below them.
+
+use super::cache::{Cache, Spare};
+use super::{decay, misuse};
+use crate::arena::metadata::Metadata;
+use crate::arena::{Block, NoBlock};
+use crate::error::BadFree;
+use crate::pool::depot::Depot;
+use crate::pool::{Pool, PoolConfig, Stats};
+use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
+use crate::space::{Mapped, MappedTables, Space};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{HostLock, Lock, OnceLock};
+use core::alloc::Layout;
+use core::ptr::{NonNull, null_mut};
+
+pub(super) type HeapPool = Pool<Mapped, HostLock>;
+
+static POOL: OnceLock<HeapPool> = OnceLock::new();
+/// Held while the pool is made.
+static MAKING: Lock<HostLock, ()> = Lock::new(());
+static DEPOTS: [Depot<HostLock, usize>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
+static SPARE: Lock<HostLock, Spare> = Lock::new(Spare(null_mut()));
+static FORKS: AtomicBool = AtomicBool::new(false);
+
+/// The pool, made at its first use: nothing here allocates from the heap itself.
+#[inline]
+fn pool() -> Option<&'static HeapPool> {
+    match POOL.get() {
+        Some(pool) => Some(pool),
+        None => make(),
+    }
+}
+
+#[cold]
+fn make() -> Option<&'static HeapPool> {
+    let making = MAKING.lock();
+    if POOL.get().is_none() {
+        let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
+        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
+        let pool = Pool::new(space, MappedTables, config).ok()?;
+        POOL.get_or_init(|| pool);
+    }
+    drop(making);
+    // The C library may allocate for this, perhaps from here: only when the pool is there, and no lock is held.
+    // Relaxed: whoever finds it set has nothing to do, and needs nothing of what the other does.
+    if !FORKS.swap(true, Ordering::Relaxed) {
+        fork::register();
+    }
+    POOL.get()
+}
+
+/// The depot of a class.
+#[inline]
+pub(super) fn depot(class: SizeClass) -> &'static Depot<HostLock, usize> {
+    &DEPOTS[class.0 as usize]
+}
+
+/// Fills a magazine from the slabs so that its pops come out lowest first. How many.
+pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
+    let Some(pool) = pool() else { return 0 };
+    let mut offsets = [Offset(0); super::cache::MOST];
+    let wanted = out.len().min(offsets.len());
+    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return 0 };
+    let base = base(pool);
+    for (block, offset) in out.iter_mut().zip(offsets[..taken].iter().rev()) {
+        *block = base + offset.0 as usize;
+    }
+    taken
+}
+
+/// One block, for a thread without a cache.
+pub(super) fn take_one(class: SizeClass) -> *mut u8 {
+    let mut block = [0];
+    if refill(class, &mut block) == 1 { block[0] as *mut u8 } else { null_mut() }
+}
+
+/// Gives blocks to the slabs, in the order of their addresses.
+pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
+    let Some(pool) = pool() else { return };
+    blocks.sort_unstable();
+    let blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
+    let mut refused = None;
+    // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
+    unsafe { pool.flush(class, blocks, |at, why| refused = Some((at, why))) };
+    if let Some((at, why)) = refused {
+        misuse::found(at, HOST.slot_bytes(class) as usize, why);
+    }
+    decay::tick(pool);
+}
+
+/// A block above the size classes.
+pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
+    let nothing = NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 };
+    let pool = pool().ok_or(nothing)?;
+    let block = pool.allocate(layout)?;
+    decay::tick(pool);
+    Ok(block)
+}
+
+/// Takes a block above the size classes back.
+pub(super) fn free(at: NonNull<u8>, layout: Layout) {
+    let Some(pool) = pool() else { return misuse::found(at, layout.size(), BadFree::Foreign) };
+    // SAFETY: 1. The block was freed, so nobody uses it; one that is somebody's is refused.
+    if let Err(why) = unsafe { pool.free(at, layout) } {
+        misuse::found(at, layout.size(), why);
+    }
+    decay::tick(pool);
+}
+
+/// Makes a block above the size classes longer or shorter where it stands.
+pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
+    let Some(pool) = pool() else { return false };
+    // SAFETY: 1. The caller uses nothing of what is cut off.
+    match unsafe { pool.resize(at, old, new_bytes) } {
+        Ok(done) => done,
+        Err(why) => {
+            misuse::found(at, old.size(), why);
+            false
+        }
+    }
+}
+
+/// A cache for a thread that has none: one that a thread left behind, or a new one.
+pub(super) fn adopt() -> Option<NonNull<Cache>> {
+    if let Some(cache) = SPARE.lock().take() {
+        return Some(cache);
+    }
+    pool()?;
+    let words = size_of::<Cache>().div_ceil(size_of::<u64>());
+    let memory = MappedTables.table::<u64>(words).ok()?;
+    Some(NonNull::from(memory.leak()).cast())
+}
+
+/// Takes the cache of a thread that ends.
+pub(super) fn abandon(cache: NonNull<Cache>) {
+    SPARE.lock().put(cache);
+}
+
+/// Empties the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
+pub(crate) fn trim(target_bytes: u64) -> u64 {
+    let Some(pool) = POOL.get() else { return 0 };
+    super::thread::empty_own();
+    for (class, depot) in DEPOTS.iter().enumerate() {
+        for mut magazine in depot.trim(usize::MAX) {
+            flush(SizeClass(class as u8), magazine.as_mut_slice());
+            magazine.drain().for_each(drop);
+        }
+    }
+    pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
+}
+
+/// What [`trim`] could give back without emptying anything.
+pub(crate) fn idle_bytes() -> u64 {
+    POOL.get().map_or(0, |pool| pool.idle_bytes())
+}
+
+/// The heap in numbers.
+pub(super) fn stats() -> Stats {
+    POOL.get().map_or(Stats { limit_bytes: u64::MAX, ..Stats::default() }, |pool| pool.stats())
+}
+
+/// Where the pool's memory starts. It never moves.
+fn base(pool: &HeapPool) -> usize {
+    // Relaxed: everybody stores the same number.
+    static BASE: AtomicUsize = AtomicUsize::new(0);
+    match BASE.load(Ordering::Relaxed) {
+        0 => {
+            let base = pool.with_space(|space| space.addr(Offset(0)).as_ptr() as usize);
+            BASE.store(base, Ordering::Relaxed);
+            base
+        }
+        base => base,
+    }
+}
+
+/// A fork copies the locks as they are: every one is held by the thread that forks, and let go on both sides.
+#[cfg(unix)]
+mod fork {
+    use super::{DEPOTS, MAKING, POOL, SPARE};
+    use crate::pool::host;
+
+    pub(super) fn register() {
+        // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
+        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(let_go)) };
+    }
+
+    unsafe extern "C" fn hold() {
+        MAKING.hold();
+        SPARE.hold();
+        DEPOTS.iter().for_each(|depot| depot.hold());
+        if let Some(pool) = POOL.get() {
+            pool.hold();
+        }
+        host::hold();
+    }
+
+    unsafe extern "C" fn let_go() {
+        // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork.
+        unsafe {
+            host::let_go();
+            if let Some(pool) = POOL.get() {
+                pool.let_go();
+            }
+            DEPOTS.iter().for_each(|depot| depot.let_go());
+            SPARE.let_go();
+            MAKING.let_go();
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod fork {
+    pub(super) fn register() {}
+}
