@@ -354,12 +354,15 @@ fn the_tables_take_a_small_share_of_the_memory() {
     }
     for (len, percent) in told {
         println!("{len:>9} bytes: tables {percent:.2} %");
-        assert!(percent <= MOST_TABLES_PERCENT, "{len} bytes: tables take {percent:.2} %");
+        let most_percent = match len >> 10 {
+            0..16 => 5.0,
+            // Small slabs have the largest tables.
+            64..1024 => 4.5,
+            _ => 3.0,
+        };
+        assert!(percent <= most_percent, "{len} bytes: tables take {percent:.2} %");
     }
 }
-
-/// What the buddy tree takes where granules are smallest.
-const MOST_TABLES_PERCENT: f64 = 11.0;
 
 #[cfg(target_pointer_width = "64")]
 #[test]
