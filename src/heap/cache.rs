@@ -171,22 +171,34 @@ impl Cache {
 }
 
 /// Caches that no thread has, for the next thread that comes.
-pub(super) struct Spare(pub(super) *mut Cache);
+pub(super) struct Spare {
+    first: *mut Cache,
+    caches: usize,
+}
 
 // SAFETY: 1. A cache in the list is nobody's; whoever takes it out under the lock has it alone.
 unsafe impl Send for Spare {}
 
 impl Spare {
+    pub(super) const NONE: Spare = Spare { first: null_mut(), caches: 0 };
+
     pub(super) fn put(&mut self, mut cache: NonNull<Cache>) {
         // SAFETY: 1. The caller gives its own cache up.
-        unsafe { cache.as_mut() }.next = self.0;
-        self.0 = cache.as_ptr();
+        unsafe { cache.as_mut() }.next = self.first;
+        self.first = cache.as_ptr();
+        self.caches += 1;
     }
 
     pub(super) fn take(&mut self) -> Option<NonNull<Cache>> {
-        let cache = NonNull::new(self.0)?;
+        let cache = NonNull::new(self.first)?;
         // SAFETY: 1. A cache in the list lives for good, and is nobody's.
-        self.0 = unsafe { cache.as_ref() }.next;
+        self.first = unsafe { cache.as_ref() }.next;
+        self.caches -= 1;
         Some(cache)
+    }
+
+    /// How many there are.
+    pub(super) fn caches(&self) -> usize {
+        self.caches
     }
 }

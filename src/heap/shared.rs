@@ -20,7 +20,10 @@ static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
 static DEPOTS: [Depot<HostLock, usize>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
-static SPARE: Lock<HostLock, Spare> = Lock::new(Spare(null_mut()));
+static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
+
+/// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
+const WARM_CACHES: usize = 8;
 static FORKS: AtomicBool = AtomicBool::new(false);
 
 /// The pool, made at its first use: nothing here allocates from the heap itself.
@@ -133,14 +136,37 @@ pub(super) fn adopt() -> Option<NonNull<Cache>> {
 }
 
 /// Takes the cache of a thread that ends.
-pub(super) fn abandon(cache: NonNull<Cache>) {
+pub(super) fn abandon(mut cache: NonNull<Cache>) {
+    let mut spare = SPARE.lock();
+    if spare.caches() < WARM_CACHES {
+        return spare.put(cache);
+    }
+    drop(spare);
+    // SAFETY: 1. Its thread does not have it any more, and nobody else does before the line below.
+    unsafe { cache.as_mut() }.empty();
     SPARE.lock().put(cache);
+}
+
+/// Empties the caches that no thread has. Each is out of the list meanwhile, and no more than once in this thread's hands.
+fn empty_spare() {
+    let mut emptied = Spare::NONE;
+    // Taken before it is emptied, so that no lock is held while the slabs are given its blocks.
+    while let Some(mut cache) = { SPARE.lock().take() } {
+        // SAFETY: 1. It is out of the list, and nobody's.
+        unsafe { cache.as_mut() }.empty();
+        emptied.put(cache);
+    }
+    let mut spare = SPARE.lock();
+    while let Some(cache) = emptied.take() {
+        spare.put(cache);
+    }
 }
 
 /// Empties the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
 pub(crate) fn trim(target_bytes: u64) -> u64 {
     let Some(pool) = POOL.get() else { return 0 };
     super::thread::empty_own();
+    empty_spare();
     for (class, depot) in DEPOTS.iter().enumerate() {
         for mut magazine in depot.trim(usize::MAX) {
             flush(SizeClass(class as u8), magazine.as_mut_slice());

@@ -70,14 +70,12 @@ pub(super) fn empty_own() {
     give_up(CACHE.with(|at| at.replace(cache)));
 }
 
-/// Empties a cache that was this thread's, and leaves it to the next thread.
+/// Leaves a cache that was this thread's, with what is in it, to the next thread that comes.
 fn give_up(cache: *mut Cache) {
     if cache == EMPTY.get() {
         return;
     }
-    if let Some(mut cache) = NonNull::new(cache) {
-        // SAFETY: 1. Its thread does not have it any more, and nobody else does before the line below.
-        unsafe { cache.as_mut() }.empty();
+    if let Some(cache) = NonNull::new(cache) {
         shared::abandon(cache);
     }
 }
