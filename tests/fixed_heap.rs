@@ -10,31 +10,46 @@ use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 /// Memory that a heap may have for as long as a test runs.
-struct Ram(Vec<MaybeUninit<u8>>);
+struct Ram {
+    start: NonNull<u8>,
+    layout: Layout,
+}
 
 impl Ram {
     fn new(bytes: usize) -> Ram {
-        let mut ram = Vec::with_capacity(bytes);
-        // SAFETY: 1. There is room for so many. 2. An uninitialised value is a value of theirs.
-        unsafe { ram.set_len(bytes) };
-        Ram(ram)
+        let layout = layout(bytes, 16);
+        // SAFETY: 1. No test asks for nothing.
+        let start = NonNull::new(unsafe { std::alloc::alloc(layout) }).expect("there is memory for the test");
+        Ram { start, layout }
+    }
+
+    /// The address of a byte.
+    fn at(&self, at: usize) -> *mut u8 {
+        assert!(at <= self.layout.size());
+        self.start.as_ptr().wrapping_add(at)
     }
 
     /// Gives `len` bytes from `at` to a heap.
     fn give<L: RawMutex, const N: usize>(
-        &mut self,
+        &self,
         heap: &FixedHeap<L, N>,
         at: usize,
         len: usize,
     ) -> Result<u64, NotClaimed> {
-        let range = &mut self.0[at..at + len];
+        assert!(len <= self.layout.size() - at);
         // SAFETY: 1. The tests drop the heap before the memory, and use it through the heap alone.
-        unsafe { heap.claim(range.as_mut_ptr().cast(), len) }
+        unsafe { heap.claim(self.at(at), len) }
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        // SAFETY: 1. It was allocated so, and the heap is gone.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
@@ -145,11 +160,11 @@ impl<L: RawMutex> Shadow<'_, L> {
         self.took(at, layout);
     }
 
-    fn step(&mut self, ram: &mut Ram, step: &Step) {
+    fn step(&mut self, ram: &Ram, step: &Step) {
         let heap = self.heap;
         match *step {
             Step::Claim { at, len } => {
-                let start = ram.0.as_ptr() as usize + at;
+                let start = ram.at(at) as usize;
                 let before = heap.stats();
                 match ram.give(heap, at, len) {
                     Ok(bytes) => {
@@ -279,7 +294,7 @@ impl<L: RawMutex> Shadow<'_, L> {
 }
 
 fn run<L: RawMutex>(claims: &[(usize, usize)], script: &[Step]) {
-    let mut ram = Ram::new(RAM);
+    let ram = Ram::new(RAM);
     let heap: FixedHeap<L, 3> = FixedHeap::empty();
     heap.on_misuse(OnMisuse::Ignore);
     let mut shadow = Shadow {
@@ -291,14 +306,14 @@ fn run<L: RawMutex>(claims: &[(usize, usize)], script: &[Step]) {
         patterns: 0,
     };
     for &(at, len) in claims {
-        shadow.step(&mut ram, &Step::Claim { at, len: len.min(RAM - at) });
+        shadow.step(&ram, &Step::Claim { at, len: len.min(RAM - at) });
     }
     let largest = heap.stats().largest_free_bytes;
     for step in script {
-        shadow.step(&mut ram, step);
+        shadow.step(&ram, step);
     }
     while !shadow.live.is_empty() {
-        shadow.step(&mut ram, &Step::Free(0));
+        shadow.step(&ram, &Step::Free(0));
     }
     assert_eq!(heap.live_spans().count(), 0);
     assert!(heap.stats().largest_free_bytes >= largest, "everything is one free run again");
@@ -324,7 +339,7 @@ proptest! {
 
     #[test]
     fn a_range_is_too_small_exactly_below_the_least_size_that_the_error_names(at in 0..64usize) {
-        let mut ram = Ram::new(4096);
+        let ram = Ram::new(4096);
         let least = match ram.give(&FixedHeap::<SpinLock, 1>::empty(), at, 0) {
             Err(NotClaimed::TooSmall { given_bytes: 0, least_bytes }) => least_bytes as usize,
             other => panic!("{other:?}"),
@@ -347,7 +362,7 @@ fn the_tables_take_a_small_share_of_the_memory() {
     let mut told = Vec::new();
     for shift in 11..=25 {
         let len = 1usize << shift;
-        let mut ram = Ram::new(len);
+        let ram = Ram::new(len);
         let heap = FixedHeap::<SpinLock, 1>::empty();
         let bytes = ram.give(&heap, 0, len).unwrap();
         told.push((len, (len as u64 - bytes) as f64 * 100.0 / len as f64));
@@ -367,7 +382,7 @@ fn the_tables_take_a_small_share_of_the_memory() {
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn a_heap_of_1_gib_serves_large_and_small_blocks() {
-    let mut ram = Ram::new(1 << 30);
+    let ram = Ram::new(1 << 30);
     let heap = FixedHeap::<SpinLock, 1>::empty();
     let bytes = ram.give(&heap, 0, 1 << 30).unwrap();
     assert!(bytes > (1 << 30) / 100 * 97);
@@ -399,7 +414,7 @@ fn ranges_that_are_no_memory_are_refused() {
 
 #[test]
 fn adjacent_ranges_may_be_claimed_and_overlapping_ones_may_not() {
-    let mut ram = Ram::new(64 << 10);
+    let ram = Ram::new(64 << 10);
     let heap = FixedHeap::<SpinLock, 3>::empty();
     ram.give(&heap, 0, 16 << 10).unwrap();
     ram.give(&heap, 16 << 10, 16 << 10).unwrap();
@@ -416,7 +431,7 @@ fn adjacent_ranges_may_be_claimed_and_overlapping_ones_may_not() {
 
 #[test]
 fn a_block_grows_in_place_into_free_neighbours_and_shrinks_in_place() {
-    let mut ram = Ram::new(16 << 10);
+    let ram = Ram::new(16 << 10);
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 12 << 10).unwrap();
     // SAFETY: 1. Each block is used with its newest layout, and not after its free.
@@ -435,9 +450,9 @@ fn a_block_grows_in_place_into_free_neighbours_and_shrinks_in_place() {
 
 #[test]
 fn an_alignment_of_4_kib_costs_no_more_than_the_block() {
-    let mut ram = Ram::new(40 << 10);
+    let ram = Ram::new(40 << 10);
     let heap = FixedHeap::<SpinLock>::empty();
-    let start = ram.0.as_ptr().align_offset(4096);
+    let start = ram.at(0).align_offset(4096);
     ram.give(&heap, start, 32 << 10).unwrap();
     let count = std::iter::from_fn(|| heap.allocate(layout(4096, 4096)).ok()).count();
     assert_eq!(count, 7, "of 8 only the one with the tables is missing");
@@ -453,7 +468,7 @@ thread_local! {
 
 #[test]
 fn a_bad_free_is_counted_and_told_as_the_program_chose() {
-    let mut ram = Ram::new(16 << 10);
+    let ram = Ram::new(16 << 10);
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 16 << 10).unwrap();
     let block = heap.allocate(layout(100, 8)).unwrap().addr;
@@ -494,7 +509,7 @@ fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic
         );
         return;
     }
-    let mut ram = Ram::new(4096);
+    let ram = Ram::new(4096);
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 4096).unwrap();
     let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -572,7 +587,7 @@ fn eight_threads_find_a_static_array_divided() {
 
 #[test]
 fn tensors_live_in_a_fixed_heap() {
-    let mut ram = Ram::new(64 << 10);
+    let ram = Ram::new(64 << 10);
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 64 << 10).unwrap();
     let ones = TensorBuf::<f32, _>::from_fn_in(&[16, 16], &heap, |_| 1.0).unwrap();
