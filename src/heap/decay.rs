@@ -62,6 +62,8 @@ fn adapt(pool: &HeapPool, lately: bool, decay: bool) {
     }
     if decay {
         pool.decay();
+        // What lay idle for so long was not given up too early, should it be needed now.
+        UNMAPS.store(pool.turnover().1 as usize, Relaxed);
     }
 }
 
