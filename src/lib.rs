@@ -14,17 +14,19 @@
 //!    2. It works on granule numbers alone. No line of it is `unsafe`, and it has no lock.
 //! 3. **Block.** What is handed out is a *block*.
 //!    1. A block of more than half a slab is a *span*: a run of granules of exactly the size asked for, found by the
-//!       arena's *span index*. The index is the *buddy tree*: lowest fit first, so that the high frames run idle.
+//!       arena's *span index*: the *buddy tree* where backing can move, lowest fit first, so that the high frames run
+//!       idle; the *fit table* where it cannot, the tightest fit near at hand.
 //!    2. A smaller one is a *slot* of a *slab*: a span cut into equal slots, one free bit each. Four *size classes* to
 //!       each doubling say how large the slots are.
 //!    3. A second free of the same block is seen, since its bit is already set; so is one of an address inside a block,
-//!       of another size, or of somebody else's block. This costs two bit tests, and is done in release builds too.
+//!       of another size, or of somebody else's block. This costs a few bit tests, and is done in release builds too.
 //! 4. **Backing.** A span's frames are committed when it is handed out. Where that needs new ones, the highest idle frame is
 //!    *stolen*, moved from where it idles to where it is needed, unless the *slack* still allows to create one. When
 //!    neither works, everything is as it was before the request.
-//! 5. **Pool.** A *pool* shares an arena: a lock, a *budget* that no interleaving exceeds, and for every size class a *depot* of full
-//!    *magazines*.
-//! 6. **Reclaimer.** A *reclaimer* gives memory back when a budget is short: the pools' idle frames first, then what programs
+//! 5. **Pool.** A *pool* shares an arena: a lock, and a *budget* that no interleaving exceeds.
+//! 6. **Cache.** A *cache* belongs to a thread and holds *magazines*, stacks of blocks, for every size class; its pop and push
+//!    are the whole fast path. Full magazines change hands through the class's *depot*.
+//! 7. **Reclaimer.** A *reclaimer* gives memory back when a budget is short: the pools' idle frames first, then what programs
 //!    register.
 //!
 //! # Glossary
@@ -41,6 +43,7 @@
 //! | arena | one space, divided | [`Arena`] |
 //! | pool | an arena, shared | [`Pool`] |
 //! | magazine, depot | a stack of blocks; a store of full stacks | [`pool::magazine`], [`pool::depot`] |
+//! | cache | a thread's magazines, of [`Global`] | |
 //! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |

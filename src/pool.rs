@@ -230,27 +230,28 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
     }
 
-    /// Takes the blocks of one size class back that a cache held; each that is not live is told to `refused`.
+    /// Takes the blocks of one size class back that a cache held, up to the first that is not live: what is behind it
+    /// stays in the iterator.
     ///
     /// # Safety
     /// Nobody uses the blocks any more.
+    ///
+    /// # Errors
+    /// The block that is not live, and why.
     pub unsafe fn flush(
         &self,
         class: SizeClass,
-        blocks: impl IntoIterator<Item = S::Addr>,
-        mut refused: impl FnMut(S::Addr, BadFree),
-    ) {
+        blocks: &mut impl Iterator<Item = S::Addr>,
+    ) -> Result<(), (S::Addr, BadFree)> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
-        for addr in blocks {
-            if let Err(why) = shared.arena.give_slot_of(addr, class, &grant) {
-                refused(addr, why);
-            }
-        }
-        if shared.arena.idle_bytes() > shared.config.retain_bytes {
-            let retain_bytes = shared.config.retain_bytes;
+        let refused =
+            blocks.find_map(|addr| Some((addr, shared.arena.give_slot_of(addr, class, &grant).err()?)));
+        let retain_bytes = shared.config.retain_bytes;
+        if shared.arena.idle_bytes() > retain_bytes {
             shared.arena.trim(retain_bytes, &grant);
         }
+        refused.map_or(Ok(()), Err)
     }
 
     /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.

@@ -501,6 +501,18 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
         // SAFETY: 1. It is not sound, but refused.
         unsafe { dealloc(at, layout) };
         assert_eq!(HEARD.load(SeqCst), 1);
+        // Several in one magazine: each is told, and the blocks between them come back.
+        let layout = Layout::from_size_align(700, 8).unwrap();
+        let blocks: Vec<Live> = (0..3).map(|i| Live::new(layout, i, false)).collect();
+        let places: Vec<*mut u8> = blocks.iter().map(|block| block.at).collect();
+        let in_use_bytes = Global::stats().in_use_bytes;
+        blocks.into_iter().for_each(Live::free);
+        gc::collect().unwrap();
+        assert!(Global::stats().in_use_bytes < in_use_bytes);
+        // SAFETY: 1. It is not sound, but refused.
+        places.iter().for_each(|at| unsafe { dealloc(*at, layout) });
+        gc::collect().unwrap();
+        assert_eq!(HEARD.load(SeqCst), 4);
         Live::new(layout, 2, false).free();
         std::process::exit(0);
     }

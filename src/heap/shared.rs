@@ -82,11 +82,9 @@ pub(super) fn take_one(class: SizeClass) -> *mut u8 {
 pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
     let Some(pool) = pool() else { return };
     blocks.sort_unstable();
-    let blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
-    let mut refused = None;
+    let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
-    unsafe { pool.flush(class, blocks, |at, why| refused = Some((at, why))) };
-    if let Some((at, why)) = refused {
+    while let Err((at, why)) = unsafe { pool.flush(class, &mut blocks) } {
         misuse::found(at, HOST.slot_bytes(class) as usize, why);
     }
     decay::tick(pool);

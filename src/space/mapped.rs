@@ -138,9 +138,8 @@ impl Metadata for MappedTables {
 impl<T: Plain> MappedTable<T> {
     /// The table for good: its mapping is never given back.
     pub fn leak(self) -> &'static mut [T] {
-        let mut table = core::mem::ManuallyDrop::new(self);
+        let table = core::mem::ManuallyDrop::new(self);
         let (start, len) = (table.start, table.len);
-        let _kept = &mut table.range;
         // SAFETY: 1. to 3. as in `deref_mut`; the mapping is not dropped any more, and nobody else has the table.
         unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
