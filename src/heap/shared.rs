@@ -7,7 +7,7 @@ use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::depot::Depot;
-use crate::pool::{Pool, PoolConfig, Stats};
+use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(super) type HeapPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-static DEPOTS: [Depot<HostLock, usize, MOST>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
+static DEPOTS: [Depot<HostLock, usize, MOST, 64>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
@@ -41,9 +41,8 @@ fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES).ebb_bytes(decay::EBB_BYTES);
         let bytes = space.len_bytes();
-        let pool = Pool::new(space, MappedTables, config).ok()?;
+        let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
         owner::prepare(bytes);
         POOL.get_or_init(|| pool);
     }
