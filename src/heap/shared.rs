@@ -1,7 +1,7 @@
 //! What the threads share: the depots, and a pool of mapped memory below them.
 
 use super::cache::{Cache, Spare};
-use super::{decay, misuse};
+use super::{by_address, decay, errno, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
@@ -42,6 +42,9 @@ fn make() -> Option<&'static HeapPool> {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
         let pool = Pool::new(space, MappedTables, config).ok()?;
+        if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
+            return None;
+        }
         POOL.get_or_init(|| pool);
     }
     drop(making);
@@ -61,14 +64,21 @@ pub(super) fn depot(class: SizeClass) -> &'static Depot<HostLock, usize> {
 
 /// Fills a magazine from the slabs so that its pops come out lowest first. How many.
 pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
-    let Some(pool) = pool() else { return 0 };
+    let Some(pool) = pool() else {
+        errno::no_memory();
+        return 0;
+    };
     let mut offsets = [Offset(0); super::cache::MOST];
     let wanted = out.len().min(offsets.len());
-    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return 0 };
+    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else {
+        errno::no_memory();
+        return 0;
+    };
     let base = base(pool);
     for (block, offset) in out.iter_mut().zip(offsets[..taken].iter().rev()) {
         *block = base + offset.0 as usize;
     }
+    by_address::slots_taken(class, &out[..taken]);
     taken
 }
 
@@ -81,6 +91,7 @@ pub(super) fn take_one(class: SizeClass) -> *mut u8 {
 /// Gives blocks to the slabs, in the order of their addresses.
 pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
     let Some(pool) = pool() else { return };
+    let _kept = errno::Kept::now();
     blocks.sort_unstable();
     let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
@@ -93,8 +104,13 @@ pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
 /// A block above the size classes.
 pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
     let nothing = NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 };
-    let pool = pool().ok_or(nothing)?;
-    let block = pool.allocate(layout)?;
+    let told = |why| {
+        errno::no_memory();
+        why
+    };
+    let pool = pool().ok_or(nothing).map_err(told)?;
+    let block = pool.allocate(layout).map_err(told)?;
+    by_address::span_taken(block.addr);
     decay::tick(pool);
     Ok(block)
 }
@@ -102,11 +118,29 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
 /// Takes a block above the size classes back.
 pub(super) fn free(at: NonNull<u8>, layout: Layout) {
     let Some(pool) = pool() else { return misuse::found(at, layout.size(), BadFree::Foreign) };
+    let _kept = errno::Kept::now();
     // SAFETY: 1. The block was freed, so nobody uses it; one that is somebody's is refused.
     if let Err(why) = unsafe { pool.free(at, layout) } {
         misuse::found(at, layout.size(), why);
     }
     decay::tick(pool);
+}
+
+/// Takes a block above the size classes back, of whatever size it is.
+pub(super) fn free_unsized(at: NonNull<u8>) {
+    let Some(pool) = POOL.get() else { return misuse::found(at, 0, BadFree::Foreign) };
+    let _kept = errno::Kept::now();
+    // SAFETY: 1. The block was freed, so nobody uses it; one that is none is refused.
+    if let Err(why) = unsafe { pool.free_unsized(at) } {
+        misuse::found(at, 0, why);
+    }
+    decay::tick(pool);
+}
+
+/// The bytes of the live block at an address.
+pub(super) fn usable_bytes(at: NonNull<u8>) -> Result<usize, BadFree> {
+    // No block is longer than the addresses of a process.
+    POOL.get().ok_or(BadFree::Foreign)?.usable_bytes(at).map(|bytes| bytes as usize)
 }
 
 /// Makes a block above the size classes longer or shorter where it stands.
@@ -129,6 +163,7 @@ pub(super) fn adopt() -> Option<NonNull<Cache>> {
     }
     pool()?;
     let words = size_of::<Cache>().div_ceil(size_of::<u64>());
+    let _kept = errno::Kept::now();
     let memory = MappedTables.table::<u64>(words).ok()?;
     Some(NonNull::from(memory.leak()).cast())
 }
