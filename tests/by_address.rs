@@ -11,8 +11,21 @@ use std::thread;
 /// Misuse that the hook heard of, with the address.
 static HEARD: Mutex<Vec<(usize, BadFree)>> = Mutex::new(Vec::new());
 
+/// Addresses that a test gives back wrongly; of any other, misuse is a fault of the heap's.
+static WRONG: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
 fn hook(misuse: Misuse) {
+    if !WRONG.lock().unwrap().contains(&misuse.addr) {
+        eprintln!("{misuse}");
+        std::process::abort();
+    }
     HEARD.lock().unwrap().push((misuse.addr, misuse.why));
+}
+
+/// Gives back what cannot be.
+fn free_wrongly(at: *mut u8) {
+    WRONG.lock().unwrap().push(at as usize);
+    free(at);
 }
 
 /// What was heard about an address.
@@ -147,7 +160,8 @@ fn a_block_of_another_size_keeps_its_contents_and_small_cuts_keep_its_place() {
                 assert_eq!(block.at, at, "{from} to {to}");
             }
             if to < had / 2 && had > 64 {
-                assert!(block.bytes < had, "{from} to {to} keeps {} of {had} bytes", block.bytes);
+                let most = to + if to <= 32 << 10 { to / 4 + 16 } else { 16 << 10 };
+                assert!(block.bytes <= most, "{from} to {to} keeps {} of {had} bytes", block.bytes);
             }
             block.free();
         }
@@ -170,7 +184,7 @@ fn what_cannot_be_had_leaves_the_block_as_it_is() {
 fn addresses_that_are_no_blocks_are_told() {
     on_misuse(hook);
     let mut mine = [0u8; 64];
-    free(mine.as_mut_ptr());
+    free_wrongly(mine.as_mut_ptr());
     assert_eq!(heard(mine.as_mut_ptr()), Some(BadFree::Foreign));
     assert_eq!(Global.usable_bytes(mine.as_mut_ptr()), None);
     // SAFETY: 1. No block, which is refused.
@@ -178,15 +192,15 @@ fn addresses_that_are_no_blocks_are_told() {
 
     let large = take(5 << 20, 16);
     let inside = large.wrapping_add(5000);
-    free(inside);
+    free_wrongly(inside);
     assert!(matches!(heard(inside), Some(BadFree::Interior { .. })), "{:?}", heard(inside));
     free(large);
-    free(large);
+    free_wrongly(large);
     assert!(matches!(heard(large), Some(BadFree::AlreadyFree { .. })), "{:?}", heard(large));
 
     let small = take(700, 16);
     let inside = small.wrapping_add(16);
-    free(inside);
+    free_wrongly(inside);
     gc::collect().unwrap();
     assert!(matches!(heard(inside), Some(BadFree::Interior { .. })), "{:?}", heard(inside));
     assert_eq!(heard(small), None);
