@@ -72,9 +72,13 @@ fn byte(at: usize, order: Ordering) -> Option<&'static AtomicU8> {
     if distance >= bytes {
         return None;
     }
-    // SAFETY: 1. A range that is not empty was stored after the table. 2. The table has a byte for every unit of that range,
-    // lives for good, and is only seen as atomic bytes, which have the layout of bytes and no invalid value.
-    Some(unsafe { &*UNITS.classes.load(Ordering::Relaxed).add(distance >> UNIT_SHIFT) })
+    let classes = UNITS.classes.load(Ordering::Relaxed);
+    // SAFETY: 1. A range that is not empty was stored after the table: it is not null. 2. The table has a byte for every unit of
+    // that range, lives for good, and is only seen as atomic bytes, which have the layout of bytes and no invalid value.
+    unsafe {
+        core::hint::assert_unchecked(!classes.is_null());
+        Some(&*classes.add(distance >> UNIT_SHIFT))
+    }
 }
 
 /// The class of the slot at an address, plus one; 0 for a span, and for what is nobody's.
