@@ -26,6 +26,8 @@ mod errno;
 #[cfg(feature = "std")]
 mod misuse;
 #[cfg(feature = "std")]
+mod owner;
+#[cfg(feature = "std")]
 pub(crate) mod shared;
 #[cfg(feature = "std")]
 mod thread;

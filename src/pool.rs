@@ -6,7 +6,7 @@ pub mod depot;
 pub(crate) mod host;
 pub mod magazine;
 
-pub use crate::arena::Stats;
+pub use crate::arena::{Flushed, Refilled, Stats};
 pub use budget::{Budget, Charge, OverBudget};
 #[cfg(feature = "std")]
 pub use host::{MemoryPool, MemoryPoolBuilder};
@@ -222,36 +222,32 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Ok(())
     }
 
-    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab. How many.
+    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab.
     ///
     /// # Errors
     /// [`NoBlock`] when there is not even one.
-    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<usize, NoBlock> {
+    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<Refilled, NoBlock> {
         self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
     }
 
-    /// Takes the blocks of one size class back that a cache held, up to the first that is not live: what is behind it
+    /// Takes the blocks of one size class back that a cache held, up to the first that cannot be: what is behind it
     /// stays in the iterator.
     ///
     /// # Safety
     /// Nobody uses the blocks any more.
-    ///
-    /// # Errors
-    /// The block that is not live, and why.
     pub unsafe fn flush(
         &self,
         class: SizeClass,
         blocks: &mut impl Iterator<Item = S::Addr>,
-    ) -> Result<(), (S::Addr, BadFree)> {
+    ) -> Flushed<S::Addr> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
-        let refused =
-            blocks.find_map(|addr| Some((addr, shared.arena.give_slot_of(addr, class, &grant).err()?)));
+        let flushed = shared.arena.give_many(class, blocks, &grant);
         let retain_bytes = shared.config.retain_bytes;
-        if shared.arena.idle_bytes() > retain_bytes {
+        if flushed.slabs > 0 && shared.arena.idle_bytes() > retain_bytes {
             shared.arena.trim(retain_bytes, &grant);
         }
-        refused.map_or(Ok(()), Err)
+        flushed
     }
 
     /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.

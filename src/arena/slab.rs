@@ -114,6 +114,17 @@ pub(super) enum NotTaken {
     Inside,
 }
 
+/// Where [`Slabs::give_many`] stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// Every block is back.
+    Done,
+    /// A slab got its last slot back and is gone; this was its span. There may be more blocks.
+    Closed(Span),
+    /// No taken slot of that class starts there. There may be more blocks.
+    Refused(Offset),
+}
+
 /// All slabs of an arena.
 pub(super) struct Slabs<M: Metadata> {
     classes: Classes,
@@ -361,8 +372,7 @@ impl<M: Metadata> Slabs<M> {
         slab.used -= 1;
         if slab.used == 0 {
             self.close(unit, slab, cut);
-            let start = (unit << self.unit_granules_shift) - self.skew;
-            return Ok(Some(Span::new(start, cut.units << self.unit_granules_shift)));
+            return Ok(Some(self.span_of(unit, cut)));
         }
         if slab.used + 1 == cut.slots {
             self.link(unit, slab);
@@ -370,6 +380,81 @@ impl<M: Metadata> Slabs<M> {
             row.copy_from_slice(&slab.row());
         }
         Ok(None)
+    }
+
+    /// Gives slots of one class back, those of one slab that follow each other with one look at it. How many, and where it
+    /// stopped.
+    pub(super) fn give_many(
+        &mut self,
+        class: SizeClass,
+        blocks: &mut impl Iterator<Item = Offset>,
+    ) -> (u32, Stop) {
+        let cut = self.cut(class);
+        let slab_bytes = (cut.units as u64) << self.unit_shift;
+        let mut given = 0;
+        let mut next = blocks.next();
+        while let Some(mut at) = next {
+            let Some(Found { unit, mut slab }) = self.find(at).filter(|found| found.slab.class == class)
+            else {
+                return (given, Stop::Refused(at));
+            };
+            let start = self.start_of(unit).0;
+            let row_at = unit as usize * (ROW + self.words);
+            let (row, free) = self.units[row_at..row_at + ROW + self.words].split_at_mut(ROW);
+            let before = slab.used;
+            let refused = loop {
+                let within = at.0.wrapping_sub(start);
+                if within >= slab_bytes {
+                    next = Some(at);
+                    break false;
+                }
+                let slot = (within * cut.reciprocal as u64) >> 32;
+                let (word, bit) = ((slot / 64) as usize, 1 << (slot % 64));
+                if slot * cut.slot_bytes as u64 != within || slot >= cut.slots as u64 || free[word] & bit != 0
+                {
+                    break true;
+                }
+                free[word] |= bit;
+                slab.hint = slab.hint.min(word as u16);
+                slab.used -= 1;
+                given += 1;
+                if slab.used == 0 {
+                    break false;
+                }
+                match blocks.next() {
+                    Some(block) => at = block,
+                    None => {
+                        next = None;
+                        break false;
+                    }
+                }
+            };
+            if slab.used == 0 {
+                // Where it was full it is in no list; `close` takes it out of one.
+                if before == cut.slots && cut.slots > 1 {
+                    self.link(unit, slab);
+                    if let Unit::Head(linked) = self.read(unit) {
+                        slab = linked;
+                    }
+                }
+                self.close(unit, slab, cut);
+                return (given, Stop::Closed(self.span_of(unit, cut)));
+            }
+            if before == cut.slots && slab.used < before {
+                self.link(unit, slab);
+            } else {
+                row.copy_from_slice(&slab.row());
+            }
+            if refused {
+                return (given, Stop::Refused(at));
+            }
+        }
+        (given, Stop::Done)
+    }
+
+    /// The span of a slab.
+    fn span_of(&self, unit: u32, cut: Cut) -> Span {
+        Span::new((unit << self.unit_granules_shift) - self.skew, cut.units << self.unit_granules_shift)
     }
 
     /// A slab whose last slot came back.
