@@ -1,4 +1,7 @@
 //! The functions of C and POSIX, and those that the GNU C library adds.
+//!
+//! The busiest are `extern "C-unwind"` though nothing unwinds out of them: a fault ends the process where it is found, see
+//! `start`. "C" would put a net under every slow path, which then is a call from a frame, where it is a jump now.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::{c_int, c_void};
@@ -50,7 +53,7 @@ fn allocate_large(bytes: usize) -> *mut c_void {
 
 /// A block of at least `bytes`, or null with ENOMEM.
 #[unsafe(no_mangle)]
-pub extern "C" fn malloc(bytes: usize) -> *mut c_void {
+pub extern "C-unwind" fn malloc(bytes: usize) -> *mut c_void {
     if bytes > SMALL {
         return allocate_large(bytes);
     }
@@ -63,14 +66,14 @@ pub extern "C" fn malloc(bytes: usize) -> *mut c_void {
 /// # Safety
 /// The block is live, and nobody uses it any more.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn free(at: *mut c_void) {
+pub unsafe extern "C-unwind" fn free(at: *mut c_void) {
     // SAFETY: 1. The caller's promise, handed on.
     unsafe { Global.free_unsized(at.cast()) }
 }
 
 /// A block of `count * bytes` zeros.
 #[unsafe(no_mangle)]
-pub extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
+pub extern "C-unwind" fn calloc(count: usize, bytes: usize) -> *mut c_void {
     match count.checked_mul(bytes) {
         // SAFETY: 1. A size of zero gets the smallest block.
         Some(bytes) if bytes <= MOST => unsafe { Global.alloc_zeroed(layout(bytes)).cast() },
@@ -84,7 +87,7 @@ pub extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
 /// # Safety
 /// As for [`free`], unless null is returned and `bytes` is not 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn realloc(at: *mut c_void, bytes: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn realloc(at: *mut c_void, bytes: usize) -> *mut c_void {
     if bytes == 0 && !at.is_null() {
         // SAFETY: 1. The caller gives the block up.
         unsafe { free(at) };
@@ -99,7 +102,7 @@ pub unsafe extern "C" fn realloc(at: *mut c_void, bytes: usize) -> *mut c_void {
 /// # Safety
 /// As for [`realloc`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn reallocarray(at: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
+pub unsafe extern "C-unwind" fn reallocarray(at: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
     match count.checked_mul(bytes) {
         // SAFETY: 1. The caller's promise, handed on.
         Some(bytes) => unsafe { realloc(at, bytes) },
@@ -225,7 +228,7 @@ macro_rules! aliases {
         /// # Safety
         /// As for the function.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $alias($($arg: $type),*) $(-> $result)? {
+        pub unsafe extern "C-unwind" fn $alias($($arg: $type),*) $(-> $result)? {
             #[allow(unused_unsafe)]
             // SAFETY: 1. The caller's promise, handed on.
             unsafe { $name($($arg),*) }

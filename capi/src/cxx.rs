@@ -148,7 +148,7 @@ macro_rules! operators_delete {
         /// # Safety
         /// The block is live, or null, and nobody uses it any more.
         #[unsafe(export_name = $symbol)]
-        pub unsafe extern "C" fn $name(at: *mut c_void $(, $arg: $type)*) {
+        pub unsafe extern "C-unwind" fn $name(at: *mut c_void $(, $arg: $type)*) {
             // SAFETY: 1. The caller's promise, handed on.
             unsafe { free(at) }
         }

@@ -161,8 +161,9 @@ impl Global {
     pub unsafe fn free_unsized(&self, at: *mut u8) {
         match class_plus_one(at, Ordering::Relaxed) {
             0 => free_span(at),
-            // SAFETY: 1. Only classes of the host, plus one, are written to the table. 2. The caller gives the block up.
-            class => unsafe { cache::free(at, SizeClass(class - 1)) },
+            // SAFETY: 1. Only classes of the host, plus one, are written to the table. 2. The caller gives the block up. 3. It is
+            // not 0. (Said so, the subtraction becomes part of an address.)
+            class => unsafe { cache::free(at, SizeClass(class.unchecked_sub(1))) },
         }
     }
 
