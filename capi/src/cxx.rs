@@ -73,7 +73,10 @@ extern "C-unwind" fn again_or_throw(align: usize, bytes: usize) -> *mut c_void {
         throw();
     }
     let mut line = Line::new();
-    let _ = writeln!(line, "democratising: operator new: no memory for {bytes} bytes, and no C++ library to say so");
+    let _ = writeln!(
+        line,
+        "democratising: operator new: no memory for {bytes} bytes, and no C++ library to say so"
+    );
     line.print(2);
     std::process::abort()
 }

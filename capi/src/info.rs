@@ -95,9 +95,19 @@ fn tell(out: &mut Line) -> fmt::Result {
         (libc::getpid(), usage)
     };
     writeln!(out, "democratising: the heap of process {pid}")?;
-    writeln!(out, "  in use, with what caches hold  {}   in {} blocks", Bytes(stats.in_use_bytes), stats.blocks)?;
+    writeln!(
+        out,
+        "  in use, with what caches hold  {}   in {} blocks",
+        Bytes(stats.in_use_bytes),
+        stats.blocks
+    )?;
     writeln!(out, "    at most                      {}", Bytes(stats.peak_in_use_bytes))?;
-    writeln!(out, "  backed by memory               {}   of it idle {}", Bytes(stats.reserved_bytes), Bytes(stats.idle_bytes))?;
+    writeln!(
+        out,
+        "  backed by memory               {}   of it idle {}",
+        Bytes(stats.reserved_bytes),
+        Bytes(stats.idle_bytes)
+    )?;
     writeln!(out, "    at most                      {}", Bytes(stats.peak_reserved_bytes))?;
     writeln!(out, "  blocks taken from the slabs    {:>9}", stats.allocations)?;
     writeln!(out, "  frames made, given back        {:>9}   {}", stats.creates, stats.unmaps)?;
