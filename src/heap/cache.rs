@@ -77,7 +77,7 @@ const fn no_top() -> *mut usize {
 /// here all are both.
 pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
     tops: [no_top(); HOST_CLASSES],
-    tags: Tags::NONE,
+    tags: Tags::none(),
     next: null_mut(),
     backs: [Back { behind: null_mut(), seen: null_mut(), capacity: 0 }; HOST_CLASSES],
     away: [[0; MOST]; owner::CLASSES],
@@ -115,7 +115,7 @@ pub(super) unsafe fn free(at: *mut u8, class: SizeClass) {
     let cache = thread::cache();
     // SAFETY: 1. and 2. as in `allocate`. 3. A top that is no multiple of a magazine's size lies in its magazine.
     unsafe {
-        if owner::tagged(class) && !(*cache).tags.own(at) {
+        if !(*cache).tags.keep(at, class) {
             return exchange::send_back(at, class);
         }
         let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize);

@@ -5,11 +5,11 @@
 //! that another cache carved goes back to the slabs, from where lines come whole. A tag only guides; nothing rests on it.
 
 use crate::arena::metadata::Metadata;
-use crate::size::{HOST, SizeClass};
+use crate::size::{HOST, HOST_CLASSES, SizeClass};
 use crate::space::MappedTables;
 use crate::sync::OnceLock;
-use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
-use core::ptr::NonNull;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use core::ptr::{NonNull, null_mut};
 
 /// The classes with owners: the smallest ones, up to 48 bytes.
 pub(super) const CLASSES: usize = 3;
@@ -25,52 +25,83 @@ pub(super) const fn tagged(class: SizeClass) -> bool {
 }
 
 /// What a cache needs to know its own blocks.
-#[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Tags {
     table: &'static AtomicU8,
-    mask: usize,
     id: u8,
+    /// Whether to look at owners at all: there is more than one cache.
+    watch: AtomicU8,
+    /// For each class the length of the table less one, or 0 where blocks have no owner. Looked up, since a branch on the
+    /// class is one that nobody can predict.
+    masks: [u32; HOST_CLASSES],
 }
 
 static NO_TAG: AtomicU8 = AtomicU8::new(0);
 static TABLE: OnceLock<&'static [AtomicU8]> = OnceLock::new();
 
+/// Makes the table for a range of `bytes`, where there is memory for it. Called once, under a lock.
+pub(super) fn prepare(bytes: u64) {
+    let len = (bytes >> SHIFT).next_power_of_two().max(1 << 8) as usize;
+    if let Ok(table) = MappedTables.table::<u8>(len) {
+        TABLE.get_or_init(|| shared(table.leak()));
+    }
+}
+
 impl Tags {
     /// Every block is one's own.
-    pub(super) const NONE: Tags = Tags { table: &NO_TAG, mask: 0, id: 0 };
+    pub(super) const fn none() -> Tags {
+        Tags { table: &NO_TAG, id: 0, watch: AtomicU8::new(0), masks: [0; HOST_CLASSES] }
+    }
 
-    /// Tags of a new owner, over a range of `bytes`; [`Tags::NONE`] where there is no memory for a table.
-    pub(super) fn new(bytes: u64) -> Tags {
+    /// Tags of a new owner; [`Tags::none`] without a table.
+    pub(super) fn new() -> Tags {
+        let Some(table) = TABLE.get() else { return Tags::none() };
         // One of 255 names, in turn: two caches of one name lose no more than what the tags are for.
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let len = (bytes >> SHIFT).next_power_of_two() as usize;
-        let table = TABLE.get().copied().or_else(|| {
-            let table = MappedTables.table::<u8>(len).ok()?.leak();
-            // A second thread may have been faster; then this one's table, of which no page was touched, is left unused.
-            Some(*TABLE.get_or_init(|| shared(table)))
-        });
-        let Some(table) = table else { return Tags::NONE };
         let id = (NEXT.fetch_add(1, Relaxed) % 255) as u8 + 1;
-        Tags { table: &table[0], mask: table.len() - 1, id }
+        let mut masks = [0; HOST_CLASSES];
+        masks[..CLASSES].fill(table.len() as u32 - 1);
+        Tags { table: &table[0], id, watch: AtomicU8::new(0), masks }
+    }
+
+    /// Begins to look at owners, here and in the first cache, unless this is the first.
+    pub(super) fn begin(&'static self) {
+        static FIRST: AtomicPtr<Tags> = AtomicPtr::new(null_mut());
+        let own = (&raw const *self).cast_mut();
+        // Relaxed: what is read and written behind the pointer was there before, and is atomic.
+        if let Err(first) = FIRST.compare_exchange(null_mut(), own, Relaxed, Relaxed) {
+            self.watch.store(1, Relaxed);
+            // SAFETY: 1. Only what lives for good is stored there.
+            unsafe { (*first).watch.store(1, Relaxed) };
+        }
     }
 
     #[inline(always)]
-    fn at(&self, block: usize) -> &AtomicU8 {
-        // SAFETY: 1. The mask is the length of the table less one.
-        unsafe { NonNull::from(self.table).add((block >> SHIFT) & self.mask).as_ref() }
+    fn at(&self, block: usize, mask: u32) -> &AtomicU8 {
+        // SAFETY: 1. The mask is the length of the table less one, or 0.
+        unsafe { NonNull::from(self.table).add((block >> SHIFT) & mask as usize).as_ref() }
     }
 
-    /// Whether a block is one's own.
+    /// Whether a block of a class goes into one's own magazines: it is one's own, or has no owner.
+    ///
+    /// # Safety
+    /// `class` is less than `HOST_CLASSES`.
     #[inline(always)]
-    pub(super) fn own(&self, block: *mut u8) -> bool {
-        self.at(block as usize).load(Relaxed) == self.id
+    pub(super) unsafe fn keep(&self, block: *mut u8, class: SizeClass) -> bool {
+        if self.watch.load(Relaxed) == 0 {
+            return true;
+        }
+        // SAFETY: 1. As the caller promises.
+        let mask = unsafe { *self.masks.get_unchecked(class.0 as usize) };
+        let tag = self.at(block as usize, mask).load(Relaxed);
+        // The lowest byte of a mask is all ones or all zeros.
+        (tag ^ self.id) & mask as u8 == 0
     }
 
     /// Makes blocks one's own.
     pub(super) fn claim(&self, blocks: &[usize]) {
         for &block in blocks {
-            let tag = self.at(block);
+            let tag = self.at(block, self.masks[0]);
             if tag.load(Relaxed) != self.id {
                 tag.store(self.id, Relaxed);
             }

@@ -1,7 +1,7 @@
 //! What the threads share: the depots, and a pool of mapped memory below them.
 
 use super::cache::{self, Cache, MOST, Own, Spare};
-use super::owner::Tags;
+use super::owner::{self, Tags};
 use super::{by_address, decay, errno, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
@@ -42,10 +42,12 @@ fn make() -> Option<&'static HeapPool> {
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
+        let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, config).ok()?;
         if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
             return None;
         }
+        owner::prepare(bytes);
         POOL.get_or_init(|| pool);
     }
     drop(making);
@@ -221,15 +223,14 @@ pub(super) fn adopt() -> Option<Own> {
     if let Some(cache) = SPARE.lock().take() {
         return Some(cache);
     }
-    let pool = pool()?;
+    pool()?;
     // A table starts at a page, and a cache is no more strictly aligned.
     const _: () = assert!(align_of::<Cache>() <= 4096);
     let words = size_of::<Cache>().div_ceil(size_of::<u64>());
     let _kept = errno::Kept::now();
     let memory = MappedTables.table::<u64>(words).ok()?;
-    let tags = Tags::new(pool.with_space(|space| space.len_bytes()));
     // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
-    Some(unsafe { Own::make(NonNull::from(memory.leak()).cast(), tags) })
+    Some(unsafe { Own::make(NonNull::from(memory.leak()).cast(), Tags::new()) })
 }
 
 /// Takes the cache of a thread that ends.

@@ -48,7 +48,8 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
 #[inline(never)]
 pub(super) fn spill(at: *mut u8, class: SizeClass) {
     let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
-    if owner::tagged(class) && !own.tags().own(at) {
+    // SAFETY: 1. The class is one of the host's.
+    if !unsafe { own.tags().keep(at, class) } {
         return send_back(at, class);
     }
     let mut bin = own.bin(class);
@@ -73,6 +74,7 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
 }
 
 /// Takes a small block that another cache carved.
+#[cold]
 #[inline(never)]
 pub(super) fn send_back(at: *mut u8, class: SizeClass) {
     let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
@@ -101,6 +103,7 @@ impl Own {
         unsafe {
             (&raw mut (*memory.as_ptr()).tops).write([no_top(); HOST_CLASSES]);
             (&raw mut (*memory.as_ptr()).tags).write(tags);
+            (*memory.as_ptr()).tags.begin();
         }
         Own(memory)
     }
@@ -110,9 +113,9 @@ impl Own {
         self.0
     }
 
-    fn tags(self) -> Tags {
-        // SAFETY: 1. The cache is ours and made.
-        unsafe { (*self.0.as_ptr()).tags }
+    fn tags(self) -> &'static Tags {
+        // SAFETY: 1. The cache is made, and for good; its tags are only read, or atomic.
+        unsafe { &(*self.0.as_ptr()).tags }
     }
 
     /// What the cache has of one class, made ready at its first use.
