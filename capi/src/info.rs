@@ -112,7 +112,7 @@ fn tell(out: &mut Line) -> fmt::Result {
     writeln!(out, "  blocks taken from the slabs    {:>9}", stats.allocations)?;
     writeln!(out, "  frames made, given back        {:>9}   {}", stats.creates, stats.unmaps)?;
     writeln!(out, "  requests that failed           {:>9}", stats.failures)?;
-    let milliseconds = |time: libc::timeval| time.tv_sec as i64 * 1000 + time.tv_usec as i64 / 1000;
+    let milliseconds = |time: libc::timeval| time.tv_sec * 1000 + time.tv_usec / 1000;
     writeln!(
         out,
         "  the process: {} ms user, {} ms system, at most {} resident, {} page faults",

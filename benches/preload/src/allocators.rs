@@ -33,7 +33,13 @@ fn ours() -> Result<PathBuf, String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../capi/Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--message-format=json-render-diagnostics", "--manifest-path"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--message-format=json-render-diagnostics",
+            "--manifest-path",
+        ])
         .arg(&manifest)
         .stderr(std::process::Stdio::inherit())
         .output()
@@ -41,7 +47,10 @@ fn ours() -> Result<PathBuf, String> {
     // One message a line; the object's own is the one that names a file of that name.
     let text = String::from_utf8_lossy(&built.stdout);
     let object = text.split('"').rfind(|part| part.ends_with("/libdemocratising.so"));
-    object.filter(|_| built.status.success()).map(PathBuf::from).ok_or(format!("{} does not build", manifest.display()))
+    object
+        .filter(|_| built.status.success())
+        .map(PathBuf::from)
+        .ok_or(format!("{} does not build", manifest.display()))
 }
 
 fn installed(object: &str) -> Option<PathBuf> {

@@ -46,10 +46,9 @@ fn run() -> Result<(), String> {
         }
     }
     let (mut programs, mut allocators) = (programs::all()?, allocators::all()?);
-    if let Some(unknown) = only
-        .iter()
-        .find(|name| !programs.iter().any(|p| p.name == **name) && !allocators.iter().any(|a| a.name == **name))
-    {
+    if let Some(unknown) = only.iter().find(|name| {
+        !programs.iter().any(|p| p.name == **name) && !allocators.iter().any(|a| a.name == **name)
+    }) {
         return Err(format!("{unknown} is neither a program nor an allocator that is here"));
     }
     if programs.iter().any(|program| only.iter().any(|name| *name == program.name)) {

@@ -19,8 +19,13 @@ pub fn all() -> Result<Vec<Program>, String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
     let file = |name: &str| folder.join(name).display().to_string();
     let python = python()?;
-    let lua = ["lua5.4", "lua"].into_iter().find(|name| runs(name, "-v")).ok_or("lua is missing: install lua5.4")?;
-    for (tool, argument) in [("sqlite3", "--version"), ("gcc", "--version"), ("g++", "--version"), ("git", "--version")] {
+    let lua = ["lua5.4", "lua"]
+        .into_iter()
+        .find(|name| runs(name, "-v"))
+        .ok_or("lua is missing: install lua5.4")?;
+    for (tool, argument) in
+        [("sqlite3", "--version"), ("gcc", "--version"), ("g++", "--version"), ("git", "--version")]
+    {
         if !runs(tool, argument) {
             return Err(format!("{tool} is missing: install it"));
         }
@@ -37,7 +42,11 @@ pub fn all() -> Result<Vec<Program>, String> {
         program("python-objects", true, &[&python, &file("objects.py")]),
         program("lua", true, &[lua, &file("tables.lua")]),
         program("gcc", true, &["gcc", "-O2", "-S", "-o", "/dev/stdout", &file("functions.c")]),
-        program("g++", true, &["g++", "-std=c++17", "-O1", "-S", "-o", "/dev/stdout", &file("templates.cpp")]),
+        program(
+            "g++",
+            true,
+            &["g++", "-std=c++17", "-O1", "-S", "-o", "/dev/stdout", &file("templates.cpp")],
+        ),
         Program { input: Some(folder.join("rows.sql")), ..program("sqlite", true, &["sqlite3", ":memory:"]) },
         program("bash", false, &["bash", &file("words.sh")]),
         program("git", false, &["bash", &file("history.sh")]),

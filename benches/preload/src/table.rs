@@ -7,7 +7,9 @@ use crate::programs::Program;
 /// Prints the figures and their geometric means, as Markdown.
 pub fn print(programs: &[Program], allocators: &[Allocator], all: &[Vec<Runs>], repeats: usize) {
     one("CPU ms", "the least", programs, allocators, all, repeats, Runs::cpu_ms);
-    one("peak resident, MiB", "the median", programs, allocators, all, repeats, |runs| runs.peak_kib() / 1024.0);
+    one("peak resident, MiB", "the median", programs, allocators, all, repeats, |runs| {
+        runs.peak_kib() / 1024.0
+    });
 }
 
 fn one(
@@ -36,7 +38,8 @@ fn one(
         }
     }
     if counted > 0 {
-        let means: Vec<String> = logarithms.iter().map(|sum| format!("{:.3}", (sum / counted as f64).exp())).collect();
+        let means: Vec<String> =
+            logarithms.iter().map(|sum| format!("{:.3}", (sum / counted as f64).exp())).collect();
         println!("| geometric mean of {counted} | {} |", means.join(" | "));
     }
 }

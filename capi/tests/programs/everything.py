@@ -6,7 +6,7 @@ text = json.dumps(rows, ensure_ascii=False)
 assert json.loads(text) == rows
 print(len(text), hashlib.sha256(text.encode()).hexdigest(), zlib.crc32(zlib.compress(text.encode())))
 print(collections.Counter(re.findall(r"[a-z]+\d*", text)).most_common(4))
-print(len(str(3**20000)), sum(struct.unpack("<1000d", struct.pack("<1000d", *range(1000)))))
+print(len(hex(3**20000)), sum(struct.unpack("<1000d", struct.pack("<1000d", *range(1000)))))
 
 
 class Node:
