@@ -6,7 +6,8 @@ use super::{by_address, decay, errno, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
-use crate::pool::depot::Depot;
+use crate::pool::depot::BareDepot;
+use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, PoolConfig, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
@@ -20,7 +21,10 @@ pub(super) type HeapPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-static DEPOTS: [Depot<HostLock, usize, MOST>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
+/// Side by side, so that a fork touches a page for their locks, and not one for each.
+static DEPOTS: [BareDepot<HostLock, usize, MOST>; HOST_CLASSES] = [const { BareDepot::bare() }; HOST_CLASSES];
+/// The most magazines of a depot.
+const DEPTH: usize = 16;
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
@@ -48,6 +52,7 @@ fn make() -> Option<&'static HeapPool> {
             return None;
         }
         owner::prepare(bytes);
+        furnish();
         POOL.get_or_init(|| pool);
     }
     drop(making);
@@ -57,6 +62,23 @@ fn make() -> Option<&'static HeapPool> {
         fork::register();
     }
     POOL.get()
+}
+
+/// Gives the depots their room, of which a page becomes real when it is first used. Without memory they take nothing.
+fn furnish() {
+    type Set = Magazine<usize, MOST>;
+    const SETS: usize = DEPTH * HOST_CLASSES;
+    const _: () = assert!(align_of::<Set>() <= align_of::<u64>());
+    let Ok(words) = MappedTables.table::<u64>((SETS * size_of::<Set>()).div_ceil(size_of::<u64>())) else {
+        return;
+    };
+    // SAFETY: 1. The table is as long and as aligned as so many sets, lives for good, and is nobody else's. 2. A set is words,
+    // and all zeros is an empty one.
+    let sets = unsafe { core::slice::from_raw_parts_mut(words.leak().as_mut_ptr().cast::<Set>(), SETS) };
+    for (depot, sets) in DEPOTS.iter().zip(sets.chunks_exact_mut(DEPTH)) {
+        // One that has room already keeps it: when the pool was first made, something behind this failed.
+        let _ = depot.furnish(sets);
+    }
 }
 
 /// What is out of the slabs of a class, in programs and in caches, and how many slabs there are.
