@@ -142,7 +142,7 @@ fn blocks_are_known_in_threads_that_never_took_one() {
             block.free();
         }
     });
-    for turn in 0..20_000 {
+    for turn in 0..6_000 {
         to.send(Filled::new(SIZES[turn % 13], 16, turn as u8)).unwrap();
     }
     drop(to);
