@@ -8,6 +8,7 @@ mod commit;
 mod frames;
 pub mod index;
 pub mod metadata;
+mod purge;
 mod refusal;
 mod resize;
 mod slab;

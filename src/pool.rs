@@ -16,6 +16,7 @@ use crate::error::BadFree;
 use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::fmt;
@@ -37,6 +38,8 @@ pub struct PoolConfig {
     pub retain_bytes: u64,
     /// Frames that may be created beyond the most ever in use before idle ones are moved, in thousandths.
     pub slack_permille: u32,
+    /// So much that is backed and holds no block, beyond what is retained, makes an ebb: see [`Pool::take_ebb`].
+    pub ebb_bytes: u64,
 }
 
 impl PoolConfig {
@@ -47,6 +50,7 @@ impl PoolConfig {
         max_bytes: Budget::UNLIMITED,
         retain_bytes: u64::MAX,
         slack_permille: 30,
+        ebb_bytes: u64::MAX,
     };
 
     /// The same with another [`max_bytes`](Self::max_bytes).
@@ -70,6 +74,12 @@ impl PoolConfig {
     /// The same with another [`retain_bytes`](Self::retain_bytes).
     pub const fn retain_bytes(mut self, bytes: u64) -> PoolConfig {
         self.retain_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`ebb_bytes`](Self::ebb_bytes).
+    pub const fn ebb_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.ebb_bytes = bytes;
         self
     }
 
@@ -110,12 +120,15 @@ impl Default for PoolConfig {
 pub struct Pool<S: Space, L: RawMutex, M: Metadata = <S as Space>::Tables> {
     shared: Lock<L, Shared<S, M>>,
     budget: Budget,
+    ebb: AtomicBool,
 }
 
 /// What the lock guards.
 struct Shared<S: Space, M: Metadata> {
     arena: Arena<S, M>,
     config: PoolConfig,
+    /// The most in blocks since the last ebb.
+    high_bytes: u64,
 }
 
 /// A budget grants frames.
@@ -139,8 +152,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// [`NoArena`] when there is no memory for the tables.
     pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
         let arena = Arena::new(space, metadata)?;
-        let pool =
-            Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
+        let pool = Pool {
+            shared: Lock::new(Shared { arena, config, high_bytes: 0 }),
+            budget: Budget::new(config.max_bytes),
+            ebb: AtomicBool::new(false),
+        };
         pool.configure(config);
         Ok(pool)
     }
@@ -197,7 +213,9 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub unsafe fn free(&self, addr: S::Addr, layout: Layout) -> Result<(), BadFree> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
+        shared.rise();
         shared.arena.free(addr, layout, &grant)?;
+        self.watch_ebb(&mut shared);
         if shared.arena.idle_bytes() > shared.config.retain_bytes {
             let retain_bytes = shared.config.retain_bytes;
             shared.arena.trim(retain_bytes, &grant);
@@ -215,7 +233,9 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub unsafe fn free_unsized(&self, addr: S::Addr) -> Result<(), BadFree> {
         let mut shared = self.shared.lock();
         let retain_bytes = shared.config.retain_bytes;
+        shared.rise();
         shared.arena.free_unsized(addr, &Frames(&self.budget))?;
+        self.watch_ebb(&mut shared);
         if shared.arena.idle_bytes() > retain_bytes {
             shared.arena.trim(retain_bytes, &Frames(&self.budget));
         }
@@ -242,7 +262,9 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ) -> Flushed<S::Addr> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
+        shared.rise();
         let flushed = shared.arena.give_many(class, blocks, &grant);
+        self.watch_ebb(&mut shared);
         let retain_bytes = shared.config.retain_bytes;
         if flushed.slabs > 0 && shared.arena.idle_bytes() > retain_bytes {
             shared.arena.trim(retain_bytes, &grant);
@@ -272,6 +294,26 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// Gives idle frames up, highest first, until at most `keep_bytes` are idle. Returns the bytes given up.
     pub fn trim(&self, keep_bytes: u64) -> u64 {
         self.shared.lock().arena.trim(keep_bytes, &Frames(&self.budget))
+    }
+
+    /// Whether what is in blocks fell to half of what it was, and much more is backed than they and what is retained need
+    /// ([`PoolConfig::ebb_bytes`]). True once for each time; then is the moment to give up what caches hold.
+    #[inline]
+    pub fn take_ebb(&self) -> bool {
+        // Relaxed: whoever sees it looks at the pool under its lock.
+        self.ebb.load(Relaxed) && self.ebb.swap(false, Relaxed)
+    }
+
+    #[inline]
+    fn watch_ebb(&self, shared: &mut Shared<S, M>) {
+        if shared.arena.in_use_bytes() < shared.high_bytes / 2 && shared.ebbs() {
+            self.ebb.store(true, Relaxed);
+        }
+    }
+
+    /// Gives back what is free in frames that are not, as far as the space can. Takes as long as there are live spans.
+    pub fn purge(&self) -> u64 {
+        self.shared.lock().arena.purge()
     }
 
     /// Bytes of backed frames that hold nothing.
@@ -328,6 +370,19 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
 }
 
 impl<S: Space, M: Metadata> Shared<S, M> {
+    #[inline]
+    fn rise(&mut self) {
+        self.high_bytes = self.high_bytes.max(self.arena.in_use_bytes());
+    }
+
+    /// Half is gone: whether that leaves much.
+    #[cold]
+    fn ebbs(&mut self) -> bool {
+        self.high_bytes = self.arena.in_use_bytes();
+        let spare_bytes = self.arena.backed_bytes().saturating_sub(self.high_bytes);
+        spare_bytes > self.config.retain_bytes.saturating_add(self.config.ebb_bytes)
+    }
+
     /// Backs more than was needed just now, by the growth factor, as far as that can be done.
     #[cold]
     fn grow(&mut self, grant: &impl Grant) {

@@ -5,13 +5,17 @@
 //! 2. The bound follows the program. Where memory was given back and had to be backed again within `ADAPT_MS`, it rises by
 //!    as much, up to `MOST_BYTES`: that was given back too early. While that does not happen, it halves every `DECAY_MS`
 //!    down to `LEAST_BYTES`.
-//! 3. What lay idle for the whole of the last `DECAY_MS` goes back, as calls come.
+//! 3. Where the blocks in use fall to half, and much is left over, caches and depots are emptied, and what is free in
+//!    frames that cannot be given up is given back by the page.
+//! 4. What lay idle for the whole of the last `DECAY_MS` goes back, as calls come.
 
 use super::shared::HeapPool;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The bound at rest: what a program keeps that does nothing.
-pub(super) const LEAST_BYTES: u64 = 24 << 20;
+pub(super) const LEAST_BYTES: u64 = 16 << 20;
+/// As much more that is backed and in no block is worth a look into caches and frames, when half of the blocks are gone.
+pub(super) const EBB_BYTES: u64 = 4 << 20;
 const MOST_BYTES: u64 = 256 << 20;
 const DECAY_MS: usize = 1000;
 const ADAPT_MS: usize = 20;
@@ -26,6 +30,9 @@ static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
 /// Called wherever the pool's lock was taken anyway.
 #[inline]
 pub(super) fn tick(pool: &HeapPool) {
+    if pool.take_ebb() {
+        super::shared::ebb(pool);
+    }
     let now = now_ms();
     if let Some(elapsed_ms) = due(&ADAPTED_MS, now, ADAPT_MS) {
         adapt(pool, elapsed_ms < 5 * ADAPT_MS, due(&DECAYED_MS, now, DECAY_MS).is_some());

@@ -45,7 +45,7 @@ fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
+        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES).ebb_bytes(decay::EBB_BYTES);
         let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, config).ok()?;
         if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
@@ -103,9 +103,9 @@ pub(super) fn is_lean(class: SizeClass) -> bool {
     slabs_bytes >= LEAN_BYTES && blocks * HOST.slot_bytes(class) < slabs_bytes / 4
 }
 
-/// The most magazines that a depot keeps: 512 KiB of blocks, at least two.
+/// The most magazines that a depot keeps: 256 KiB of blocks, at least two.
 const fn depth(class: SizeClass) -> usize {
-    let depth = (512 << 10) / (cache::capacity(class) as u64 * HOST.slot_bytes(class));
+    let depth = (256 << 10) / (cache::capacity(class) as u64 * HOST.slot_bytes(class));
     if depth < 2 { 2 } else { depth as usize }
 }
 
@@ -182,7 +182,13 @@ pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
             None => break,
         }
     }
-    decay::tick(pool);
+}
+
+/// To be called after a flush, when the cache is in order again: it may be emptied here.
+pub(super) fn tick() {
+    if let Some(pool) = POOL.get() {
+        decay::tick(pool);
+    }
 }
 
 /// A block above the size classes.
@@ -288,6 +294,15 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
     empty_spare();
     (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
     pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
+}
+
+/// Empties what caches can be reached and the depots, after much was freed, and gives back what lies between blocks.
+#[cold]
+pub(super) fn ebb(pool: &HeapPool) {
+    super::thread::empty_own();
+    empty_spare();
+    (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
+    pool.purge();
 }
 
 /// What [`trim`] could give back without emptying anything.

@@ -53,7 +53,8 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
         return send_back(at, class);
     }
     let mut bin = own.bin(class);
-    if bin.is_full() {
+    let full = bin.is_full();
+    if full {
         let lean = shared::is_lean(class);
         if lean || bin.back().capacity < capacity(class) {
             own.empty_class(class);
@@ -71,6 +72,9 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
         }
     }
     bin.push(at as usize);
+    if full {
+        shared::tick();
+    }
 }
 
 /// Takes a small block that another cache carved.
@@ -84,6 +88,7 @@ pub(super) fn send_back(at: *mut u8, class: SizeClass) {
     if *len == blocks.len() {
         shared::flush(class, blocks);
         *len = 0;
+        shared::tick();
     }
 }
 

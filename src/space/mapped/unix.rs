@@ -128,6 +128,13 @@ impl Range {
         Ok(Contents::Zeroed)
     }
 
+    /// Gives memory back that stays committed, where that can be done.
+    pub(super) fn forget(&self, at: usize, len: usize) {
+        let place = self.at(at, len);
+        // SAFETY: 1. The place is this mapping's own, committed and unused.
+        unsafe { forget(place, len) };
+    }
+
     pub(super) fn decommit(&self, at: usize, len: usize) {
         let place = self.at(at, len);
         // SAFETY: 1. The place is this mapping's own and, by the contract of `decommit`, committed and unused.
