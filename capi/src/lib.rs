@@ -13,7 +13,9 @@
 //! 4. `DEMOCRATISING_STATS=1` prints the heap's numbers to standard error when the program ends.
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-compile_error!("this object takes the place of the GNU C library's malloc: build it for a target with linux-gnu");
+compile_error!(
+    "this object takes the place of the GNU C library's malloc: build it for a target with linux-gnu"
+);
 
 mod c;
 #[cfg(target_pointer_width = "64")]

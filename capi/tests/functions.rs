@@ -56,6 +56,23 @@ fn misuse_ends_the_program_with_a_line_that_says_what() {
     assert!(done.status.success() && done.err.is_empty(), "{done:?}");
 }
 
+#[test]
+fn free_leaves_errno_alone_though_the_system_refuses() {
+    if !common::has("strace") {
+        return;
+    }
+    let folder = Folder::new("errno");
+    let program = compile("cc", &[], "errno.c", folder.path());
+    let log = folder.path().join("calls");
+    let mut traced =
+        command("strace", ["-qq", "-e", "trace=madvise", "-e", "inject=madvise:error=EINVAL", "-o"]);
+    traced.arg(&log).arg("-E").arg(format!("LD_PRELOAD={}", object().display())).arg(program);
+    let done = run(&mut traced, false, folder.path());
+    assert!(done.status.success() && done.out == "errno stayed\n", "{done:?}");
+    let refused = std::fs::read_to_string(&log).unwrap();
+    assert!(refused.contains("MADV_DONTNEED) = -1 EINVAL"), "nothing was given back: {refused}");
+}
+
 /// The number in front of a word of a text.
 fn number_before(text: &str, word: &str) -> Option<u64> {
     text[..text.find(word)?].split_whitespace().last()?.parse().ok()

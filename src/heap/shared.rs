@@ -186,6 +186,7 @@ pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.
 pub(super) fn tick() {
+    let _kept = errno::Kept::now();
     if let Some(pool) = POOL.get() {
         decay::tick(pool);
     }
