@@ -27,6 +27,7 @@
 static void *(*volatile v_malloc)(size_t) = malloc;
 static void *(*volatile v_calloc)(size_t, size_t) = calloc;
 static void *(*volatile v_realloc)(void *, size_t) = realloc;
+static int (*volatile v_posix_memalign)(void **, size_t, size_t) = posix_memalign;
 static void (*volatile v_free)(void *) = free;
 static void *(*volatile v_reallocarray)(void *, size_t, size_t) = reallocarray;
 static void *(*volatile v_aligned_alloc)(size_t, size_t) = aligned_alloc;
@@ -104,7 +105,7 @@ static void refusals(void) {
         REFUSES(v_reallocarray(block, 1, bytes));
         void *place = &place;
         errno = 77;
-        CHECK(posix_memalign(&place, 64, bytes) == ENOMEM && place == &place && errno == 77);
+        CHECK(v_posix_memalign(&place, 64, bytes) == ENOMEM && place == &place && errno == 77);
     }
     REFUSES(v_calloc(SIZE_MAX / 2, 3));
     REFUSES(v_calloc((size_t)1 << 32, (size_t)1 << 32));
@@ -122,7 +123,7 @@ static void alignments(void) {
             memset(at, 1, malloc_usable_size(at));
             memset(other, 2, malloc_usable_size(other));
             if (align >= sizeof(void *)) {
-                CHECK(posix_memalign(&third, align, sizes[i]) == 0 && aligned(third, align));
+                CHECK(v_posix_memalign(&third, align, sizes[i]) == 0 && aligned(third, align));
                 memset(third, 3, malloc_usable_size(third));
             }
             CHECK(all(at, 1, malloc_usable_size(at)) && all(other, 2, malloc_usable_size(other)));
@@ -138,12 +139,12 @@ static void alignments(void) {
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         void *place = &place;
         errno = 77;
-        CHECK(posix_memalign(&place, wrong[i], 10) == EINVAL && place == &place && errno == 77);
+        CHECK(v_posix_memalign(&place, wrong[i], 10) == EINVAL && place == &place && errno == 77);
         errno = 0;
         CHECK(v_aligned_alloc(wrong[i], 10) == NULL && errno == EINVAL);
     }
     void *place = &place;
-    CHECK(posix_memalign(&place, 4, 10) == EINVAL && place == &place);
+    CHECK(v_posix_memalign(&place, 4, 10) == EINVAL && place == &place);
     errno = 0;
     CHECK(memalign(SIZE_MAX, 10) == NULL && errno == EINVAL);
     place = memalign(48, 10);
@@ -254,6 +255,12 @@ static void *churn(void *unused) {
         void *blocks[100];
         for (int i = 0; i < 100; i++) blocks[i] = v_malloc((size_t)(i + 1) * (i + 1) * 4);
         for (int i = 0; i < 100; i++) v_free(blocks[i]);
+        /* More of one size than a thread keeps for itself. */
+        void *many[600];
+        for (int turn = 0; turn < 20; turn++) {
+            for (int i = 0; i < 600; i++) many[i] = v_malloc(64);
+            for (int i = 0; i < 600; i++) v_free(many[i]);
+        }
     }
     return unused;
 }
