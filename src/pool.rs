@@ -4,6 +4,7 @@ pub mod budget;
 pub mod depot;
 #[cfg(feature = "std")]
 pub(crate) mod host;
+mod idle;
 pub mod magazine;
 
 pub use crate::arena::{Flushed, Refilled, Stats};
@@ -16,11 +17,12 @@ use crate::error::BadFree;
 use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
-use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::atomic::AtomicBool;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
+use idle::Idle;
 use lock_api::RawMutex;
 
 /// How a pool grows and what it keeps.
@@ -36,6 +38,8 @@ pub struct PoolConfig {
     pub max_bytes: u64,
     /// Idle frames above this are given up when a block comes back.
     pub retain_bytes: u64,
+    /// Where what was given up is soon needed again, more is retained, up to this.
+    pub retain_most_bytes: u64,
     /// Frames that may be created beyond the most ever in use before idle ones are moved, in thousandths.
     pub slack_permille: u32,
     /// So much that is backed and holds no block, beyond what is retained, makes an ebb: see [`Pool::take_ebb`].
@@ -49,6 +53,7 @@ impl PoolConfig {
         growth_permille: 1000,
         max_bytes: Budget::UNLIMITED,
         retain_bytes: u64::MAX,
+        retain_most_bytes: 0,
         slack_permille: 30,
         ebb_bytes: u64::MAX,
     };
@@ -74,6 +79,12 @@ impl PoolConfig {
     /// The same with another [`retain_bytes`](Self::retain_bytes).
     pub const fn retain_bytes(mut self, bytes: u64) -> PoolConfig {
         self.retain_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`retain_most_bytes`](Self::retain_most_bytes).
+    pub const fn retain_most_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.retain_most_bytes = bytes;
         self
     }
 
@@ -127,8 +138,7 @@ pub struct Pool<S: Space, L: RawMutex, M: Metadata = <S as Space>::Tables> {
 struct Shared<S: Space, M: Metadata> {
     arena: Arena<S, M>,
     config: PoolConfig,
-    /// The most in blocks since the last ebb.
-    high_bytes: u64,
+    idle: Idle,
 }
 
 /// A budget grants frames.
@@ -153,7 +163,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
         let arena = Arena::new(space, metadata)?;
         let pool = Pool {
-            shared: Lock::new(Shared { arena, config, high_bytes: 0 }),
+            shared: Lock::new(Shared { arena, config, idle: Idle::NEW }),
             budget: Budget::new(config.max_bytes),
             ebb: AtomicBool::new(false),
         };
@@ -196,8 +206,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let grant = Frames(&self.budget);
         let creates = shared.arena.creates();
         let block = shared.arena.allocate(layout, &grant)?;
-        if shared.config.growth_permille > 1000 && shared.arena.creates() > creates {
-            shared.grow(&grant);
+        if shared.arena.creates() > creates {
+            shared.created(creates);
+            if shared.config.growth_permille > 1000 {
+                shared.grow(&grant);
+            }
         }
         Ok(block)
     }
@@ -215,11 +228,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let grant = Frames(&self.budget);
         shared.rise();
         shared.arena.free(addr, layout, &grant)?;
-        self.watch_ebb(&mut shared);
-        if shared.arena.idle_bytes() > shared.config.retain_bytes {
-            let retain_bytes = shared.config.retain_bytes;
-            shared.arena.trim(retain_bytes, &grant);
-        }
+        self.fall(&mut shared, &grant);
         Ok(())
     }
 
@@ -232,13 +241,10 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// As [`Pool::free`].
     pub unsafe fn free_unsized(&self, addr: S::Addr) -> Result<(), BadFree> {
         let mut shared = self.shared.lock();
-        let retain_bytes = shared.config.retain_bytes;
+        let grant = Frames(&self.budget);
         shared.rise();
-        shared.arena.free_unsized(addr, &Frames(&self.budget))?;
-        self.watch_ebb(&mut shared);
-        if shared.arena.idle_bytes() > retain_bytes {
-            shared.arena.trim(retain_bytes, &Frames(&self.budget));
-        }
+        shared.arena.free_unsized(addr, &grant)?;
+        self.fall(&mut shared, &grant);
         Ok(())
     }
 
@@ -247,7 +253,13 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Errors
     /// [`NoBlock`] when there is not even one.
     pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<Refilled, NoBlock> {
-        self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
+        let mut shared = self.shared.lock();
+        let creates = shared.arena.creates();
+        let refilled = shared.arena.take_many(class, out, &Frames(&self.budget))?;
+        if refilled.created {
+            shared.created(creates);
+        }
+        Ok(refilled)
     }
 
     /// Takes the blocks of one size class back that a cache held, up to the first that cannot be: what is behind it
@@ -264,11 +276,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let grant = Frames(&self.budget);
         shared.rise();
         let flushed = shared.arena.give_many(class, blocks, &grant);
-        self.watch_ebb(&mut shared);
-        let retain_bytes = shared.config.retain_bytes;
-        if flushed.slabs > 0 && shared.arena.idle_bytes() > retain_bytes {
-            shared.arena.trim(retain_bytes, &grant);
-        }
+        self.fall(&mut shared, &grant);
         flushed
     }
 
@@ -296,26 +304,6 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         self.shared.lock().arena.trim(keep_bytes, &Frames(&self.budget))
     }
 
-    /// Whether what is in blocks fell to half of what it was, and much more is backed than they and what is retained need
-    /// ([`PoolConfig::ebb_bytes`]). True once for each time; then is the moment to give up what caches hold.
-    #[inline]
-    pub fn take_ebb(&self) -> bool {
-        // Relaxed: whoever sees it looks at the pool under its lock.
-        self.ebb.load(Relaxed) && self.ebb.swap(false, Relaxed)
-    }
-
-    #[inline]
-    fn watch_ebb(&self, shared: &mut Shared<S, M>) {
-        if shared.arena.in_use_bytes() < shared.high_bytes / 2 && shared.ebbs() {
-            self.ebb.store(true, Relaxed);
-        }
-    }
-
-    /// Gives back what is free in frames that are not, as far as the space can. Takes as long as there are live spans.
-    pub fn purge(&self) -> u64 {
-        self.shared.lock().arena.purge()
-    }
-
     /// Bytes of backed frames that hold nothing.
     pub fn idle_bytes(&self) -> u64 {
         self.shared.lock().arena.idle_bytes()
@@ -325,26 +313,6 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub fn stats(&self) -> Stats {
         let shared = self.shared.lock();
         Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
-    }
-
-    /// Frames created and frames given up so far.
-    pub fn turnover(&self) -> (u64, u64) {
-        let shared = self.shared.lock();
-        (shared.arena.creates(), shared.arena.unmaps())
-    }
-
-    /// Changes [`PoolConfig::retain_bytes`] alone, from the next block on that comes back.
-    pub fn retain(&self, bytes: u64) {
-        self.shared.lock().config.retain_bytes = bytes;
-    }
-
-    /// Gives back the idle frames that nobody has needed since the last call.
-    pub fn decay(&self) -> u64 {
-        let mut shared = self.shared.lock();
-        let keep_bytes = shared.arena.idle_bytes() - shared.arena.idle_low_bytes();
-        let given = shared.arena.trim(keep_bytes, &Frames(&self.budget));
-        shared.arena.mark_idle();
-        given
     }
 
     /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
@@ -370,19 +338,6 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
 }
 
 impl<S: Space, M: Metadata> Shared<S, M> {
-    #[inline]
-    fn rise(&mut self) {
-        self.high_bytes = self.high_bytes.max(self.arena.in_use_bytes());
-    }
-
-    /// Half is gone: whether that leaves much.
-    #[cold]
-    fn ebbs(&mut self) -> bool {
-        self.high_bytes = self.arena.in_use_bytes();
-        let spare_bytes = self.arena.backed_bytes().saturating_sub(self.high_bytes);
-        spare_bytes > self.config.retain_bytes.saturating_add(self.config.ebb_bytes)
-    }
-
     /// Backs more than was needed just now, by the growth factor, as far as that can be done.
     #[cold]
     fn grow(&mut self, grant: &impl Grant) {

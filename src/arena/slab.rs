@@ -382,74 +382,54 @@ impl<M: Metadata> Slabs<M> {
         Ok(None)
     }
 
-    /// Gives slots of one class back, those of one slab that follow each other with one look at it. How many, and where it
-    /// stopped.
+    /// Gives slots of one class back. How many, and where it stopped.
     pub(super) fn give_many(
         &mut self,
         class: SizeClass,
         blocks: &mut impl Iterator<Item = Offset>,
     ) -> (u32, Stop) {
         let cut = self.cut(class);
-        let slab_bytes = (cut.units as u64) << self.unit_shift;
         let mut given = 0;
-        let mut next = blocks.next();
-        while let Some(mut at) = next {
-            let Some(Found { unit, mut slab }) = self.find(at).filter(|found| found.slab.class == class)
-            else {
-                return (given, Stop::Refused(at));
-            };
-            let start = self.start_of(unit).0;
-            let row_at = unit as usize * (ROW + self.words);
-            let (row, free) = self.units[row_at..row_at + ROW + self.words].split_at_mut(ROW);
-            let before = slab.used;
-            let refused = loop {
-                let within = at.0.wrapping_sub(start);
-                if within >= slab_bytes {
-                    next = Some(at);
-                    break false;
+        for at in blocks {
+            if !self.give_quickly(class, cut, at) {
+                // The first or the last slot of its slab that is taken, a slab of several units, or no taken slot.
+                let found = self.find(at).filter(|found| found.slab.class == class);
+                match found.map(|found| self.give(found, at)) {
+                    Some(Ok(None)) => {}
+                    Some(Ok(Some(span))) => return (given + 1, Stop::Closed(span)),
+                    Some(Err(_)) | None => return (given, Stop::Refused(at)),
                 }
-                let slot = (within * cut.reciprocal as u64) >> 32;
-                let (word, bit) = ((slot / 64) as usize, 1 << (slot % 64));
-                if slot * cut.slot_bytes as u64 != within || slot >= cut.slots as u64 || free[word] & bit != 0
-                {
-                    break true;
-                }
-                free[word] |= bit;
-                slab.hint = slab.hint.min(word as u16);
-                slab.used -= 1;
-                given += 1;
-                if slab.used == 0 {
-                    break false;
-                }
-                match blocks.next() {
-                    Some(block) => at = block,
-                    None => {
-                        next = None;
-                        break false;
-                    }
-                }
-            };
-            if slab.used == 0 {
-                // Where it was full it is in no list; `close` takes it out of one.
-                if before == cut.slots && cut.slots > 1 {
-                    self.link(unit, slab);
-                    if let Unit::Head(linked) = self.read(unit) {
-                        slab = linked;
-                    }
-                }
-                self.close(unit, slab, cut);
-                return (given, Stop::Closed(self.span_of(unit, cut)));
             }
-            if before == cut.slots && slab.used < before {
-                self.link(unit, slab);
-            } else {
-                row.copy_from_slice(&slab.row());
-            }
-            if refused {
-                return (given, Stop::Refused(at));
-            }
+            given += 1;
         }
         (given, Stop::Done)
+    }
+
+    /// Gives a slot back if that changes neither whether its slab is full nor whether it is empty. Bits and count are
+    /// changed in place: where blocks come in any order, this is all that most of them need.
+    #[inline]
+    fn give_quickly(&mut self, class: SizeClass, cut: Cut, at: Offset) -> bool {
+        let unit = self.unit_of(at);
+        let start = unit as usize * (ROW + self.words);
+        let Some(cells) = self.units.get_mut(start..start + ROW + self.words) else { return false };
+        let what = cells[0];
+        if what as u32 & (HEAD | 0xff) != HEAD | class.0 as u32 {
+            return false;
+        }
+        let within = at.0 + ((self.skew as u64) << self.granule_shift) - ((unit as u64) << self.unit_shift);
+        let slot = (within * cut.reciprocal as u64) >> 32;
+        let (used, word, bit) = ((what >> 32) as u32, slot / 64, 1 << (slot % 64));
+        let taken = slot * cut.slot_bytes as u64 == within && slot < cut.slots as u64;
+        let Some(free) = cells.get_mut(ROW + word as usize).filter(|free| taken && **free & bit == 0) else {
+            return false;
+        };
+        if used == 1 || used == cut.slots {
+            return false;
+        }
+        *free |= bit;
+        let hint = (what >> 8) as u16;
+        cells[0] = what - (1 << 32) - if word < hint as u64 { (hint as u64 - word) << 8 } else { 0 };
+        true
     }
 
     /// The span of a slab.
@@ -463,6 +443,8 @@ impl<M: Metadata> Slabs<M> {
             self.unlink(unit, slab);
         }
         bits::clear_range(&mut self.slabs, unit..unit + cut.units);
+        // No head any more: whoever looks at the row alone must see that.
+        self.write(unit, [0; ROW]);
     }
 
     /// Puts a slab into the list of its class: first, or second behind one that lies lower, so that the lowest slabs

@@ -8,7 +8,7 @@ use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::depot::BareDepot;
 use crate::pool::magazine::Magazine;
-use crate::pool::{Pool, PoolConfig, Stats};
+use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ static MAKING: Lock<HostLock, ()> = Lock::new(());
 /// Side by side, so that a fork touches a page for their locks, and not one for each.
 static DEPOTS: [BareDepot<HostLock, usize, MOST>; HOST_CLASSES] = [const { BareDepot::bare() }; HOST_CLASSES];
 /// The most magazines of a depot.
-const DEPTH: usize = 16;
+const DEPTH: usize = 64;
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
@@ -45,9 +45,8 @@ fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES).ebb_bytes(decay::EBB_BYTES);
         let bytes = space.len_bytes();
-        let pool = Pool::new(space, MappedTables, config).ok()?;
+        let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
         if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
             return None;
         }
