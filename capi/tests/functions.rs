@@ -113,7 +113,7 @@ fn malloc_and_free_find_their_cache_without_a_call() {
     let text = String::from_utf8_lossy(&listed.stdout);
     let addresses = Command::new("nm").args(["-D", "--defined-only"]).arg(object()).output().unwrap();
     let addresses = String::from_utf8_lossy(&addresses.stdout);
-    for (name, most) in [("malloc", 18), ("free", 34)] {
+    for (name, most) in [("malloc", 18), ("free", 38)] {
         let line = addresses.lines().find(|line| line.ends_with(&format!(" T {name}"))).unwrap();
         let start = format!("{}:", line.split(' ').next().unwrap().trim_start_matches('0'));
         // From the first instruction to the first return: the hit, since slow paths are jumps behind it.
