@@ -28,7 +28,6 @@ struct Ring<S> {
     sets: S,
     first: usize,
     len: usize,
-    used: bool,
 }
 
 /// What a depot holds, read at one moment.
@@ -46,7 +45,7 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
         /// An empty depot.
         pub const fn new() -> Self {
             let sets = [const { Magazine::new() }; DEPTH];
-            Depot { held: Lock::new(Ring { sets, first: 0, len: 0, used: false }), blocks: PhantomData }
+            Depot { held: Lock::new(Ring { sets, first: 0, len: 0 }), blocks: PhantomData }
         }
     }
 }
@@ -55,7 +54,7 @@ impl<L: RawMutex, T: Block, const N: usize> BareDepot<L, T, N> {
     const_unless_loom! {
         /// A depot with room for nothing yet.
         pub const fn bare() -> Self {
-            Depot { held: Lock::new(Ring { sets: &mut [], first: 0, len: 0, used: false }), blocks: PhantomData }
+            Depot { held: Lock::new(Ring { sets: &mut [], first: 0, len: 0 }), blocks: PhantomData }
         }
     }
 
@@ -101,11 +100,6 @@ where
     /// shorter than what was brought.
     pub fn fetch(&self, out: &mut [T]) -> usize {
         self.held.lock().fetch(out)
-    }
-
-    /// Whether nobody brought or fetched since this was last asked.
-    pub fn is_unused(&self) -> bool {
-        !core::mem::replace(&mut self.held.lock().used, false)
     }
 
     /// Up to `magazines` of those that came first, for the reclaimer, who gives their blocks to the slabs.
@@ -176,7 +170,6 @@ impl<S> Ring<S> {
     where
         S: AsRef<[Magazine<T, N>]> + AsMut<[Magazine<T, N>]>,
     {
-        self.used = true;
         if self.len >= most.min(self.depth()) || blocks.is_empty() || blocks.len() > N {
             return false;
         }
@@ -189,7 +182,6 @@ impl<S> Ring<S> {
     where
         S: AsMut<[Magazine<T, N>]>,
     {
-        self.used = true;
         let Some(newest) = self.len.checked_sub(1) else { return 0 };
         let set = self.set(newest);
         if set.len() > out.len() {
@@ -329,7 +321,7 @@ mod tests {
     #[test]
     fn a_depot_without_depth_takes_nothing() {
         static DEPOT: Depot<SpinLock, u32, 2, 0> = Depot::new();
-        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)));
+        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)) && !DEPOT.bring(&[1], 9));
         assert!(!DEPOT.exchange_empty_for_full(&mut Magazine::new()));
         assert_eq!(DEPOT.trim(1).count(), 0);
     }
