@@ -15,9 +15,17 @@ mod compare;
 #[cfg(feature = "std")]
 mod elements;
 #[cfg(feature = "std")]
+mod iter;
+#[cfg(feature = "std")]
+pub(crate) mod layout;
+#[cfg(feature = "std")]
+mod print;
+#[cfg(feature = "std")]
 pub(crate) mod storage;
 #[cfg(feature = "std")]
 mod value;
+#[cfg(feature = "std")]
+mod view;
 
 pub use buf::TensorBuf;
 pub use dtype::DType;
@@ -27,6 +35,8 @@ pub(crate) use extent::Extent;
 
 #[cfg(feature = "std")]
 pub use elements::IntoElements;
+#[cfg(feature = "std")]
+pub use iter::Iter;
 #[cfg(feature = "std")]
 pub use value::Tensor;
 #[cfg(feature = "std")]

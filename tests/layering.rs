@@ -68,6 +68,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
     ("tensor/storage.rs", "sees bytes as elements"),
+    ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
 ];
 
 /// What only `sync.rs` may name.
