@@ -14,6 +14,7 @@ mod durable;
 mod format;
 mod load;
 mod output;
+mod parallel;
 mod source;
 
 pub use background::PendingCommit;

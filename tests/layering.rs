@@ -44,6 +44,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("bin/democratising/target.rs", "frees blocks of a pool, and lends a mapping to a fixed space"),
     ("cuda.rs", "asks whether the driver's library is there, which runs its constructors"),
     ("fs/load.rs", "maps a checkpoint's file"),
+    ("fs/parallel.rs", "reads into memory that holds nothing yet"),
     ("heap/cache.rs", "blocks are words in a cache that a thread has alone"),
     ("heap/decay.rs", "reads the clock"),
     ("heap/dispatch.rs", "implements GlobalAlloc and Allocator"),
@@ -69,6 +70,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
     ("tensor/storage.rs", "sees bytes as elements"),
     ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
+    ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 
 /// What only `sync.rs` may name.

@@ -10,7 +10,7 @@ use crate::size::MAX_RANK;
 use core::fmt::{self, Write};
 use std::string::{String, ToString};
 use std::vec::Vec;
-use std::{format, vec};
+use std::format;
 
 /// A tensor with more elements is shown by the ends of its dimensions.
 const MOST_SHOWN: usize = 1000;
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(lines[0], "[[     0,   1000,   2000, ..., 997000, 998000, 999000],");
         assert_eq!(lines[3], " ...,");
         assert_eq!(lines[6], " [   999,   1999,   2999, ..., 997999, 998999, 999999]]");
-        let long = Tensor::new(&[200], vec![7u8; 200]).unwrap().to_string();
+        let long = Tensor::new(&[200], [7u8; 200]).unwrap().to_string();
         assert!(long.lines().count() > 3 && long.lines().all(|line| line.len() <= LINE), "{long}");
         let three = Tensor::zeros(&[2, 1, 1]).unwrap().to_string();
         assert_eq!(three, "[[[0.]],\n\n [[0.]]]\nTensor[[2, 1, 1], F32]");

@@ -7,6 +7,7 @@
 
 mod adopted;
 pub(crate) mod file;
+pub(crate) mod unfilled;
 
 use super::TensorBuf;
 use super::dtype::DType;

@@ -35,7 +35,7 @@ pub(in crate::fs) struct Packed {
     checksums: bool,
 }
 
-pub(in crate::fs) fn contents(bytes: &[u8], archive: &Archive<'_>, checksums: bool) -> Result<Contents> {
+pub(super) fn contents(bytes: &[u8], archive: &Archive<'_>, checksums: bool) -> Result<Contents> {
     let mut parts = Vec::new();
     let mut entries = BTreeMap::new();
     for (file_name, member) in archive.members() {

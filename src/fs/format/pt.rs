@@ -31,6 +31,9 @@ pub(super) const PT: &str = "pt";
 /// The most that the pickle may have: that of 200,000 tensors has a tenth.
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
+/// How large a view may be that shows the same elements again and again: a few bytes of a file could ask for any number.
+const MAX_BROADCAST_BYTES: usize = 64 << 20;
+
 /// The attribute under which this crate keeps metadata, out of the way of whoever reads the dictionary.
 pub(super) const METADATA: &str = "democratising_metadata";
 
@@ -166,6 +169,13 @@ fn entry(
             rebuilt.shape, rebuilt.strides, rebuilt.offset
         )));
     };
+    if extent.elements > elements && extent.bytes > MAX_BROADCAST_BYTES {
+        return Err(unknown(format!(
+            "one element stands for many: the {elements} of its storage are to make {}, which would take {} bytes; save \
+             it without expand()",
+            extent.elements, extent.bytes
+        )));
+    }
     let swapped = dtype.size_bytes() > 1 && storages.big != cfg!(target_endian = "big");
     let range = 0..elements * dtype.size_bytes();
     Ok(Entry::Plain(Plain { part, range, dtype, layout, swapped, row_major: false }))
