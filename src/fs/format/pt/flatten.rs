@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 64;
 const MAX_BYTES: usize = 64 << 20;
 
 /// The most places that are looked at.
-const MAX_PLACES: usize = 4 << 20;
+const MAX_PLACES: usize = 1 << 20;
 
 /// What is nowhere nested any more.
 #[derive(Default)]
