@@ -10,18 +10,23 @@
 mod background;
 mod checkpoint;
 mod contents;
+mod directory;
 mod durable;
 mod format;
 mod load;
 mod output;
 mod parallel;
 mod source;
+mod stale;
+mod temp;
 
 pub use background::PendingCommit;
 pub use checkpoint::ModelCheckpoint;
+pub use directory::{CheckpointDir, Metric};
 pub use durable::persist;
 pub use load::{Checkpoint, Skipped, TensorInfo};
 pub use output::{Format, Progress};
+pub use temp::{TempDir, TempFile, descriptors, sweep, temp_dir, temp_dir_in, temp_file, temp_file_in};
 
 use crate::error::{DemoError, Result};
 use crate::tensor::Tensor;

@@ -7,7 +7,9 @@ use super::durable::Target;
 use super::format::{pt, safetensors};
 use super::load::Checkpoint;
 use super::output::{Format, Listener, Output, Progress};
+use super::temp;
 use crate::error::{DemoError, Result};
+use crate::pool::budget::Charge;
 use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -48,6 +50,8 @@ pub struct ModelCheckpoint {
     metadata: BTreeMap<String, String>,
     format: Format,
     listener: Option<Listener>,
+    /// Given back after the temp file is closed.
+    charge: Charge<'static>,
 }
 
 impl ModelCheckpoint {
@@ -63,10 +67,12 @@ impl ModelCheckpoint {
     /// stands at `path`.
     pub fn create(path: impl AsRef<Path>) -> Result<ModelCheckpoint> {
         let target = Target::resolve(path.as_ref())?;
+        let charge = temp::charge("create a temp file beside", path.as_ref())?;
+        target.sweep();
         let temp_file = target.temp_file()?;
         let format = Format::of_name(path.as_ref());
         let (tensors, metadata) = (BTreeMap::new(), BTreeMap::new());
-        Ok(ModelCheckpoint { target, temp_file, tensors, metadata, format, listener: None })
+        Ok(ModelCheckpoint { target, temp_file, tensors, metadata, format, listener: None, charge })
     }
 
     /// Opens a checkpoint of any format, recognised by its content: safetensors, `.npz`, PyTorch's `.pt` of every version,
@@ -161,7 +167,7 @@ impl ModelCheckpoint {
     /// [`DemoError::Io`] where anything else failed, [`DemoError::Format`] where a tensor is in a file whose bytes are
     /// damaged: then the old file stands unchanged and nothing new is left.
     pub fn commit(self) -> Result<()> {
-        let ModelCheckpoint { target, temp_file, tensors, metadata, format, listener } = self;
+        let ModelCheckpoint { target, temp_file, tensors, metadata, format, listener, charge: _charge } = self;
         let total_bytes = tensors.values().map(|tensor| tensor.byte_len() as u64).sum();
         let mut to = Output::new(temp_file.as_file(), &target, total_bytes, listener);
         match format {

@@ -130,7 +130,7 @@ impl Format {
     /// What a new file of that name is expected to be: `.pt`, `.pth`, `.ckpt` and `.bin` are PyTorch's.
     pub(super) fn of_name(name: &std::path::Path) -> Format {
         let extension = name.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        match extension.as_ref().map(String::as_str) {
+        match extension.as_deref() {
             Some("pt" | "pth" | "ckpt" | "bin") => Format::PyTorch,
             _ => Format::Safetensors,
         }

@@ -143,7 +143,7 @@ fn rows(
     f.write_char('[')?;
     let (first, last) = ends(*length, edge);
     // A row of a tensor without elements has none to show, in whatever dimension they are missing.
-    let (first, gap, last) = if shape.contains(&0) { (0, false, 0) } else { (first.len(), last.len() > 0, last.len()) };
+    let (first, gap, last) = if shape.contains(&0) { (0, false, 0) } else { (first.len(), !last.is_empty(), last.len()) };
     let in_line = (LINE.saturating_sub(depth + 1) / (width + 2)).max(1);
     let count = first + usize::from(gap) + last;
     for i in 0..count {

@@ -195,9 +195,10 @@ impl Tensor {
         if self.dtype() != T::DTYPE {
             return Err(mismatch);
         }
-        let whole = self.layout.is_row_major() && self.len() == self.storage.elements();
-        if !whole && !(self.layout.is_row_major() && self.storage.is_writable()) {
-            // Only what the view shows is copied.
+        let whole = self.len() == self.storage.elements();
+        let in_place = self.layout.is_row_major() && (whole || self.storage.is_writable());
+        if !in_place {
+            // Only what the view shows is copied, not all that it is a view of.
             self.storage = self.storage.gathered(&self.layout)?;
             self.layout = Layout::row_major(*self.layout.shape());
         }

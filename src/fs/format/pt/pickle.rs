@@ -115,7 +115,7 @@ impl Machine<'_> {
                     Some(&mark) if mark == self.stack.len() => drop(self.marks.pop()),
                     _ => drop(self.pop()?),
                 },
-                b'1' => drop(self.to_mark()?),
+                b'1' => drop(self.down_to_mark()?),
                 b'2' => {
                     let top = self.top()?.clone();
                     self.stack.push(top);
@@ -165,7 +165,7 @@ impl Machine<'_> {
                 b')' => self.node(Node::Tuple(Vec::new())),
                 0x8f => self.stack.push(Value::Opaque),
                 b't' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.node(Node::Tuple(items));
                 }
                 0x85..=0x87 => {
@@ -173,11 +173,11 @@ impl Machine<'_> {
                     self.node(Node::Tuple(items));
                 }
                 b'l' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.node(Node::List(items));
                 }
                 b'd' => {
-                    let items = pairs(self.to_mark()?)?;
+                    let items = pairs(self.down_to_mark()?)?;
                     self.node(Node::Dict(Dict { items, attributes: None }));
                 }
                 b'a' => {
@@ -185,7 +185,7 @@ impl Machine<'_> {
                     self.append(items)?;
                 }
                 b'e' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.append(items)?;
                 }
                 b's' => {
@@ -193,13 +193,13 @@ impl Machine<'_> {
                     self.set_items(items)?;
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.down_to_mark()?;
                     self.set_items(items)?;
                 }
                 // ADDITEMS and FROZENSET: sets are not looked into.
-                0x90 => drop(self.to_mark()?),
+                0x90 => drop(self.down_to_mark()?),
                 0x91 => {
-                    self.to_mark()?;
+                    self.down_to_mark()?;
                     self.stack.push(Value::Opaque);
                 }
 
@@ -390,7 +390,7 @@ impl Machine<'_> {
         }
     }
 
-    fn to_mark(&mut self) -> Step<Vec<Value>> {
+    fn down_to_mark(&mut self) -> Step<Vec<Value>> {
         let mark = self.marks.pop().ok_or_else(|| "a mark is missing".to_owned())?;
         Ok(self.stack.split_off(mark))
     }
