@@ -9,7 +9,6 @@ use crate::tensor::Tensor;
 use std::boxed::Box;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::string::String;
 
 /// What is summed and then written while it is still in the processor's cache.
 const PIECE_BYTES: usize = 256 << 10;
