@@ -60,7 +60,9 @@ pub enum DemoError {
     },
 
     /// The elements are wanted in one piece, but those of this view lie apart.
-    #[error("the elements of this {dtype} view of shape {shape} do not lie in row-major order; call contiguous() first, or iter()")]
+    #[error(
+        "the elements of this {dtype} view of shape {shape} do not lie in row-major order; call contiguous() first, or iter()"
+    )]
     NotContiguous {
         /// The shape of the view.
         shape: Shape,

@@ -14,6 +14,8 @@ mod extent;
 mod compare;
 #[cfg(feature = "std")]
 mod elements;
+#[cfg(any(feature = "dlpack", feature = "ndarray"))]
+mod interop;
 #[cfg(feature = "std")]
 mod iter;
 #[cfg(feature = "std")]

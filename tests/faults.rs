@@ -50,7 +50,8 @@ fn run(inject: &str, directory: &TempDir) -> Output {
     let trace = trace.split(':').next().unwrap();
     let before = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", trace, "-e", inject];
     let output = child::command(&before, "a_save_in_a_child", directory.path()).output();
-    let output = output.unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
+    let output = output
+        .unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
     std::fs::remove_file(log).unwrap();
     output
 }
@@ -113,7 +114,9 @@ fn what_a_killed_process_left_is_removed_by_the_next_and_by_a_collection() {
     let directory = tempdir().unwrap();
     save(directory.path(), 1).unwrap();
     let temp_files = || {
-        let names = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.ends_with(".tmp")).count()
     };
     let leave_one = || {

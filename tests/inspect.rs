@@ -12,7 +12,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn inspect(arguments: &[&str], file: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_democratising")).arg("inspect").args(arguments).arg(file).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_democratising"))
+        .arg("inspect")
+        .args(arguments)
+        .arg(file)
+        .output()
+        .unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -23,7 +28,12 @@ fn checkpoint(directory: &Directory, name: &str) -> std::path::PathBuf {
     let path = directory.path(name);
     let w = Tensor::new(&[2, 50], (0..100i32).collect::<Vec<_>>()).unwrap();
     let c = ModelCheckpoint::create(&path).unwrap().add("w", &w).unwrap();
-    c.add("scale", &Tensor::new(&[], [2.0f32]).unwrap()).unwrap().metadata("step", "7").unwrap().commit().unwrap();
+    c.add("scale", &Tensor::new(&[], [2.0f32]).unwrap())
+        .unwrap()
+        .metadata("step", "7")
+        .unwrap()
+        .commit()
+        .unwrap();
     path
 }
 
@@ -35,13 +45,19 @@ fn a_file_is_listed_as_a_table_and_as_json() {
         let output = inspect(&[], &path);
         assert!(output.status.success(), "{output:?}");
         let table = text(&output.stdout);
-        assert!(table.lines().next().unwrap().ends_with(&format!("{name}: {format}, 2 tensors, 404 B")), "{table}");
+        assert!(
+            table.lines().next().unwrap().ends_with(&format!("{name}: {format}, 2 tensors, 404 B")),
+            "{table}"
+        );
         assert!(table.contains("step = 7"), "{table}");
         let w: Vec<_> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(w, ["w", "I32", "[2,", "50]", "400", "ok"]);
 
         let json: Value = serde_json::from_slice(&inspect(&["--json"], &path).stdout).unwrap();
-        assert_eq!((&json["format"], &json["bytes"], &json["metadata"]["step"]), (&format.into(), &404.into(), &"7".into()));
+        assert_eq!(
+            (&json["format"], &json["bytes"], &json["metadata"]["step"]),
+            (&format.into(), &404.into(), &"7".into())
+        );
         assert_eq!(json["tensors"][1]["shape"], serde_json::json!([2, 50]));
         assert_eq!(json["tensors"][1]["checksum"], "ok");
         assert_eq!(json["tensors"][1]["crc32"].as_str().unwrap().len(), 8);

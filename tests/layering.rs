@@ -68,8 +68,10 @@ const UNSAFE: &[(&str, &str)] = &[
     ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
+    ("tensor/interop/dlpack.rs", "takes memory on another library's word"),
     ("tensor/storage.rs", "sees bytes as elements"),
     ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
+    ("tensor/storage/foreign.rs", "sees memory that another library owns"),
     ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 

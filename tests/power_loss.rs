@@ -23,7 +23,8 @@ const NO_LOG_FLUSH: u32 = 2;
 const ROUNDS: u64 = 20;
 
 fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    let output =
+        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim().into()),
         false => Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr))),
@@ -42,7 +43,9 @@ impl Disk {
     fn new(kind: &str, megabytes: u64) -> Result<Disk, String> {
         let directory = democratising::tempfile::tempdir().map_err(|error| error.to_string())?;
         let image = directory.path().join("image");
-        File::create(&image).and_then(|file| file.set_len(megabytes << 20)).map_err(|error| error.to_string())?;
+        File::create(&image)
+            .and_then(|file| file.set_len(megabytes << 20))
+            .map_err(|error| error.to_string())?;
         run(&format!("mkfs.{kind}"), &["-q", image.to_str().unwrap()])?;
         let device = run("losetup", &["--find", "--show", image.to_str().unwrap()])?;
         let at = directory.path().join("mounted");
@@ -119,7 +122,9 @@ fn round(disk: &mut Disk, commits: u64, wait: Option<Duration>) -> (u64, u64) {
     let mut answers = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut committed = || {
-        lines.find_map(|line| line.unwrap().strip_prefix("committed ").map(|step| step.parse::<u64>().unwrap()))
+        lines.find_map(|line| {
+            line.unwrap().strip_prefix("committed ").map(|step| step.parse::<u64>().unwrap())
+        })
     };
     let mut promised = 0;
     for commit in 1..=commits {
@@ -158,7 +163,10 @@ fn rounds(kind: &str, megabytes: u64) {
         Ok(disk) => disk,
         Err(problem) => {
             eprintln!("\n*** NOT TESTED: power loss on {kind}, since this failed: {problem}\n");
-            assert!(std::env::var_os("CI").is_none(), "CI is root and has loop devices and mkfs.{kind}: {problem}");
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "CI is root and has loop devices and mkfs.{kind}: {problem}"
+            );
             return;
         }
     };

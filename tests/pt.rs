@@ -84,12 +84,15 @@ fn every_dtype() -> Vec<(String, Tensor)> {
     let bytes: Vec<u8> = (0..12u8 * 8).collect();
     let tensor = |dtype: DType, shape: &[usize]| {
         let n = shape.iter().product::<usize>() * dtype.size_bytes();
-        let mut content = format!("{{\"t\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[0,{n}]}}}}").into_bytes();
+        let mut content =
+            format!("{{\"t\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[0,{n}]}}}}")
+                .into_bytes();
         content.splice(0..0, (content.len() as u64).to_le_bytes());
         content.extend(bytes[..n].iter().map(|&byte| if dtype == DType::Bool { byte & 1 } else { byte }));
         common::read(content).unwrap()
     };
-    let mut all: Vec<_> = DType::ALL.iter().map(|&dtype| (format!("a.{dtype}"), tensor(dtype, &[3, 4]))).collect();
+    let mut all: Vec<_> =
+        DType::ALL.iter().map(|&dtype| (format!("a.{dtype}"), tensor(dtype, &[3, 4]))).collect();
     all.push(("scalar".into(), tensor(DType::F32, &[])));
     all.push(("empty".into(), tensor(DType::I64, &[2, 0])));
     all.push(("view".into(), tensor(DType::I16, &[3, 4]).transpose(0, 1).unwrap().narrow(0, 1, 2).unwrap()));
@@ -114,7 +117,8 @@ fn every_dtype_comes_back_from_either_format() -> Result<()> {
         c.verify()?;
         assert_eq!((c.metadata("step"), c.metadata("ü")), (Some("7"), Some("\n")));
         assert_eq!(c.all_metadata().count(), 2);
-        let mut wanted: Vec<_> = every_dtype().iter().map(|(name, tensor)| listing::line(name, tensor)).collect();
+        let mut wanted: Vec<_> =
+            every_dtype().iter().map(|(name, tensor)| listing::line(name, tensor)).collect();
         wanted.sort();
         assert_eq!(listing::lines(&c), wanted);
         for (name, _) in every_dtype() {
@@ -265,7 +269,8 @@ fn a_pickle_that_lies_is_refused() {
 #[test]
 fn an_archive_that_lies_is_refused_and_takes_no_memory() {
     let directory = Directory::new();
-    let load = |content: Vec<u8>| ModelCheckpoint::load(directory.with("x", content)).unwrap_err().to_string();
+    let load =
+        |content: Vec<u8>| ModelCheckpoint::load(directory.with("x", content)).unwrap_err().to_string();
     let whole = with_pickle(b"\x80\x02}.");
     assert!(ModelCheckpoint::load(directory.with("x", &whole)).is_ok());
     for end in [5, whole.len() / 2, whole.len() - 1] {

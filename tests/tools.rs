@@ -20,8 +20,8 @@ use std::path::Path;
 /// Tensors of any dtype and shape, views of all kinds among them.
 fn any_tensor(dtypes: &'static [DType]) -> impl Strategy<Value = Tensor> {
     let shape = prop::collection::vec(0usize..5, 0..4);
-    (prop::sample::select(dtypes), shape, any::<u64>(), prop::collection::vec((0..3u8, any::<u16>()), 0..4)).prop_map(
-        |(dtype, shape, seed, views)| {
+    (prop::sample::select(dtypes), shape, any::<u64>(), prop::collection::vec((0..3u8, any::<u16>()), 0..4))
+        .prop_map(|(dtype, shape, seed, views)| {
             let n = shape.iter().product::<usize>() * dtype.size_bytes();
             let mut state = seed | 1;
             let mut byte = || {
@@ -29,7 +29,8 @@ fn any_tensor(dtypes: &'static [DType]) -> impl Strategy<Value = Tensor> {
                 (state >> 40) as u8 & if dtype == DType::Bool { 1 } else { 255 }
             };
             let mut content =
-                format!("{{\"t\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[0,{n}]}}}}").into_bytes();
+                format!("{{\"t\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[0,{n}]}}}}")
+                    .into_bytes();
             content.splice(0..0, (content.len() as u64).to_le_bytes());
             content.extend((0..n).map(|_| byte()));
             let tensor = common::read(content).unwrap();
@@ -47,16 +48,13 @@ fn any_tensor(dtypes: &'static [DType]) -> impl Strategy<Value = Tensor> {
                     _ => tensor.reshape(&[tensor.len()]).unwrap(),
                 }
             })
-        },
-    )
+        })
 }
 
 /// Sixty tensors.
 fn many(dtypes: &'static [DType]) -> Vec<(String, Tensor)> {
     let mut runner = TestRunner::default();
-    let one = |i: usize| {
-        (format!("t{i:02}"), any_tensor(dtypes).new_tree(&mut runner).unwrap().current())
-    };
+    let one = |i: usize| (format!("t{i:02}"), any_tensor(dtypes).new_tree(&mut runner).unwrap().current());
     (0..60).map(one).collect()
 }
 
@@ -174,7 +172,8 @@ for file in sorted((folder('lpips') / 'weights').glob('*/*.pth')):
 
 #[test]
 fn real_models_that_packages_ship_are_read() -> Result<()> {
-    let finds = "importlib.util as u; assert u.find_spec('silero_vad') and u.find_spec('lpips'); import safetensors";
+    let finds =
+        "importlib.util as u; assert u.find_spec('silero_vad') and u.find_spec('lpips'); import safetensors";
     let Some(python) = listing::python(finds) else {
         assert!(std::env::var_os("CI").is_none(), "CI has silero-vad and lpips, which ship models");
         return Ok(());

@@ -11,9 +11,9 @@ use super::temp;
 use crate::error::{DemoError, Result};
 use crate::pool::budget::Charge;
 use crate::tensor::Tensor;
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::boxed::Box;
 use std::path::Path;
 use std::string::String;
 use tempfile::NamedTempFile;
@@ -167,7 +167,8 @@ impl ModelCheckpoint {
     /// [`DemoError::Io`] where anything else failed, [`DemoError::Format`] where a tensor is in a file whose bytes are
     /// damaged: then the old file stands unchanged and nothing new is left.
     pub fn commit(self) -> Result<()> {
-        let ModelCheckpoint { target, temp_file, tensors, metadata, format, listener, charge: _charge } = self;
+        let ModelCheckpoint { target, temp_file, tensors, metadata, format, listener, charge: _charge } =
+            self;
         let total_bytes = tensors.values().map(|tensor| tensor.byte_len() as u64).sum();
         let mut to = Output::new(temp_file.as_file(), &target, total_bytes, listener);
         match format {

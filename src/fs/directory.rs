@@ -166,10 +166,13 @@ impl CheckpointDir {
             kept.extend(steps.iter().filter(|&&step| step % k == 0));
         }
         if !self.keep_best.is_empty() {
-            let opened: Vec<_> = steps.iter().filter_map(|&step| Some((step, self.load(step).ok()?))).collect();
+            let opened: Vec<_> =
+                steps.iter().filter_map(|&step| Some((step, self.load(step).ok()?))).collect();
             for (metric, n) in &self.keep_best {
-                let mut ranked: Vec<_> =
-                    opened.iter().filter_map(|(step, checkpoint)| Some((metric.of(checkpoint)?, *step))).collect();
+                let mut ranked: Vec<_> = opened
+                    .iter()
+                    .filter_map(|(step, checkpoint)| Some((metric.of(checkpoint)?, *step)))
+                    .collect();
                 ranked.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(y.cmp(x)));
                 kept.extend(ranked.into_iter().take(*n).map(|(_, step)| step));
             }
@@ -192,7 +195,8 @@ impl CheckpointDir {
     /// # Errors
     /// [`DemoError::Io`] where the directory cannot be read.
     pub fn steps(&self) -> Result<Vec<u64>> {
-        let failed = |source| DemoError::Io { action: "read the directory", path: Some(self.path.clone()), source };
+        let failed =
+            |source| DemoError::Io { action: "read the directory", path: Some(self.path.clone()), source };
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             steps.extend(step_of(&entry.map_err(failed)?.file_name()));
@@ -278,7 +282,12 @@ fn sync_directory(_path: &Path) -> io::Result<()> {
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.create(true).truncate(false).read(true).write(true);
-    let busy = || io::Error::new(ErrorKind::ResourceBusy, "another CheckpointDir has it open; one at a time may write there");
+    let busy = || {
+        io::Error::new(
+            ErrorKind::ResourceBusy,
+            "another CheckpointDir has it open; one at a time may write there",
+        )
+    };
     #[cfg(unix)]
     {
         use rustix::fs::{FlockOperation, flock};

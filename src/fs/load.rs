@@ -189,8 +189,10 @@ impl Checkpoint {
     pub(super) fn only(&self) -> Result<Tensor> {
         let names = self.names();
         let [name] = names.as_slice() else {
-            let problem =
-                format!("it holds {} tensors, not one; fs::ModelCheckpoint::load gives each by its name", names.len());
+            let problem = format!(
+                "it holds {} tensors, not one; fs::ModelCheckpoint::load gives each by its name",
+                names.len()
+            );
             return Err(wrong(self.inner.format, String::new(), problem));
         };
         self.get(name)

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::swap_bytes;
 use super::durable::Target;
+use super::format::swap_bytes;
 use crate::error::{DemoError, Result};
 use crate::tensor::Tensor;
 use std::boxed::Box;
@@ -47,7 +47,15 @@ impl<'a> Output<'a> {
         total_bytes: u64,
         listener: Option<Listener>,
     ) -> Output<'a> {
-        Output { file, target, position_bytes: 0, written_bytes: 0, total_bytes, listener, piece: Box::new([]) }
+        Output {
+            file,
+            target,
+            position_bytes: 0,
+            written_bytes: 0,
+            total_bytes,
+            listener,
+            piece: Box::new([]),
+        }
     }
 
     /// Where the next byte will stand.

@@ -119,7 +119,8 @@ fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::S
         }
     }
 
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS).min(shares.len());
+    let threads =
+        std::thread::available_parallelism().map_or(1, |n| n.get()).min(MAX_THREADS).min(shares.len());
     let summed = |block: usize| file.part(blocks[block].part).crc32().is_some();
     let waiting = Lock::<HostLock, _>::new(shares.into_iter().enumerate());
     let work = || -> Result<Vec<(usize, usize, Hasher)>> {
@@ -136,7 +137,9 @@ fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::S
         let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
         let others: Vec<_> = (1..threads).filter_map(spawn).collect();
         let own = work();
-        let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let joined = others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         core::iter::once(own).chain(joined).collect()
     });
     let mut sums = Vec::new();

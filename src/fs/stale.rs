@@ -128,5 +128,8 @@ pub(super) fn held<T>(
             return Ok(made);
         }
     }
-    Err(failed(io::Error::new(io::ErrorKind::ResourceBusy, "another process removes temp files as fast as they are made")))
+    Err(failed(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "another process removes temp files as fast as they are made",
+    )))
 }

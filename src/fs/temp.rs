@@ -130,7 +130,8 @@ pub fn temp_file() -> Result<TempFile> {
 /// Those of [`temp_file`].
 pub fn temp_file_in(directory: impl AsRef<Path>) -> Result<TempFile> {
     let directory = directory.as_ref();
-    let failed = |source| DemoError::Io { action: "create a temp file in", path: Some(directory.into()), source };
+    let failed =
+        |source| DemoError::Io { action: "create a temp file in", path: Some(directory.into()), source };
     let charge = charge("create a temp file in", directory)?;
     stale::remember(directory);
     let file = stale::held(
@@ -155,13 +156,15 @@ pub fn temp_dir() -> Result<TempDir> {
 /// Those of [`temp_file`].
 pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
     let parent = directory.as_ref();
-    let failed = |source| DemoError::Io { action: "create a temp directory in", path: Some(parent.into()), source };
+    let failed =
+        |source| DemoError::Io { action: "create a temp directory in", path: Some(parent.into()), source };
     let charge = charge("create a temp directory in", parent)?;
     stale::remember(parent);
     #[cfg(unix)]
     {
         let make = || {
-            let directory = Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent).map_err(failed)?;
+            let directory =
+                Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent).map_err(failed)?;
             let lock = match File::open(directory.path()) {
                 // A sweep was faster.
                 Err(error) if error.kind() == ErrorKind::NotFound => None,

@@ -55,7 +55,8 @@ impl<T: Copy> Iterator for Iter<'_, T> {
     fn fold<B, F: FnMut(B, T) -> B>(mut self, init: B, mut f: F) -> B {
         let mut folded = init;
         while self.run.count > 0 || self.next_run() {
-            let Run { start, step, count } = core::mem::replace(&mut self.run, Run { start: 0, step: 0, count: 0 });
+            let Run { start, step, count } =
+                core::mem::replace(&mut self.run, Run { start: 0, step: 0, count: 0 });
             folded = match step {
                 1 => self.all[start..start + count].iter().copied().fold(folded, &mut f),
                 _ => (0..count).map(|i| self.all[start + i * step]).fold(folded, &mut f),

@@ -225,8 +225,13 @@ pub(crate) struct Run {
 }
 
 impl Walk {
-    const NOWHERE: Walk =
-        Walk { dims: [Dim { length: 0, stride: 0 }; MAX_RANK], rank: 1, index: [0; MAX_RANK], at: 0, left: 0 };
+    const NOWHERE: Walk = Walk {
+        dims: [Dim { length: 0, stride: 0 }; MAX_RANK],
+        rank: 1,
+        index: [0; MAX_RANK],
+        at: 0,
+        left: 0,
+    };
 
     /// How many elements are still to come.
     pub(crate) fn left(&self) -> usize {

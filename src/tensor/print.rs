@@ -8,9 +8,9 @@ use super::element::Element;
 use super::value::Tensor;
 use crate::size::MAX_RANK;
 use core::fmt::{self, Write};
+use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
-use std::format;
 
 /// A tensor with more elements is shown by the ends of its dimensions.
 const MOST_SHOWN: usize = 1000;
@@ -143,7 +143,8 @@ fn rows(
     f.write_char('[')?;
     let (first, last) = ends(*length, edge);
     // A row of a tensor without elements has none to show, in whatever dimension they are missing.
-    let (first, gap, last) = if shape.contains(&0) { (0, false, 0) } else { (first.len(), !last.is_empty(), last.len()) };
+    let (first, gap, last) =
+        if shape.contains(&0) { (0, false, 0) } else { (first.len(), !last.is_empty(), last.len()) };
     let in_line = (LINE.saturating_sub(depth + 1) / (width + 2)).max(1);
     let count = first + usize::from(gap) + last;
     for i in 0..count {

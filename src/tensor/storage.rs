@@ -7,6 +7,8 @@
 
 mod adopted;
 pub(crate) mod file;
+#[cfg(feature = "dlpack")]
+mod foreign;
 pub(crate) mod unfilled;
 
 use super::TensorBuf;
@@ -16,9 +18,9 @@ use super::layout::Layout;
 use crate::error::{DemoError, Result};
 use crate::pool::MemoryPool;
 use adopted::Adopted;
-use file::SharedFile;
 use core::ops::Range;
 use core::slice;
+use file::SharedFile;
 use std::format;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -48,6 +50,9 @@ enum Block {
     /// A buffer that its maker took from the process's heap.
     Heaped(TensorBuf<u8>),
     Mapped(Mapped),
+    /// Another library's.
+    #[cfg(feature = "dlpack")]
+    Foreign(foreign::Foreign),
 }
 
 impl Storage {
@@ -157,6 +162,35 @@ impl Storage {
         Ok(copy)
     }
 
+    /// Elements in memory of another library, in place where they are aligned, else a copy.
+    ///
+    /// # Errors
+    /// Where they have to be copied, [`DemoError::Format`] for a byte that no `bool` has, and
+    /// [`DemoError::OutOfMemory`] where the copy has no room.
+    ///
+    /// # Safety
+    /// The bytes are there, and nobody writes to them, until `owner` is dropped. They may be read, and `owner` dropped, on any
+    /// thread.
+    #[cfg(feature = "dlpack")]
+    pub(crate) unsafe fn foreign(
+        at: core::ptr::NonNull<u8>,
+        bytes: usize,
+        dtype: DType,
+        owner: std::boxed::Box<dyn core::any::Any>,
+    ) -> Result<Storage> {
+        let elements = bytes / dtype.size_bytes();
+        // SAFETY: 1. The caller's promise, handed on.
+        let foreign = unsafe { foreign::Foreign::new(at, bytes, owner) };
+        let aligned = at.as_ptr().addr() % dtype.size_bytes() == 0;
+        // A `bool` is checked once, so its bytes may not be somebody else's.
+        if aligned && dtype != DType::Bool && bytes > INLINE_BYTES {
+            return Ok(Storage { place: Place::Shared(Arc::new(Block::Foreign(foreign))), dtype, elements });
+        }
+        let copy = Self::copy_bytes(dtype, elements, foreign.bytes())?;
+        check_bools(dtype, copy.as_bytes()?)?;
+        Ok(copy)
+    }
+
     pub(crate) fn dtype(&self) -> DType {
         self.dtype
     }
@@ -178,6 +212,8 @@ impl Storage {
                 Block::Pooled(_) => "pool",
                 Block::Heaped(_) => "heap",
                 Block::Mapped(_) => "in a mapped file",
+                #[cfg(feature = "dlpack")]
+                Block::Foreign(_) => "of another library",
             },
         }
     }
@@ -259,6 +295,8 @@ impl Block {
             Block::Pooled(buf) => Ok(buf),
             Block::Heaped(buf) => Ok(buf),
             Block::Mapped(mapped) => mapped.bytes(),
+            #[cfg(feature = "dlpack")]
+            Block::Foreign(foreign) => Ok(foreign.bytes()),
         }
     }
 
@@ -268,6 +306,8 @@ impl Block {
             Block::Pooled(buf) => Some(buf),
             Block::Heaped(buf) => Some(buf),
             Block::Mapped(_) => None,
+            #[cfg(feature = "dlpack")]
+            Block::Foreign(_) => None,
         }
     }
 }

@@ -237,6 +237,12 @@ impl Tensor {
         Ok(Iter::new(all, &self.layout))
     }
 
+    /// All elements of the storage that this is a view of.
+    #[cfg(feature = "ndarray")]
+    pub(super) fn elements_of_storage<T: Element>(&self) -> Result<&[T]> {
+        self.storage.as_slice()?.ok_or_else(|| self.mismatch::<T>())
+    }
+
     /// Which elements of the storage are this tensor's, where they lie one behind the other.
     fn in_one_piece(&self) -> Result<Range<usize>> {
         if !self.layout.is_row_major() {

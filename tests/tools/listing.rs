@@ -24,10 +24,8 @@ pub fn lines(checkpoint: &Checkpoint) -> Vec<String> {
 /// Python with these modules; `None`, and loud words, where it is missing, which fails under `CI`.
 #[allow(dead_code, reason = "not every test runs Python")]
 pub fn python(modules: &str) -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"),
-        PathBuf::from,
-    );
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
     let own = std::env::var_os("DEMOCRATISING_PYTHON").map(PathBuf::from);
     let candidates = own.into_iter().chain([target.join("ci/python/bin/python"), "python3".into()]);
     let imports = |python: &PathBuf| {

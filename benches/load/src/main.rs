@@ -96,7 +96,9 @@ fn main() -> Result<()> {
 }
 
 fn row(name: &str, time: Time, than: Option<Time>) {
-    let factor = than.map_or(String::new(), |than| format!("   CPU {:.2} times the line it is compared with", time.cpu_ms / than.cpu_ms));
+    let factor = than.map_or(String::new(), |than| {
+        format!("   CPU {:.2} times the line it is compared with", time.cpu_ms / than.cpu_ms)
+    });
     println!("  {name:<46} {:>9.2} {:>9.2}{factor}", time.cpu_ms, time.wall_ms);
 }
 
@@ -133,7 +135,8 @@ fn sum_by_hand(path: &Path) -> f64 {
 
 fn sum(checkpoint: Result<democratising::fs::Checkpoint>) -> f64 {
     let checkpoint = checkpoint.expect("a checkpoint");
-    let sum = |name: &&str| sum_of(checkpoint.get(name).expect("a tensor").as_slice::<f32>().expect("floats"));
+    let sum =
+        |name: &&str| sum_of(checkpoint.get(name).expect("a tensor").as_slice::<f32>().expect("floats"));
     checkpoint.names().iter().map(sum).sum()
 }
 

@@ -47,7 +47,12 @@ pub fn python(path: &Path, repeats: usize, mut each: impl FnMut(&str, Time)) {
         println!("  (no torch: name a Python with it in DEMOCRATISING_PYTHON)");
         return;
     };
-    let output = Command::new(python).args(["-c", SCRIPT]).arg(path).arg(repeats.to_string()).output().expect("Python");
+    let output = Command::new(python)
+        .args(["-c", SCRIPT])
+        .arg(path)
+        .arg(repeats.to_string())
+        .output()
+        .expect("Python");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let mut fields = line.split('\t');

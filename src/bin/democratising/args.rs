@@ -46,7 +46,8 @@ pub struct Inspect {
     pub quick: bool,
 }
 
-const INSPECT_CODES: &str = "Exit codes: 0 all is well; 1 the machine refused; 2 a file that cannot be read or is damaged.";
+const INSPECT_CODES: &str =
+    "Exit codes: 0 all is well; 1 the machine refused; 2 a file that cannot be read or is damaged.";
 
 /// What `replay` is told.
 #[derive(Args)]

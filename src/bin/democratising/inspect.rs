@@ -73,7 +73,11 @@ fn file(path: &Path, options: &Inspect) -> Result<(), Failure> {
             damaged = Some(error);
         }
     }
-    let text = if options.json { json_of(path, &checkpoint, &lines, bytes) } else { table(path, &checkpoint, &lines, bytes) };
+    let text = if options.json {
+        json_of(path, &checkpoint, &lines, bytes)
+    } else {
+        table(path, &checkpoint, &lines, bytes)
+    };
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -99,7 +103,8 @@ fn table(path: &Path, checkpoint: &Checkpoint, lines: &[Line<'_>], bytes: u64) -
         let short: String = plain(value).chars().take(100).collect();
         text += &format!("  {} = {short}\n", plain(key));
     }
-    let mut rows = vec![["tensor".to_string(), "dtype".into(), "shape".into(), "bytes".into(), "checksum".into()]];
+    let mut rows =
+        vec![["tensor".to_string(), "dtype".into(), "shape".into(), "bytes".into(), "checksum".into()]];
     for (name, info, state) in lines {
         rows.push(match info {
             Some(info) => {
@@ -109,7 +114,8 @@ fn table(path: &Path, checkpoint: &Checkpoint, lines: &[Line<'_>], bytes: u64) -
             None => [plain(name), "unknown".into(), "?".into(), "?".into(), (*state).into()],
         });
     }
-    let widths: [usize; 5] = std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let widths: [usize; 5] =
+        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
     for [name, dtype, shape, bytes, state] in rows {
         let [name_width, dtype_width, shape_width, bytes_width, _] = widths;
         text += &format!(

@@ -53,7 +53,8 @@ pub(super) fn contents(bytes: &[u8], archive: &Archive<'_>, checksums: bool) -> 
         entries.insert(name, entry);
     }
     if !entries.values().any(|entry| entry.kind().is_some()) {
-        let problem = "it is a zip archive without an array of NumPy or a data.pkl of PyTorch that can be read";
+        let problem =
+            "it is a zip archive without an array of NumPy or a data.pkl of PyTorch that can be read";
         let why = entries.values().find_map(|entry| match entry {
             Entry::Unknown(why) => Some(format!("{problem}: {why}")),
             _ => None,
@@ -70,15 +71,28 @@ fn array(member: &Member, packed: &[u8], part: usize, name: &str, checksums: boo
     let extent = Extent::new(&header.shape, dtype.size_bytes()).map_err(|error| shape_of_file(NPZ, error))?;
     let header_bytes = source.position_bytes();
     if member.bytes - header_bytes != extent.bytes as u64 {
-        let problem =
-            format!("its elements have {} bytes, but {} are there", extent.bytes, member.bytes - header_bytes);
+        let problem = format!(
+            "its elements have {} bytes, but {} are there",
+            extent.bytes,
+            member.bytes - header_bytes
+        );
         return Err(wrong(NPZ, String::new(), problem));
     }
     let layout = header.layout(extent.shape);
     if member.deflated {
         let (name, member) = (name.to_owned(), member.clone());
         let shape = extent.shape;
-        return Ok(Entry::Packed(Packed { part, dtype, shape, layout, swapped, header_bytes, name, member, checksums }));
+        return Ok(Entry::Packed(Packed {
+            part,
+            dtype,
+            shape,
+            layout,
+            swapped,
+            header_bytes,
+            name,
+            member,
+            checksums,
+        }));
     }
     let start = header_bytes as usize;
     let range = start..start + extent.bytes;
@@ -89,13 +103,18 @@ impl Packed {
     /// Unpacks the elements. The archive has bounded them by what is packed.
     pub(in crate::fs) fn tensor(&self, packed: &[u8]) -> Result<Tensor> {
         let failed = |error: io::Error| wrong(NPZ, format!(" array {:?}", self.name), format!("{error}"));
-        let mut from = Counted { from: self.member.unpacked(packed), hasher: crc32fast::Hasher::new(), bytes: 0 };
+        let mut from =
+            Counted { from: self.member.unpacked(packed), hasher: crc32fast::Hasher::new(), bytes: 0 };
         io::copy(&mut (&mut from).take(self.header_bytes), &mut io::sink()).map_err(failed)?;
         let flat = Shape::new(&[self.layout.elements()]).unwrap_or_default();
         let tensor = Tensor::filled(&flat, self.dtype, |bytes| {
             from.read_exact(bytes).map_err(failed)?;
             if from.read(&mut [0]).map_err(failed)? > 0 {
-                return Err(wrong(NPZ, format!(" array {:?}", self.name), "it unpacks to more bytes than it says"));
+                return Err(wrong(
+                    NPZ,
+                    format!(" array {:?}", self.name),
+                    "it unpacks to more bytes than it says",
+                ));
             }
             if self.checksums {
                 self.member.check(&self.name, from.bytes, from.hasher.clone().finalize())?;

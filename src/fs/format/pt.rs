@@ -116,8 +116,14 @@ struct StorageId<'a> {
 
 fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, String> {
     let Node::Persistent(id) = &pickle.nodes[node] else { return Err("it has no storage".to_owned()) };
-    let [Value::Text(kind), Value::Callable(Callable::Storage(dtype)), Value::Text(key), _, Value::Int(_), rest @ ..] =
-        id.as_slice()
+    let [
+        Value::Text(kind),
+        Value::Callable(Callable::Storage(dtype)),
+        Value::Text(key),
+        _,
+        Value::Int(_),
+        rest @ ..,
+    ] = id.as_slice()
     else {
         return Err("its storage is none that this version knows".to_owned());
     };
@@ -127,7 +133,9 @@ fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, Stri
     let offset = match rest.first() {
         Some(&Value::Node(view)) => match &pickle.nodes[view] {
             Node::Tuple(view) => match view.as_slice() {
-                [_, Value::Int(offset), _] => usize::try_from(*offset).map_err(|_| "its storage begins before itself".to_owned())?,
+                [_, Value::Int(offset), _] => {
+                    usize::try_from(*offset).map_err(|_| "its storage begins before itself".to_owned())?
+                }
                 _ => return Err("its storage is a view of another kind".to_owned()),
             },
             _ => return Err("its storage is a view of another kind".to_owned()),

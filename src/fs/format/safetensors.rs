@@ -88,8 +88,10 @@ pub(super) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     let tensor = Tensor::filled(&extent.shape, dtype, |bytes| {
         source.fill(bytes)?;
         let found = crc32fast::hash(bytes);
-        if let Some(&saved) = saved.as_ref().and_then(|saved| saved.first()).filter(|&&saved| saved != found) {
-            let problem = format!("its bytes are damaged: their checksum is {found:08x}, {saved:08x} was saved");
+        if let Some(&saved) = saved.as_ref().and_then(|saved| saved.first()).filter(|&&saved| saved != found)
+        {
+            let problem =
+                format!("its bytes are damaged: their checksum is {found:08x}, {saved:08x} was saved");
             return Err(wrong(SAFETENSORS, format!(" tensor {name:?}"), problem));
         }
         from_little_endian(bytes, dtype);
@@ -170,7 +172,9 @@ fn checksums(header: &[u8], metadata: &Metadata) -> Result<Option<Vec<u32>>> {
     };
     let all: Option<Vec<u32>> = text
         .split(' ')
-        .map(|digits| (digits.len() == CHECKSUM_DIGITS).then(|| u32::from_str_radix(digits, 16).ok()).flatten())
+        .map(|digits| {
+            (digits.len() == CHECKSUM_DIGITS).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+        })
         .collect();
     let damaged = |problem| wrong(SAFETENSORS, " header".to_owned(), problem);
     let Some(([saved, tensors @ ..], at)) = all.as_deref().zip(place_of(header, text)) else {

@@ -57,8 +57,14 @@ impl<'a> Archive<'a> {
         let mut rest = table;
         for number in 0..count {
             let at = || format!(" member {number}");
-            let Some((name, member, after)) = entry(bytes, rest).map_err(|problem| wrong(ZIP, at(), problem))? else {
-                return Err(wrong(ZIP, at(), format!("its table ends before the {count} members that it announces")));
+            let Some((name, member, after)) =
+                entry(bytes, rest).map_err(|problem| wrong(ZIP, at(), problem))?
+            else {
+                return Err(wrong(
+                    ZIP,
+                    at(),
+                    format!("its table ends before the {count} members that it announces"),
+                ));
             };
             rest = after;
             // Folders.
@@ -86,12 +92,14 @@ impl<'a> Archive<'a> {
         let missing = || wrong(ZIP, String::new(), format!("it has no {name:?}"));
         let member = self.get(name).ok_or_else(missing)?;
         if member.bytes > most_bytes {
-            let problem = format!("it has {} bytes, more than the {most_bytes} that such a table needs", member.bytes);
+            let problem =
+                format!("it has {} bytes, more than the {most_bytes} that such a table needs", member.bytes);
             return Err(wrong(ZIP, format!(" {name:?}"), problem));
         }
         let mut all = Vec::new();
         // One more than there may be, so that more is seen.
-        let result = member.unpacked(&self.bytes[member.range.clone()]).take(member.bytes + 1).read_to_end(&mut all);
+        let result =
+            member.unpacked(&self.bytes[member.range.clone()]).take(member.bytes + 1).read_to_end(&mut all);
         if let Err(error) = result {
             return Err(wrong(ZIP, format!(" {name:?}"), format!("{error}")));
         }
@@ -113,7 +121,8 @@ impl Member {
             return Err(wrong(ZIP, format!(" {name:?}"), problem));
         }
         if crc32 != self.crc32 {
-            let problem = format!("its bytes are damaged: their checksum is {crc32:08x}, {:08x} was saved", self.crc32);
+            let problem =
+                format!("its bytes are damaged: their checksum is {crc32:08x}, {:08x} was saved", self.crc32);
             return Err(wrong(ZIP, format!(" {name:?}"), problem));
         }
         Ok(())
@@ -144,7 +153,8 @@ fn table(bytes: &[u8]) -> Result<(u64, &[u8])> {
     let end = (first..=last)
         .rev()
         .find(|&at| {
-            bytes[at..].starts_with(END) && usize::from(u16_at(bytes, at + 20)) == bytes.len() - at - END_BYTES
+            bytes[at..].starts_with(END)
+                && usize::from(u16_at(bytes, at + 20)) == bytes.len() - at - END_BYTES
         })
         .ok_or_else(cut)?;
     let mut count = u64::from(u16_at(bytes, end + 10));
@@ -154,13 +164,18 @@ fn table(bytes: &[u8]) -> Result<(u64, &[u8])> {
     if let Some(locator) = locator {
         let at = usize::try_from(u64_at(bytes, locator + 8)).ok();
         let record = at.and_then(|at| bytes.get(at..)?.get(..56)).filter(|record| record.starts_with(END64));
-        let record = record.ok_or_else(|| wrong(ZIP, String::new(), "its 64-bit end record is not where it should be"))?;
+        let record = record
+            .ok_or_else(|| wrong(ZIP, String::new(), "its 64-bit end record is not where it should be"))?;
         (count, length, start) = (u64_at(record, 32), u64_at(record, 40), u64_at(record, 48));
     }
     let table = usize::try_from(start).ok().zip(usize::try_from(length).ok());
     let table = table.and_then(|(start, length)| bytes.get(start..)?.get(..length));
     let table = table.ok_or_else(|| {
-        wrong(ZIP, String::new(), format!("its table of {length} bytes at byte {start} is not within the file"))
+        wrong(
+            ZIP,
+            String::new(),
+            format!("its table of {length} bytes at byte {start} is not within the file"),
+        )
     })?;
     Ok((count, table))
 }
@@ -186,11 +201,14 @@ fn entry<'a>(bytes: &[u8], table: &'a [u8]) -> Result<Found<'a>, String> {
     let deflated = match u16_at(table, 10) {
         0 => false,
         8 => true,
-        method => return Err(say(format!("is packed by method {method}; stored and deflated ones can be read"))),
+        method => {
+            return Err(say(format!("is packed by method {method}; stored and deflated ones can be read")));
+        }
     };
     let crc32 = u32_at(table, 16);
     let narrow = [u32_at(table, 24), u32_at(table, 20), u32_at(table, 42)];
-    let [unpacked, packed, local] = wide(narrow, extra).ok_or_else(|| say("has no 64-bit sizes where they should be".to_owned()))?;
+    let [unpacked, packed, local] =
+        wide(narrow, extra).ok_or_else(|| say("has no 64-bit sizes where they should be".to_owned()))?;
 
     // The local header has a name and an extra field of its own lengths.
     let outside = || say(format!("lies outside of the file: {packed} bytes at byte {local}"));
@@ -199,7 +217,8 @@ fn entry<'a>(bytes: &[u8], table: &'a [u8]) -> Result<Found<'a>, String> {
     let start = at + LOCAL_BYTES + usize::from(u16_at(header, 26)) + usize::from(u16_at(header, 28));
     let end = usize::try_from(packed).ok().and_then(|packed| start.checked_add(packed));
     let end = end.filter(|&end| end <= bytes.len()).ok_or_else(outside)?;
-    let most = if deflated { packed.saturating_mul(MAX_INFLATION).saturating_add(MAX_INFLATION) } else { packed };
+    let most =
+        if deflated { packed.saturating_mul(MAX_INFLATION).saturating_add(MAX_INFLATION) } else { packed };
     if unpacked > most || (!deflated && unpacked != packed) {
         return Err(say(format!("claims to unpack {packed} bytes to {unpacked}, which cannot be")));
     }

@@ -183,7 +183,9 @@ impl SharedFile {
     fn damaged(&self, part: &Part) -> DemoError {
         let problem = match part.crc32 {
             Some(saved) => {
-                format!("its bytes are damaged: they do not have the checksum {saved:08x} that was saved with them")
+                format!(
+                    "its bytes are damaged: they do not have the checksum {saved:08x} that was saved with them"
+                )
             }
             None => "its bytes are damaged".to_owned(),
         };

@@ -22,7 +22,8 @@ impl Unfilled {
     /// # Errors
     /// [`DemoError::OutOfMemory`](crate::DemoError::OutOfMemory) where the pool has no room.
     pub(crate) fn pooled(bytes: usize) -> Result<Unfilled> {
-        let refused = || OutOfMemory { requested_bytes: bytes as u64, limit_bytes: u64::MAX, ..OutOfMemory::default() };
+        let refused =
+            || OutOfMemory { requested_bytes: bytes as u64, limit_bytes: u64::MAX, ..OutOfMemory::default() };
         let layout = Layout::from_size_align(bytes.max(1), ALIGN_BYTES).map_err(|_| refused())?;
         let at = from_pool(|| Ok(MemoryPool.allocate(layout).map_err(|_| refused())?))?;
         Ok(Unfilled { at: at.cast(), layout })

@@ -108,7 +108,9 @@ impl Walk<'_> {
             _ => None,
         };
         let Node::Dict(dict) = &self.pickle.nodes[top] else { return };
-        let Some(own) = dict.attributes.and_then(|attributes| attribute(attributes, METADATA)) else { return };
+        let Some(own) = dict.attributes.and_then(|attributes| attribute(attributes, METADATA)) else {
+            return;
+        };
         let Node::Dict(own) = &self.pickle.nodes[own] else { return };
         for (key, value) in &own.items {
             if let (Value::Text(key), Value::Text(value)) = (key, value) {

@@ -12,9 +12,7 @@ pub(super) enum Callable {
     /// Its first argument, as for a parameter around a tensor.
     Same,
     /// A tensor of a storage; with its dtype among the arguments, or with that of the storage.
-    Tensor {
-        typed: bool,
-    },
+    Tensor { typed: bool },
     /// A call of another one.
     FromType,
     /// The class of a storage; `None` for bytes of any dtype.
@@ -35,7 +33,9 @@ pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
         ("torch._tensor", "_rebuild_from_type_v2") => Callable::FromType,
         ("torch", "Size") | ("torch.nn.parameter", "Parameter") => Callable::Same,
         ("torch", "Tensor" | "device") => Callable::Opaque,
-        ("builtins" | "__builtin__", "set" | "frozenset" | "complex" | "bytearray" | "dict") => Callable::Opaque,
+        ("builtins" | "__builtin__", "set" | "frozenset" | "complex" | "bytearray" | "dict") => {
+            Callable::Opaque
+        }
         ("_codecs", "encode") => Callable::Opaque,
         ("torch.storage", "UntypedStorage") | ("torch", "UntypedStorage") => Callable::Storage(None),
         ("torch" | "torch.cuda", name) if name.ends_with("Storage") => {

@@ -79,8 +79,14 @@ pub(super) struct Wrong {
 
 /// Runs the pickle at the beginning of `bytes`.
 pub(super) fn load(bytes: &[u8]) -> Result<Pickle, Wrong> {
-    let mut machine =
-        Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: BTreeMap::new(), nodes: Vec::new() };
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: BTreeMap::new(),
+        nodes: Vec::new(),
+    };
     let mut op_at = 0;
     match machine.run(&mut op_at) {
         Ok(value) => Ok(Pickle { nodes: machine.nodes, value, length: machine.at }),
@@ -212,7 +218,8 @@ impl Machine<'_> {
                     self.remember(number)?;
                 }
                 0x94 => {
-                    let number = u32::try_from(self.memo.len()).map_err(|_| "its memo is too large".to_owned())?;
+                    let number =
+                        u32::try_from(self.memo.len()).map_err(|_| "its memo is too large".to_owned())?;
                     self.remember(number)?;
                 }
                 b'p' => {
@@ -468,7 +475,9 @@ impl Machine<'_> {
         match callable {
             Callable::Opaque => Ok(Value::Opaque),
             Callable::Dict => self.new_dict(arguments.first()),
-            Callable::Same => arguments.into_iter().next().ok_or_else(|| "a call lacks its argument".to_owned()),
+            Callable::Same => {
+                arguments.into_iter().next().ok_or_else(|| "a call lacks its argument".to_owned())
+            }
             Callable::Tensor { typed } => self.tensor(&arguments, typed),
             // (function, type, arguments, state): the tensor behind a subclass or with attributes.
             Callable::FromType => match arguments.as_slice() {
@@ -485,7 +494,9 @@ impl Machine<'_> {
         if let Some(&Value::Node(list)) = from {
             if let Node::List(list) = &self.nodes[list] {
                 for pair in list {
-                    let &Value::Node(pair) = pair else { return Err("a dictionary is made of no pairs".to_owned()) };
+                    let &Value::Node(pair) = pair else {
+                        return Err("a dictionary is made of no pairs".to_owned());
+                    };
                     match &self.nodes[pair] {
                         Node::Tuple(pair) | Node::List(pair) if pair.len() == 2 => {
                             items.push((pair[0].clone(), pair[1].clone()));
@@ -512,8 +523,13 @@ impl Machine<'_> {
             _ => None,
         };
         let offset = usize::try_from(*offset).map_err(|_| format!("a tensor begins at element {offset}"))?;
-        let rebuilt =
-            Rebuilt { storage: *storage, offset, shape: self.lengths(shape)?, strides: self.lengths(strides)?, dtype };
+        let rebuilt = Rebuilt {
+            storage: *storage,
+            offset,
+            shape: self.lengths(shape)?,
+            strides: self.lengths(strides)?,
+            dtype,
+        };
         self.nodes.push(Node::Tensor(rebuilt));
         Ok(Value::Node(self.nodes.len() - 1))
     }

@@ -2,7 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CHECKSUM_DIGITS, CHECKSUMS, DATA_ALIGN_BYTES, LENGTH_BYTES, MAX_HEADER_BYTES, RESERVED, in_files, place_of};
+use super::{
+    CHECKSUM_DIGITS, CHECKSUMS, DATA_ALIGN_BYTES, LENGTH_BYTES, MAX_HEADER_BYTES, RESERVED, in_files,
+    place_of,
+};
 use crate::error::Result;
 use crate::fs::output::Output;
 use crate::tensor::Tensor;
@@ -39,7 +42,8 @@ pub(in crate::fs) fn write(
     for (name, tensor) in sorted {
         checksums.push(to.tensor(name, tensor)?);
     }
-    let Some(at) = place_of(&bytes[LENGTH_BYTES..LENGTH_BYTES + length], &text).map(|at| at + LENGTH_BYTES) else {
+    let Some(at) = place_of(&bytes[LENGTH_BYTES..LENGTH_BYTES + length], &text).map(|at| at + LENGTH_BYTES)
+    else {
         unreachable!("the header was made with this text in it")
     };
     for (i, crc32) in checksums.into_iter().enumerate() {
