@@ -23,6 +23,7 @@ struct Ring<T, const N: usize, const DEPTH: usize> {
     sets: [Magazine<T, N>; DEPTH],
     first: usize,
     len: usize,
+    used: bool,
 }
 
 /// What a depot holds, read at one moment.
@@ -39,7 +40,7 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     const_unless_loom! {
         /// An empty depot.
         pub const fn new() -> Self {
-            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0 }) }
+            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0, used: false }) }
         }
     }
 
@@ -55,6 +56,23 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     /// A magazine that is not quite full, of a thread that ends, is taken too and uses as much room as a full one.
     pub fn exchange_full_for_empty(&self, magazine: &mut Magazine<T, N>) -> bool {
         self.held.lock().take(magazine)
+    }
+
+    /// Copies the blocks of a magazine that is kept elsewhere, if it holds fewer than `most` magazines. `false`, and nothing
+    /// is changed, when it holds as many, or is full, or `blocks` are none or too many for a magazine.
+    pub fn bring(&self, blocks: &[T], most: usize) -> bool {
+        self.held.lock().bring(blocks, most)
+    }
+
+    /// Copies the blocks that came last to the start of `out`, in order. How many: 0 where there are none, or `out` is
+    /// shorter than what was brought.
+    pub fn fetch(&self, out: &mut [T]) -> usize {
+        self.held.lock().fetch(out)
+    }
+
+    /// Whether nobody brought or fetched since this was last asked.
+    pub fn is_unused(&self) -> bool {
+        !core::mem::replace(&mut self.held.lock().used, false)
     }
 
     /// Up to `magazines` of those that came first, for the reclaimer, who gives their blocks to the slabs.
@@ -104,6 +122,28 @@ enum End {
 }
 
 impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
+    fn bring(&mut self, blocks: &[T], most: usize) -> bool {
+        self.used = true;
+        if self.len >= most.min(DEPTH) || blocks.is_empty() || blocks.len() > N {
+            return false;
+        }
+        let set = &mut self.sets[(self.first + self.len) % DEPTH];
+        set.push_all(blocks);
+        self.len += 1;
+        true
+    }
+
+    fn fetch(&mut self, out: &mut [T]) -> usize {
+        self.used = true;
+        let Some(newest) = self.len.checked_sub(1) else { return 0 };
+        let set = &mut self.sets[(self.first + newest) % DEPTH];
+        if set.len() > out.len() {
+            return 0;
+        }
+        self.len = newest;
+        set.pop_all(out)
+    }
+
     fn take(&mut self, magazine: &mut Magazine<T, N>) -> bool {
         if self.len == DEPTH || magazine.is_empty() {
             return false;
