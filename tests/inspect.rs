@@ -2,6 +2,7 @@
 #![cfg(all(feature = "cli", unix))]
 
 #[path = "fs/common.rs"]
+#[allow(dead_code, reason = "several tests share it")]
 mod common;
 
 use common::{Directory, npy};

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "std", unix))]
 
 #[path = "fs/common.rs"]
+#[allow(dead_code, reason = "several tests share it")]
 mod common;
 #[path = "tools/listing.rs"]
 mod listing;
