@@ -31,3 +31,7 @@ unsafe impl Send for Foreign {}
 
 // SAFETY: 1. Shared, it only reads.
 unsafe impl Sync for Foreign {}
+
+// A panic leaves nothing half done: the bytes are only read, and the owner is only dropped.
+impl core::panic::RefUnwindSafe for Foreign {}
+impl core::panic::UnwindSafe for Foreign {}
