@@ -70,7 +70,15 @@ impl Disk {
     }
 
     fn power_on(&mut self) {
-        run("umount", &[self.at.to_str().unwrap()]).unwrap();
+        // A process that another test is just starting has our descriptors until it has become another program.
+        let tried = (0..200).find_map(|_| match run("umount", &[self.at.to_str().unwrap()]) {
+            Err(problem) if problem.contains("busy") => {
+                std::thread::sleep(Duration::from_millis(20));
+                None
+            }
+            other => Some(other),
+        });
+        tried.expect("nobody keeps the disk busy for seconds").unwrap();
         self.mounted = false;
         self.mount().unwrap();
     }

@@ -278,6 +278,12 @@ fn sync_directory(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// How often, and with which pauses, a directory that another has is asked for.
+#[cfg(unix)]
+const BUSY_TRIES: u32 = 20;
+#[cfg(unix)]
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Opens a file for whoever is first.
 fn lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
@@ -292,11 +298,16 @@ fn lock(path: &Path) -> io::Result<File> {
     {
         use rustix::fs::{FlockOperation, flock};
         let file = options.open(path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(busy()),
-            Err(error) => Err(error.into()),
+        // A lock that was let go can be held for a moment by a child that is just being started: until it becomes another
+        // program it has all descriptors of its parent.
+        for _ in 0..BUSY_TRIES {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BUSY_PAUSE),
+                Err(error) => return Err(error.into()),
+            }
         }
+        Err(busy())
     }
     #[cfg(windows)]
     {
