@@ -163,6 +163,36 @@ fn a_damaged_byte_of_any_tensor_is_found_when_it_is_first_read() -> Result<()> {
 }
 
 #[test]
+fn a_damaged_header_is_found_when_the_file_is_opened() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("m.safetensors");
+    ModelCheckpoint::create(&path)?
+        .add("weight", &Tensor::zeros(&[10])?)?
+        .metadata("step", "100")?
+        .commit()?;
+    let content = std::fs::read(&path)?;
+    for (from, to) in
+        [("weight", "weighu"), ("100", "101"), ("[10]", "[10 "), ("F32", "I32"), ("crc32", "crc33")]
+    {
+        let at = content.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut damaged = content.clone();
+        damaged[at..at + to.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(&path, &damaged)?;
+        let loaded = ModelCheckpoint::load(&path);
+        if from == "crc32" {
+            // Without the checksums' name it is a file without checksums, which is all that can be said.
+            assert!(loaded?.info("weight").unwrap().crc32.is_none());
+            continue;
+        }
+        let error = loaded.unwrap_err().to_string();
+        assert!(error.contains("header"), "{from}: {error}");
+        assert!(Tensor::open(&path).is_err(), "{from}");
+        assert_eq!(ModelCheckpoint::load_unchecked(&path).is_ok(), to != "[10 ", "{from}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_file_cut_short_while_it_is_open_is_an_error() -> Result<()> {
     let directory = Directory::new();
     for name in ["m.pt", "m.safetensors"] {
