@@ -45,8 +45,6 @@ const _: () = assert!(size_of::<Magazine>() == MAGAZINE_BYTES && align_of::<Maga
 struct Back {
     /// The top of the magazine behind; null until the class is first used.
     behind: *mut usize,
-    /// The loaded top when somebody last looked whether the class is in use.
-    seen: *mut usize,
     /// How many blocks the loaded magazine may hold now.
     capacity: usize,
 }
@@ -79,7 +77,7 @@ pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
     tops: [no_top(); HOST_CLASSES],
     tags: Tags::none(),
     next: null_mut(),
-    backs: [Back { behind: null_mut(), seen: null_mut(), capacity: 0 }; HOST_CLASSES],
+    backs: [Back { behind: null_mut(), capacity: 0 }; HOST_CLASSES],
     away: [[0; MOST]; owner::CLASSES],
     away_len: [0; owner::CLASSES],
     magazines: [[Magazine([0; WORDS]); 2]; HOST_CLASSES],

@@ -100,35 +100,25 @@ pub(super) fn empty_depot(class: SizeClass) {
     }
 }
 
-/// Empties the depots of all classes but `but` that nobody used since this was last done.
-pub(super) fn trim_unused(but: SizeClass) {
-    for (class, depot) in DEPOTS.iter().enumerate() {
-        let class = SizeClass(class as u8);
-        if class != but && depot.is_unused() {
-            empty_depot(class);
-        }
-    }
-}
-
-/// Fills a magazine from the slabs so that its pops come out lowest first. How many, and whether memory was backed for them.
-pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> (usize, bool) {
-    let Some(pool) = pool() else { return (0, false) };
+/// Fills a magazine from the slabs so that its pops come out lowest first. How many.
+pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
+    let Some(pool) = pool() else { return 0 };
     let mut offsets = [Offset(0); MOST];
     let wanted = out.len().min(offsets.len());
-    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return (0, false) };
+    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return 0 };
     let base = base(pool);
     for (block, offset) in out.iter_mut().zip(offsets[..taken.blocks].iter().rev()) {
         *block = base + offset.0 as usize;
     }
     USES[class.0 as usize].blocks.fetch_add(taken.blocks, Ordering::Relaxed);
     USES[class.0 as usize].slabs.fetch_add(taken.slabs as usize, Ordering::Relaxed);
-    (taken.blocks, taken.created)
+    taken.blocks
 }
 
 /// One block, for a thread without a cache.
 pub(super) fn take_one(class: SizeClass) -> *mut u8 {
     let mut block = [0];
-    if refill(class, &mut block).0 == 1 { block[0] as *mut u8 } else { null_mut() }
+    if refill(class, &mut block) == 1 { block[0] as *mut u8 } else { null_mut() }
 }
 
 /// Gives blocks to the slabs.

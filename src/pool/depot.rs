@@ -23,7 +23,6 @@ struct Ring<T, const N: usize, const DEPTH: usize> {
     sets: [Magazine<T, N>; DEPTH],
     first: usize,
     len: usize,
-    used: bool,
 }
 
 /// What a depot holds, read at one moment.
@@ -40,7 +39,7 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     const_unless_loom! {
         /// An empty depot.
         pub const fn new() -> Self {
-            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0, used: false }) }
+            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0 }) }
         }
     }
 
@@ -68,11 +67,6 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     /// shorter than what was brought.
     pub fn fetch(&self, out: &mut [T]) -> usize {
         self.held.lock().fetch(out)
-    }
-
-    /// Whether nobody brought or fetched since this was last asked.
-    pub fn is_unused(&self) -> bool {
-        !core::mem::replace(&mut self.held.lock().used, false)
     }
 
     /// Up to `magazines` of those that came first, for the reclaimer, who gives their blocks to the slabs.
@@ -123,7 +117,6 @@ enum End {
 
 impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
     fn bring(&mut self, blocks: &[T], most: usize) -> bool {
-        self.used = true;
         if self.len >= most.min(DEPTH) || blocks.is_empty() || blocks.len() > N {
             return false;
         }
@@ -134,7 +127,6 @@ impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
     }
 
     fn fetch(&mut self, out: &mut [T]) -> usize {
-        self.used = true;
         let Some(newest) = self.len.checked_sub(1) else { return 0 };
         let set = &mut self.sets[(self.first + newest) % DEPTH];
         if set.len() > out.len() {
@@ -253,9 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_kept_elsewhere_are_copied_in_and_out_as_far_as_there_is_room() {
+        let depot = Small::new();
+        assert!(depot.bring(&[1, 2], 2) && depot.bring(&[3], 2));
+        assert!(!depot.bring(&[4], 2), "it holds the most that was asked for");
+        assert!(
+            !depot.bring(&[], 3) && !depot.bring(&[4, 5, 6], 3),
+            "nothing, or more than a magazine holds"
+        );
+        let mut out = [0; 2];
+        assert_eq!((depot.fetch(&mut out), out), (1, [3, 0]));
+        assert_eq!(depot.fetch(&mut out[..1]), 0, "there is no room for two");
+        assert_eq!((depot.fetch(&mut out), out), (2, [1, 2]));
+        assert_eq!((depot.fetch(&mut out), depot.stats()), (0, stats(0, 0)));
+    }
+
+    #[test]
     fn a_depot_without_depth_takes_nothing() {
         static DEPOT: Depot<SpinLock, u32, 2, 0> = Depot::new();
-        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)));
+        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)) && !DEPOT.bring(&[1], 9));
         assert!(!DEPOT.exchange_empty_for_full(&mut Magazine::new()));
         assert_eq!(DEPOT.trim(1).count(), 0);
     }

@@ -24,18 +24,13 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
         if bin.behind().is_empty() {
             let room = bin.room();
             let mut blocks = shared::fetch(class, room);
-            let mut created = false;
             if blocks == 0 {
-                (blocks, created) = shared::refill(class, room);
+                blocks = shared::refill(class, room);
             }
             if owner::tagged(class) {
                 own.tags().claim(&room[..blocks]);
             }
             bin.load(blocks);
-            if created {
-                own.empty_unused(class);
-                shared::trim_unused(class);
-            }
         } else {
             bin.swap();
         }
@@ -179,16 +174,6 @@ impl Own {
         bin.unload(bin.back().capacity);
         bin.unload_behind();
     }
-
-    /// Gives the blocks of every class but `but` to the slabs of which none was taken or freed since this was last done.
-    fn empty_unused(self, but: SizeClass) {
-        for class in classes().filter(|&class| class != but) {
-            let Some(mut bin) = self.used(class) else { continue };
-            if bin.unused() {
-                self.empty_class(class);
-            }
-        }
-    }
 }
 
 fn classes() -> impl Iterator<Item = SizeClass> {
@@ -320,12 +305,5 @@ impl Bin {
             *self.top() = block;
             self.set_top(self.top().add(1));
         }
-    }
-
-    /// Whether the loaded top is where it was when this was last asked.
-    fn unused(&mut self) -> bool {
-        let (top, back) = (self.top(), self.back());
-        self.set_back(Back { seen: top, ..back });
-        back.seen == top
     }
 }
