@@ -3,7 +3,7 @@
 
 use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
 use democratising::tempfile::tempdir;
-use democratising::{DemoError, Result, Tensor};
+use democratising::{DemoError, MemoryPool, Result, Tensor};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -177,6 +177,26 @@ fn progress_is_told_in_order_up_to_the_end() -> Result<()> {
     assert!(told.windows(2).all(|w| w[0].1 < w[1].1));
     assert!(told.iter().all(|(_, _, total)| *total == 1_200_400));
     assert_eq!((told[0].0.as_str(), told.last().unwrap().1), ("b", 1_200_400));
+    Ok(())
+}
+
+#[test]
+fn a_save_needs_no_second_copy_of_a_tensor_or_view() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    // From the pool, and a view of it whose elements lie apart.
+    let tensor = Tensor::zeros(&[2048, 2048])?;
+    let turned = tensor.transpose(0, 1)?;
+    let before = MemoryPool::stats().in_use_bytes;
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let listener = move |_: fs::Progress<'_>| {
+        seen.fetch_max(MemoryPool::stats().in_use_bytes as usize, Ordering::SeqCst);
+    };
+    let checkpoint = ModelCheckpoint::create(temp.path().join("m"))?.add("tensor", &tensor)?;
+    checkpoint.add("turned", &turned)?.on_progress(listener).commit()?;
+    let most = most.load(Ordering::SeqCst) as u64;
+    assert!(most > 0 && most <= before + (1 << 20), "{most} bytes of the pool, {before} before");
     Ok(())
 }
 

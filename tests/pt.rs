@@ -323,17 +323,22 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
     assert!(with(whole.len() - 12, &[200, 0]).contains("its table ends before the 200 members"));
     assert!(with(whole.len() - 10, &[255, 255, 255]).contains("is not within the file"));
     assert!(with(table + 16, &[1, 2, 3, 4]).contains("damaged"));
-    // A table of a gigabyte in a few kilobytes.
-    let mut bomb = zip(&[("x/data.pkl", &{
-        use std::io::Write;
-        let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-        for _ in 0..200 {
-            packed.write_all(&[b'N'; 1 << 20]).unwrap();
-        }
-        packed.finish().unwrap()
-    })]);
-    let table = bomb.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
-    bomb[table + 10] = 8;
-    bomb[table + 24..table + 28].copy_from_slice(&(200u32 << 20).to_le_bytes());
-    assert!(load(bomb).contains("more than the"));
+    // Tables of many megabytes in some kilobytes: too large, and too much to do.
+    for (fill, megabytes, message) in [(b'N', 200u32, "more than the"), (b'}', 60, "more opcodes than")] {
+        let packed = {
+            use std::io::Write;
+            let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+            (0..megabytes).for_each(|_| packed.write_all(&vec![fill; 1 << 20]).unwrap());
+            packed.finish().unwrap()
+        };
+        let mut bomb = zip(&[("x/data.pkl", &packed)]);
+        let table = bomb.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        bomb[table + 10] = 8;
+        bomb[table + 24..table + 28].copy_from_slice(&(megabytes << 20).to_le_bytes());
+        let mut whole = crc32fast::Hasher::new();
+        (0..megabytes).for_each(|_| whole.update(&vec![fill; 1 << 20]));
+        bomb[table + 16..table + 20].copy_from_slice(&whole.finalize().to_le_bytes());
+        let said = load(bomb);
+        assert!(said.contains(message), "{said}");
+    }
 }

@@ -184,7 +184,7 @@ impl ModelCheckpoint {
     /// side changes it, and that side then gets a copy from the pool (copy on write).
     ///
     /// At most one is under way in the process. A second call waits for the first to end, so that checkpoints cannot pile
-    /// up faster than the disk takes them.
+    /// up faster than the disk takes them; so it is not to be called by a listener of another one's progress.
     ///
     /// ```
     /// # fn main() -> democratising::Result<()> {

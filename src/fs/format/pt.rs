@@ -56,7 +56,7 @@ pub(super) fn contents(
         Some(_) => archive.read(&order_name, 16).map_err(|error| of_format(error, PT))?.starts_with(b"big"),
         None => false,
     };
-    let pickle = load(&text)?;
+    let pickle = load(&text, bytes.len())?;
     let mut storages = Storages { parts: Vec::new(), known: BTreeMap::new(), big, len: bytes.len() };
     assemble(&pickle, &mut storages, |key, storages| {
         let name = format!("{folder}data/{key}");
@@ -71,8 +71,9 @@ pub(super) fn contents(
     })
 }
 
-fn load(text: &[u8]) -> Result<Pickle> {
-    pickle::load(text).map_err(|error| wrong(PT, format!(" byte {} of its pickle", error.at), error.problem))
+fn load(text: &[u8], file_bytes: usize) -> Result<Pickle> {
+    pickle::load(text, file_bytes)
+        .map_err(|error| wrong(PT, format!(" byte {} of its pickle", error.at), error.problem))
 }
 
 /// The storages that tensors refer to, by their keys.

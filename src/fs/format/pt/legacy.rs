@@ -23,7 +23,7 @@ pub(in crate::fs::format) fn contents(bytes: &[u8]) -> Result<Contents> {
     let mut at = MAGIC.len();
     let mut next = || -> Result<Pickle> {
         let end = bytes.len().min(at.saturating_add(MAX_PICKLE_BYTES as usize));
-        let pickle = load(&bytes[at..end])?;
+        let pickle = load(&bytes[at..end], bytes.len())?;
         at += pickle.length;
         Ok(pickle)
     };

@@ -4,7 +4,8 @@
 //! A pickle is a program. Here its calls are looked up in a list of what PyTorch needs to build tensors and dictionaries
 //! (`globals`), and answered with plain values; a name that is not in the list is an error, and no code of anybody's is
 //! ever run. Everything compound lies in one flat store and is named by number, so that nothing nests in memory however
-//! deep a pickle nests, and each opcode makes one value at most, so that memory is bounded by the pickle's length.
+//! deep a pickle nests. Each opcode makes one value at most, of some hundred bytes, and opcodes are counted, so that memory is
+//! bounded by the file's length whatever the pickle says, and however well it was compressed.
 
 #![forbid(unsafe_code)]
 
@@ -80,8 +81,11 @@ pub(super) struct Wrong {
     pub(super) problem: String,
 }
 
-/// Runs the pickle at the beginning of `bytes`.
-pub(super) fn load(bytes: &[u8]) -> Result<Pickle, Wrong> {
+/// The most opcodes that are run: those of 200,000 tensors.
+const MAX_STEPS: usize = 8 << 20;
+
+/// Runs the pickle at the beginning of `bytes`, which come from a file of `file_bytes`.
+pub(super) fn load(bytes: &[u8], file_bytes: usize) -> Result<Pickle, Wrong> {
     let mut machine = Machine {
         bytes,
         at: 0,
@@ -89,6 +93,7 @@ pub(super) fn load(bytes: &[u8]) -> Result<Pickle, Wrong> {
         marks: Vec::new(),
         memo: BTreeMap::new(),
         nodes: Vec::new(),
+        left_steps: MAX_STEPS.min(file_bytes),
     };
     let mut op_at = 0;
     match machine.run(&mut op_at) {
@@ -105,6 +110,7 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: BTreeMap<u32, Value>,
     nodes: Vec<Node>,
+    left_steps: usize,
 }
 
 type Step<T> = Result<T, String>;
@@ -113,6 +119,10 @@ impl Machine<'_> {
     fn run(&mut self, op_at: &mut usize) -> Step<Value> {
         loop {
             *op_at = self.at;
+            self.left_steps = self
+                .left_steps
+                .checked_sub(1)
+                .ok_or_else(|| "it has more opcodes than any tensors need".to_owned())?;
             let op = self.byte()?;
             match op {
                 b'.' => return self.pop(),
