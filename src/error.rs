@@ -47,6 +47,29 @@ pub enum DemoError {
         asked: &'static str,
     },
 
+    /// A view that the tensor does not have.
+    #[cfg(feature = "std")]
+    #[error("{call} is no view of a tensor of shape {shape}: {problem}")]
+    NoView {
+        /// What was asked for, with its numbers: "narrow(0, 5, 3)".
+        call: String,
+        /// The shape of the tensor.
+        shape: Shape,
+        /// Which limit it breaks.
+        problem: &'static str,
+    },
+
+    /// The elements are wanted in one piece, but those of this view lie apart.
+    #[error(
+        "the elements of this {dtype} view of shape {shape} do not lie in row-major order; call contiguous() first, or iter()"
+    )]
+    NotContiguous {
+        /// The shape of the view.
+        shape: Shape,
+        /// The dtype of the view.
+        dtype: &'static str,
+    },
+
     /// A device that cannot be used here.
     #[error("{device} cannot be used: {problem}")]
     DeviceUnavailable {

@@ -7,15 +7,26 @@
 //!    there, and every error names the place.
 //! 3. A file is recognised by its content, never by its name.
 
+mod background;
 mod checkpoint;
+mod contents;
+mod directory;
 mod durable;
 mod format;
 mod load;
+mod output;
+mod parallel;
 mod source;
+mod stale;
+mod temp;
 
+pub use background::PendingCommit;
 pub use checkpoint::ModelCheckpoint;
+pub use directory::{CheckpointDir, Metric};
 pub use durable::persist;
-pub use load::Checkpoint;
+pub use load::{Checkpoint, Skipped, TensorInfo};
+pub use output::{Format, Progress};
+pub use temp::{TempDir, TempFile, descriptors, sweep, temp_dir, temp_dir_in, temp_file, temp_file_in};
 
 use crate::error::{DemoError, Result};
 use crate::tensor::Tensor;
@@ -28,7 +39,9 @@ impl Tensor {
     ///
     /// - `.npy`, versions 1 to 3, either byte order, C or Fortran order. The file is left standing behind the array, so
     ///   that several in one file are read by as many calls.
-    /// - safetensors with exactly one tensor. With more, [`ModelCheckpoint::load`] gives them by name.
+    /// - safetensors, `.npz` and PyTorch's `.pt` (of every version) with exactly one tensor. With more,
+    ///   [`ModelCheckpoint::load`] gives them by name. No code in a `.pt` is ever run: names that tensors do not need are
+    ///   refused.
     /// - text: numbers separated by whitespace or one comma, one row a line. Blank lines are skipped, and so is
     ///   everything from a `#` to the end of its line. It becomes an `F32` tensor of two dimensions, `[rows, columns]`,
     ///   for one row or one column too, so that the shape does not change its rank with the data.

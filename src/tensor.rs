@@ -14,10 +14,20 @@ mod extent;
 mod compare;
 #[cfg(feature = "std")]
 mod elements;
+#[cfg(any(feature = "dlpack", feature = "ndarray"))]
+mod interop;
+#[cfg(feature = "std")]
+mod iter;
+#[cfg(feature = "std")]
+pub(crate) mod layout;
+#[cfg(feature = "std")]
+mod print;
 #[cfg(feature = "std")]
 pub(crate) mod storage;
 #[cfg(feature = "std")]
 mod value;
+#[cfg(feature = "std")]
+mod view;
 
 pub use buf::TensorBuf;
 pub use dtype::DType;
@@ -27,6 +37,8 @@ pub(crate) use extent::Extent;
 
 #[cfg(feature = "std")]
 pub use elements::IntoElements;
+#[cfg(feature = "std")]
+pub use iter::Iter;
 #[cfg(feature = "std")]
 pub use value::Tensor;
 #[cfg(feature = "std")]

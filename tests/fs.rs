@@ -115,7 +115,7 @@ fn a_pipe_is_read_like_a_file() -> Result<()> {
 #[test]
 fn a_file_of_no_known_kind_is_refused() {
     let zip = refusal(b"PK\x03\x04rest of an archive");
-    assert!(zip.contains("zip archive") && zip.contains(".npy"), "{zip}");
+    assert!(zip.contains("cannot read zip: it has no table at its end"), "{zip}");
     let binary = refusal([0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
     assert!(binary.contains("7f, 45"), "{binary}");
     let error = Tensor::open("/dev/zero").unwrap_err();
@@ -206,7 +206,7 @@ fn npy_of_every_number_type_is_read() -> Result<()> {
     assert_eq!(one("<f4", &1.5f32.to_le_bytes())?, Tensor::new(&[1], [1.5f32])?);
     assert_eq!(one(">f8", &1.5f64.to_be_bytes())?, Tensor::new(&[1], [1.5f64])?);
     let half = one(">f2", &[0x3e, 0x00])?;
-    assert_eq!((half.dtype(), half.as_bytes()), (DType::F16, &0x3e00u16.to_ne_bytes()[..]));
+    assert_eq!((half.dtype(), half.as_bytes().unwrap()), (DType::F16, &0x3e00u16.to_ne_bytes()[..]));
     Ok(())
 }
 

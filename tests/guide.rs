@@ -25,7 +25,7 @@ fn in_directory<T>(run: impl FnOnce(&Path) -> T) -> T {
 }
 
 fn process(tensor: &Tensor) -> Result<()> {
-    assert!(tensor.as_bytes()[..100].iter().all(|&byte| byte == 0));
+    assert!(tensor.as_bytes().unwrap()[..100].iter().all(|&byte| byte == 0));
     Ok(())
 }
 

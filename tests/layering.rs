@@ -44,6 +44,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("bin/democratising/target.rs", "frees blocks of a pool, and lends a mapping to a fixed space"),
     ("cuda.rs", "asks whether the driver's library is there, which runs its constructors"),
     ("fs/load.rs", "maps a checkpoint's file"),
+    ("fs/parallel.rs", "reads into memory that holds nothing yet"),
     ("heap/by_address.rs", "sees a mapped table as atomic bytes, and frees and moves blocks"),
     ("heap/cache.rs", "blocks are words in a cache that a thread has alone"),
     ("heap/cache/exchange.rs", "works on the thread's own cache"),
@@ -73,7 +74,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),
+    ("tensor/interop/dlpack.rs", "takes memory on another library's word"),
     ("tensor/storage.rs", "sees bytes as elements"),
+    ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
+    ("tensor/storage/foreign.rs", "sees memory that another library owns"),
+    ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 
 /// What only `sync.rs` may name.

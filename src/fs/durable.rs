@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::stale;
 use crate::error::{DemoError, Result};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -113,14 +114,26 @@ impl Target {
     #[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has modes"))]
     fn temp_file_with(&self, permissions: Option<Permissions>) -> Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".democratising-").suffix(".tmp");
+        builder.prefix(stale::PREFIX).suffix(stale::SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
             let mode = permissions.map_or(0o666, |permissions| permissions.mode() & 0o777);
             builder.permissions(Permissions::from_mode(mode));
         }
-        builder.tempfile_in(&self.parent).map_err(|e| self.io("create a temp file beside", e))
+        stale::remember(&self.parent);
+        let failed = |error| self.io("create a temp file beside", error);
+        stale::held(
+            || builder.tempfile_in(&self.parent).map_err(failed),
+            |file| stale::hold(file.as_file()),
+            failed,
+        )
+    }
+
+    /// Removes what processes that ended have left beside the target.
+    pub(super) fn sweep(&self) {
+        // The new file is what is wanted; whatever cannot be swept is left to the next.
+        let _ = stale::sweep(&self.parent);
     }
 
     /// Gives a new file the permissions of the one it is going to replace, if there is one.

@@ -3,15 +3,24 @@
 #![forbid(unsafe_code)]
 
 pub(super) mod npy;
+pub(super) mod npz;
+pub(super) mod pt;
 pub(super) mod safetensors;
 pub(super) mod text;
+pub(super) mod zip;
 
-use super::source::Source;
+use super::contents::{Contents, Entry};
+use super::load::{Checkpoint, map};
+use super::source::{Source, unreadable};
 use crate::error::{DemoError, Result};
 use crate::tensor::Tensor;
+use crate::tensor::storage::file::Bytes;
+use std::collections::BTreeMap;
 use std::format;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::string::String;
+use std::vec::Vec;
 
 /// Where a tensor may end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,33 +32,100 @@ pub(super) enum Ending {
 }
 
 /// How many bytes tell what a file is.
-const TELLING_BYTES: usize = 9;
+const TELLING_BYTES: usize = 16;
 
+/// What a file begins as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Npy,
+    Safetensors,
+    Zip,
+    LegacyPt,
+    Text,
+    Nothing,
+}
+
+impl Kind {
+    fn of(first: &[u8]) -> Kind {
+        if first.starts_with(npy::MAGIC) {
+            Kind::Npy
+        } else if safetensors::starts(first) {
+            Kind::Safetensors
+        } else if first.starts_with(zip::MAGIC) {
+            Kind::Zip
+        } else if first.starts_with(pt::legacy::MAGIC) {
+            Kind::LegacyPt
+        } else if first.iter().any(|&byte| byte < b' ' && !byte.is_ascii_whitespace() && byte != 0x0b) {
+            Kind::Nothing
+        } else {
+            Kind::Text
+        }
+    }
+}
+
+/// Reads the one tensor that is there.
 pub(super) fn read(file: &File, ending: Ending) -> Result<Tensor> {
     let mut source = Source::new(file)?;
     let first = source.peek(TELLING_BYTES)?;
-    if first.starts_with(npy::MAGIC) {
-        return npy::read(&mut source, ending);
-    }
-    if safetensors::starts(first) {
-        return safetensors::read(&mut source);
-    }
-    if first.starts_with(b"PK\x03\x04") {
-        return Err(wrong(
+    match Kind::of(first) {
+        Kind::Npy => npy::read(&mut source, ending),
+        Kind::Safetensors => safetensors::read(&mut source),
+        Kind::Text => text::read(&mut source),
+        Kind::Zip | Kind::LegacyPt => {
+            let bytes = all(file, source)?;
+            let contents = contents(bytes.all(), true)?;
+            Checkpoint::of(bytes, contents, None).only()
+        }
+        Kind::Nothing => Err(wrong(
             "tensor",
             String::new(),
-            "it is a zip archive, as PyTorch's .pt and NumPy's .npz are, which this version does not read; \
-             save it as .safetensors or .npy",
-        ));
+            format!("it is no npy, npz, safetensors, PyTorch file or text; it begins with {first:02x?}"),
+        )),
     }
-    if first.iter().any(|&byte| byte < b' ' && !byte.is_ascii_whitespace() && byte != 0x0b) {
-        return Err(wrong(
-            "tensor",
-            String::new(),
-            format!("it is no npy, safetensors or text; it begins with {:02x?}", first),
-        ));
+}
+
+/// All bytes of a file, for formats whose table stands at the end.
+fn all(mut file: &File, mut source: Source<'_>) -> Result<Bytes> {
+    let peeked_bytes = source.peek(TELLING_BYTES)?.len() as u64;
+    let regular = file.metadata().map_err(unreadable)?.is_file();
+    if regular && file.stream_position().map_err(unreadable)? == peeked_bytes {
+        let bytes = map(file.try_clone().map_err(unreadable)?).map_err(unreadable)?;
+        file.seek(SeekFrom::End(0)).map_err(unreadable)?;
+        return Ok(bytes);
     }
-    text::read(&mut source)
+    let mut bytes = Vec::new();
+    source.read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(Bytes::Read(bytes))
+}
+
+/// What a whole file holds.
+pub(super) fn contents(bytes: &[u8], checksums: bool) -> Result<Contents> {
+    match Kind::of(&bytes[..bytes.len().min(TELLING_BYTES)]) {
+        Kind::Zip => {
+            let archive = zip::Archive::open(bytes)?;
+            match pt::folder(&archive) {
+                Some(folder) => pt::contents(bytes, &archive, folder, checksums),
+                None => npz::contents(bytes, &archive, checksums),
+            }
+        }
+        Kind::LegacyPt => pt::legacy::contents(bytes),
+        Kind::Npy => {
+            let mut source = Source::of(bytes, Some(bytes.len() as u64));
+            Ok(one("npy", npy::read(&mut source, Ending::OfFile)?))
+        }
+        Kind::Text if bytes.len() >= safetensors::LENGTH_BYTES => {
+            let mut source = Source::of(bytes, Some(bytes.len() as u64));
+            Ok(one("text", text::read(&mut source)?))
+        }
+        // The most common format says best what is wrong with a file that is none.
+        Kind::Safetensors | Kind::Text | Kind::Nothing => safetensors::contents(bytes, checksums),
+    }
+}
+
+/// A file that is one tensor without a name.
+fn one(format: &'static str, tensor: Tensor) -> Contents {
+    let entries = BTreeMap::from([(String::new(), Entry::Ready(tensor))]);
+    Contents { format, parts: Vec::new(), entries, metadata: BTreeMap::new() }
 }
 
 /// A file that is not what it says it is.

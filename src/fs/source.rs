@@ -1,15 +1,16 @@
-//! A file being read from where it stands, that knows how much is left.
+//! Something being read from where it stands, that knows how much is left.
 
 #![forbid(unsafe_code)]
 
 use crate::error::{DemoError, Result};
+use std::boxed::Box;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::vec::Vec;
 
-/// Reads from a file or pipe, looking ahead where that is needed.
+/// Reads from a file, a pipe or memory, looking ahead where that is needed.
 pub(super) struct Source<'a> {
-    file: &'a File,
+    from: Box<dyn Read + 'a>,
     ahead: Vec<u8>,
     at: usize,
     /// What the file holds from here on; `None` where that cannot be known, as in a pipe.
@@ -27,7 +28,12 @@ impl<'a> Source<'a> {
         } else {
             None
         };
-        Ok(Source { file, ahead: Vec::new(), at: 0, left_bytes, position_bytes: 0 })
+        Ok(Source::of(file, left_bytes))
+    }
+
+    /// What `from` gives; `left_bytes` of it, where that is known.
+    pub(super) fn of(from: impl Read + 'a, left_bytes: Option<u64>) -> Source<'a> {
+        Source { from: Box::new(from), ahead: Vec::new(), at: 0, left_bytes, position_bytes: 0 }
     }
 
     /// Up to `bytes` of what comes next, fewer only at the end. They will be read again.
@@ -35,7 +41,7 @@ impl<'a> Source<'a> {
         let buffered = self.ahead.len() - self.at;
         if let Some(missing @ 1..) = bytes.checked_sub(buffered) {
             // It grows with what comes, not with what is asked for.
-            self.file.take(missing as u64).read_to_end(&mut self.ahead).map_err(unreadable)?;
+            (&mut self.from).take(missing as u64).read_to_end(&mut self.ahead).map_err(unreadable)?;
         }
         let buffered = &self.ahead[self.at..];
         Ok(&buffered[..bytes.min(buffered.len())])
@@ -63,7 +69,7 @@ impl<'a> Source<'a> {
 impl Read for Source<'_> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let mut ahead = &self.ahead[self.at..];
-        let read = if ahead.is_empty() { self.file.read(to)? } else { ahead.read(to)? };
+        let read = if ahead.is_empty() { self.from.read(to)? } else { ahead.read(to)? };
         if self.at < self.ahead.len() {
             self.at += read;
         }

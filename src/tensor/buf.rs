@@ -113,6 +113,21 @@ fn layout(extent: Extent) -> Result<Layout> {
     })
 }
 
+#[cfg(feature = "std")]
+impl<A: Allocator> TensorBuf<u8, A> {
+    /// A buffer around a block that was taken before.
+    ///
+    /// # Safety
+    /// `at` is a live block from `allocator` of `bytes` bytes aligned to [`ALIGN_BYTES`], at least one, all of them
+    /// written, and the caller gives it away.
+    pub(crate) unsafe fn from_raw_in(at: NonNull<u8>, bytes: usize, allocator: A) -> Self {
+        let shape = Shape::new(&[bytes]).unwrap_or_default();
+        // A block that was handed out has a layout.
+        let layout = Layout::from_size_align(bytes, ALIGN_BYTES).unwrap_or(Layout::new::<()>());
+        Self::hold(at, Extent { shape, elements: bytes, bytes }, layout, allocator)
+    }
+}
+
 /// What can be said of any allocator. Whoever knows the allocator says more.
 #[cold]
 fn out_of_memory(layout: Layout) -> DemoError {

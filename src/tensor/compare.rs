@@ -1,109 +1,53 @@
-//! Equality by value, and what a tensor looks like in a debugger.
+//! Equality by value.
 
 #![forbid(unsafe_code)]
 
 use super::dtype::DType;
 use super::element::Element;
 use super::value::Tensor;
-use core::fmt;
+
+/// Calls a function with the Rust type of a dtype as its first type argument: `with_type!(dtype, same(a, b))`.
+macro_rules! with_type {
+    ($dtype:expr, $run:ident($($argument:expr),*)) => {
+        match $dtype {
+            DType::Bool => $run::<bool>($($argument),*),
+            DType::U8 => $run::<u8>($($argument),*),
+            DType::I8 => $run::<i8>($($argument),*),
+            DType::U16 => $run::<u16>($($argument),*),
+            DType::I16 => $run::<i16>($($argument),*),
+            DType::U32 => $run::<u32>($($argument),*),
+            DType::I32 => $run::<i32>($($argument),*),
+            DType::U64 => $run::<u64>($($argument),*),
+            DType::I64 => $run::<i64>($($argument),*),
+            DType::F16 => $run::<half::f16>($($argument),*),
+            DType::BF16 => $run::<half::bf16>($($argument),*),
+            DType::F32 => $run::<f32>($($argument),*),
+            DType::F64 => $run::<f64>($($argument),*),
+            DType::F8E4M3 => $run::<float8::F8E4M3>($($argument),*),
+            DType::F8E5M2 => $run::<float8::F8E5M2>($($argument),*),
+        }
+    };
+}
+pub(super) use with_type;
 
 /// Equal dtypes, shapes and elements, wherever the bytes are. Floats of every width compare as numbers do: zeros of
-/// either sign are equal, a NaN is equal to nothing.
+/// either sign are equal, a NaN is equal to nothing. What is in a damaged file is equal to nothing either.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
-        if self.dtype() != other.dtype() || self.shape() != other.shape() {
-            return false;
-        }
-        match self.dtype() {
-            DType::F32 => same::<f32>(self, other),
-            DType::F64 => same::<f64>(self, other),
-            DType::F16 => same_floats::<2>(self, other, |bits| bits & 0x7fff > 0x7c00),
-            DType::BF16 => same_floats::<2>(self, other, |bits| bits & 0x7fff > 0x7f80),
-            DType::F8E4M3 => same_floats::<1>(self, other, |bits| bits & 0x7f == 0x7f),
-            DType::F8E5M2 => same_floats::<1>(self, other, |bits| bits & 0x7f > 0x7c),
-            DType::Bool
-            | DType::U8
-            | DType::I8
-            | DType::U16
-            | DType::I16
-            | DType::U32
-            | DType::I32
-            | DType::U64
-            | DType::I64 => self.as_bytes() == other.as_bytes(),
-        }
+        self.dtype() == other.dtype()
+            && self.shape() == other.shape()
+            && with_type!(self.dtype(), same(self, other))
     }
 }
 
 fn same<T: Element>(a: &Tensor, b: &Tensor) -> bool {
-    matches!((a.as_slice::<T>(), b.as_slice::<T>()), (Ok(a), Ok(b)) if a == b)
-}
-
-/// Compares floats of `N` bytes that Rust has no type for: sign in the highest bit, and `is_nan` by their bits.
-fn same_floats<const N: usize>(a: &Tensor, b: &Tensor, is_nan: fn(u16) -> bool) -> bool {
-    fn bits<const N: usize>(bytes: &[u8]) -> u16 {
-        match *bytes {
-            [byte] => byte.into(),
-            [first, second] => u16::from_ne_bytes([first, second]),
-            _ => unreachable!("chunks of one or two bytes"),
-        }
+    if let (Ok(a), Ok(b)) = (a.as_slice::<T>(), b.as_slice::<T>()) {
+        return a == b;
     }
-
-    let magnitude = if N == 1 { 0x7f } else { 0x7fff };
-    let pairs = a.as_bytes().chunks_exact(N).zip(b.as_bytes().chunks_exact(N));
-    pairs.map(|(a, b)| (bits::<N>(a), bits::<N>(b))).all(|(a, b)| {
-        let zeros = (a | b) & magnitude == 0;
-        zeros || (a == b && !is_nan(a))
-    })
-}
-
-impl fmt::Debug for Tensor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tensor")
-            .field("dtype", &format_args!("{}", self.dtype()))
-            .field("shape", &self.shape())
-            .field("device", &format_args!("{}", self.device()))
-            .field("bytes", &format_args!("{} {}", self.byte_len(), self.place()))
-            .field("elements", &First(self))
-            .finish()
+    match (a.iter::<T>(), b.iter::<T>()) {
+        (Ok(a), Ok(b)) => a.eq(b),
+        _ => false,
     }
-}
-
-/// The first few elements; of floats that Rust has no type for, their bytes.
-struct First<'a>(&'a Tensor);
-
-impl fmt::Debug for First<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.dtype() {
-            DType::Bool => self.list::<bool>(f),
-            DType::U8 => self.list::<u8>(f),
-            DType::I8 => self.list::<i8>(f),
-            DType::U16 => self.list::<u16>(f),
-            DType::I16 => self.list::<i16>(f),
-            DType::U32 => self.list::<u32>(f),
-            DType::I32 => self.list::<i32>(f),
-            DType::U64 => self.list::<u64>(f),
-            DType::I64 => self.list::<i64>(f),
-            DType::F32 => self.list::<f32>(f),
-            DType::F64 => self.list::<f64>(f),
-            DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 => first(self.0.as_bytes(), f),
-        }
-    }
-}
-
-impl First<'_> {
-    fn list<T: Element>(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        first(self.0.as_slice::<T>().unwrap_or(&[]), f)
-    }
-}
-
-fn first<T: fmt::Debug>(all: &[T], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    const SHOWN: usize = 8;
-    let mut list = f.debug_list();
-    list.entries(all.iter().take(SHOWN));
-    if all.len() > SHOWN {
-        list.entry(&format_args!(".."));
-    }
-    list.finish()
 }
 
 #[cfg(test)]

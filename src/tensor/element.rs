@@ -46,3 +46,12 @@ elements! {
     f32 => F32,
     f64 => F64,
 }
+
+// The four below are one integer each (`repr(transparent)` of their crates), and every pattern of it is a float or a NaN.
+#[cfg(feature = "half")]
+elements! {
+    half::f16 => F16,
+    half::bf16 => BF16,
+    float8::F8E4M3 => F8E4M3,
+    float8::F8E5M2 => F8E5M2,
+}

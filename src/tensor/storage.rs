@@ -3,18 +3,25 @@
 //! 1. A storage is made for one dtype and a number of elements, and its bytes hold that many values of that dtype,
 //!    aligned for it. Everything that makes one sees to this, so reading it as that dtype's Rust type is sound.
 //! 2. A block is shared by counting, and it is written only while its count is one.
-//! 3. Mapped bytes are never written: they belong to a file.
+//! 3. Mapped bytes are never written: they belong to a file. They are checked when they are first wanted.
+
+mod adopted;
+pub(crate) mod file;
+#[cfg(feature = "dlpack")]
+mod foreign;
+pub(crate) mod unfilled;
 
 use super::TensorBuf;
 use super::dtype::DType;
 use super::element::Element;
+use super::layout::Layout;
 use crate::error::{DemoError, Result};
 use crate::pool::MemoryPool;
-use core::ptr::NonNull;
+use adopted::Adopted;
+use core::ops::Range;
 use core::slice;
-use memmap2::Mmap;
+use file::SharedFile;
 use std::format;
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -43,6 +50,9 @@ enum Block {
     /// A buffer that its maker took from the process's heap.
     Heaped(TensorBuf<u8>),
     Mapped(Mapped),
+    /// Another library's.
+    #[cfg(feature = "dlpack")]
+    Foreign(foreign::Foreign),
 }
 
 impl Storage {
@@ -94,6 +104,17 @@ impl Storage {
         Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
+    /// A copy of the elements of a view, one behind the other.
+    pub(crate) fn gathered(&self, view: &Layout) -> Result<Storage> {
+        let mut walk = view.walk();
+        let element_bytes = self.dtype.size_bytes();
+        let from = self.as_bytes()?;
+        // They are values of the dtype already, `bool`s too.
+        let mut storage = Self::zeros(self.dtype, walk.left())?;
+        walk.gather(from, element_bytes, storage.bytes_mut()?);
+        Ok(storage)
+    }
+
     /// As many elements, whose bytes `write` puts into memory that is all zeros before.
     ///
     /// # Errors
@@ -110,27 +131,63 @@ impl Storage {
         Ok(storage)
     }
 
-    /// The elements at `offset_bytes` of a mapped file: in place where they are aligned, else a copy.
+    /// Elements at `range` of a part of a file, little-endian: in place where they are aligned, else a copy.
     ///
-    /// The caller has seen that the file holds them.
+    /// The caller has seen that the part holds them.
     ///
     /// # Errors
-    /// [`DemoError::Format`] for a byte that no `bool` has, [`DemoError::OutOfMemory`] where a copy has no room.
-    pub(crate) fn mapped(
-        map: &Arc<Mmap>,
-        offset_bytes: usize,
+    /// Where they have to be copied, [`DemoError::Format`] for a damaged file and for a byte that no `bool` has, and
+    /// [`DemoError::OutOfMemory`] where the copy has no room.
+    pub(crate) fn in_file(
+        file: &Arc<SharedFile>,
+        part: usize,
+        range: Range<usize>,
         dtype: DType,
-        elements: usize,
+        swapped: bool,
     ) -> Result<Storage> {
-        let mapped = Mapped { map: Arc::clone(map), offset_bytes, bytes: elements * dtype.size_bytes() };
-        let bytes = mapped.bytes();
-        let aligned = bytes.as_ptr().addr() % dtype.size_bytes() == 0;
+        let elements = range.len() / dtype.size_bytes();
+        let start = file.bytes()[file.part(part).range()][range.clone()].as_ptr();
+        let aligned = start.addr() % dtype.size_bytes() == 0;
         // A `bool` is checked once, so its bytes may not be a file's, which somebody could change after that.
-        if aligned && dtype != DType::Bool && bytes.len() > INLINE_BYTES {
+        let in_place = aligned && !swapped && dtype != DType::Bool && range.len() > INLINE_BYTES;
+        let mapped = Mapped { file: Arc::clone(file), part, range };
+        if in_place {
             return Ok(Storage { place: Place::Shared(Arc::new(Block::Mapped(mapped))), dtype, elements });
         }
-        let copy = Self::copy_bytes(dtype, elements, bytes)?;
-        check_bools(dtype, copy.as_bytes())?;
+        let mut copy = Self::copy_bytes(dtype, elements, mapped.bytes()?)?;
+        check_bools(dtype, copy.as_bytes()?)?;
+        if swapped {
+            copy.bytes_mut()?.chunks_exact_mut(dtype.size_bytes()).for_each(<[u8]>::reverse);
+        }
+        Ok(copy)
+    }
+
+    /// Elements in memory of another library, in place where they are aligned, else a copy.
+    ///
+    /// # Errors
+    /// Where they have to be copied, [`DemoError::Format`] for a byte that no `bool` has, and
+    /// [`DemoError::OutOfMemory`] where the copy has no room.
+    ///
+    /// # Safety
+    /// The bytes are there, and nobody writes to them, until `owner` is dropped. They may be read, and `owner` dropped, on any
+    /// thread.
+    #[cfg(feature = "dlpack")]
+    pub(crate) unsafe fn foreign(
+        at: core::ptr::NonNull<u8>,
+        bytes: usize,
+        dtype: DType,
+        owner: std::boxed::Box<dyn core::any::Any>,
+    ) -> Result<Storage> {
+        let elements = bytes / dtype.size_bytes();
+        // SAFETY: 1. The caller's promise, handed on.
+        let foreign = unsafe { foreign::Foreign::new(at, bytes, owner) };
+        let aligned = at.as_ptr().addr() % dtype.size_bytes() == 0;
+        // A `bool` is checked once, so its bytes may not be somebody else's.
+        if aligned && dtype != DType::Bool && bytes > INLINE_BYTES {
+            return Ok(Storage { place: Place::Shared(Arc::new(Block::Foreign(foreign))), dtype, elements });
+        }
+        let copy = Self::copy_bytes(dtype, elements, foreign.bytes())?;
+        check_bools(dtype, copy.as_bytes()?)?;
         Ok(copy)
     }
 
@@ -154,29 +211,37 @@ impl Storage {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
                 Block::Heaped(_) => "heap",
-                Block::Mapped(_) => "mapped file",
+                Block::Mapped(_) => "in a mapped file",
+                #[cfg(feature = "dlpack")]
+                Block::Foreign(_) => "of another library",
             },
         }
     }
 
     /// The bytes of all elements.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    ///
+    /// # Errors
+    /// [`DemoError::Format`] where they are a file's and damaged.
+    pub(crate) fn as_bytes(&self) -> Result<&[u8]> {
         match &self.place {
-            Place::Inline(inline) => &inline_bytes(inline)[..self.len_bytes()],
+            Place::Inline(inline) => Ok(&inline_bytes(inline)[..self.len_bytes()]),
             Place::Shared(block) => block.bytes(),
         }
     }
 
     /// The elements, or `None` where they are of another dtype.
-    pub(crate) fn as_slice<T: Element>(&self) -> Option<&[T]> {
+    ///
+    /// # Errors
+    /// Those of [`as_bytes`](Self::as_bytes).
+    pub(crate) fn as_slice<T: Element>(&self) -> Result<Option<&[T]>> {
         if self.dtype != T::DTYPE {
-            return None;
+            return Ok(None);
         }
-        let at = self.as_bytes().as_ptr().cast::<T>();
+        let at = self.as_bytes()?.as_ptr().cast::<T>();
         debug_assert!(at.is_aligned());
         // SAFETY: 1. The bytes hold `elements` values of the dtype of `T`, aligned for it (1. of this file).
         // 2. They are borrowed from `self`.
-        Some(unsafe { slice::from_raw_parts(at, self.elements) })
+        Ok(Some(unsafe { slice::from_raw_parts(at, self.elements) }))
     }
 
     /// The elements to be changed, of a copy where they are shared; `None` where they are of another dtype.
@@ -193,12 +258,8 @@ impl Storage {
 
     /// The bytes, ours alone: a shared or mapped block is copied first. What is written must be values of the dtype.
     fn bytes_mut(&mut self) -> Result<&mut [u8]> {
-        let writable = match &mut self.place {
-            Place::Inline(_) => true,
-            Place::Shared(block) => Arc::get_mut(block).is_some_and(|block| block.bytes_mut().is_some()),
-        };
-        if !writable {
-            *self = Self::copy_bytes(self.dtype, self.elements, self.as_bytes())?;
+        if !self.is_writable() {
+            *self = Self::copy_bytes(self.dtype, self.elements, self.as_bytes()?)?;
         }
         let len_bytes = self.len_bytes();
         match &mut self.place {
@@ -211,6 +272,16 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// Whether the bytes are ours alone, so that they can be changed where they are.
+    pub(crate) fn is_writable(&mut self) -> bool {
+        match &mut self.place {
+            Place::Inline(_) => true,
+            Place::Shared(block) => Arc::get_mut(block).is_some_and(|block| block.bytes_mut().is_some()),
+        }
+    }
+}
+
 impl Place {
     fn pooled(buf: TensorBuf<u8, MemoryPool>) -> Place {
         Place::Shared(Arc::new(Block::Pooled(buf)))
@@ -218,12 +289,14 @@ impl Place {
 }
 
 impl Block {
-    fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> Result<&[u8]> {
         match self {
-            Block::Adopted(adopted) => adopted.bytes(),
-            Block::Pooled(buf) => buf,
-            Block::Heaped(buf) => buf,
+            Block::Adopted(adopted) => Ok(adopted.bytes()),
+            Block::Pooled(buf) => Ok(buf),
+            Block::Heaped(buf) => Ok(buf),
             Block::Mapped(mapped) => mapped.bytes(),
+            #[cfg(feature = "dlpack")]
+            Block::Foreign(foreign) => Ok(foreign.bytes()),
         }
     }
 
@@ -233,76 +306,23 @@ impl Block {
             Block::Pooled(buf) => Some(buf),
             Block::Heaped(buf) => Some(buf),
             Block::Mapped(_) => None,
+            #[cfg(feature = "dlpack")]
+            Block::Foreign(_) => None,
         }
     }
 }
 
-/// A `Vec<T>` of some `T: Element`, as bytes.
-///
-/// Its memory must be given back with the layout of `Vec<T>`, capacity and alignment of `T` included, so `free`
-/// remembers `T`: it is the function that turns the parts into that very `Vec<T>` again.
-struct Adopted {
-    at: NonNull<u8>,
-    bytes: usize,
-    capacity: usize,
-    free: unsafe fn(NonNull<u8>, usize),
-}
-
-impl Adopted {
-    fn new<T: Element>(vec: Vec<T>) -> Adopted {
-        unsafe fn free<T: Element>(at: NonNull<u8>, capacity: usize) {
-            // SAFETY: 1. The caller's: `at` and `capacity` came from a `Vec<T>` that was taken apart. 2. Elements
-            // need no drop, so a length of 0 loses nothing.
-            drop(unsafe { Vec::<T>::from_raw_parts(at.cast().as_ptr(), 0, capacity) });
-        }
-
-        let mut vec = ManuallyDrop::new(vec);
-        // The vector's own pointer: one made from its slice would be valid for the elements only, and not for freeing
-        // the rest of the capacity.
-        // SAFETY: 1. The pointer of a vector is never null.
-        let at = unsafe { NonNull::new_unchecked(vec.as_mut_ptr()) };
-        Adopted {
-            at: at.cast(),
-            bytes: size_of_val(vec.as_slice()),
-            capacity: vec.capacity(),
-            free: free::<T>,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: 1. The vector's initialised elements, without padding. 2. Owned, so unchanged during `&self`.
-        unsafe { slice::from_raw_parts(self.at.as_ptr(), self.bytes) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: 1. As in `bytes`. 2. `&mut self` makes the access the only one.
-        unsafe { slice::from_raw_parts_mut(self.at.as_ptr(), self.bytes) }
-    }
-}
-
-impl Drop for Adopted {
-    fn drop(&mut self) {
-        // SAFETY: 1. The parts are those of the vector that `free` was made for. 2. Nobody uses them after this.
-        unsafe { (self.free)(self.at, self.capacity) }
-    }
-}
-
-// SAFETY: 1. It owns a `Vec` of elements, and elements are `Send`.
-unsafe impl Send for Adopted {}
-
-// SAFETY: 1. Shared, its elements are only read, and elements are `Sync`.
-unsafe impl Sync for Adopted {}
-
-/// A part of a mapped file.
+/// A part of a file, or some of it.
 struct Mapped {
-    map: Arc<Mmap>,
-    offset_bytes: usize,
-    bytes: usize,
+    file: Arc<SharedFile>,
+    part: usize,
+    /// Within the part.
+    range: Range<usize>,
 }
 
 impl Mapped {
-    fn bytes(&self) -> &[u8] {
-        &self.map[self.offset_bytes..][..self.bytes]
+    fn bytes(&self) -> Result<&[u8]> {
+        Ok(&self.file.checked(self.part)?[self.range.clone()])
     }
 }
 

@@ -6,17 +6,21 @@ use super::dtype::DType;
 use super::element::Element;
 use super::elements::{IntoElements, sealed::IntoStorage};
 use super::extent::Extent;
+use super::iter::Iter;
+use super::layout::Layout;
 use super::storage::Storage;
 use crate::device::Device;
 use crate::error::{DemoError, OutOfMemory, Result};
 use crate::size::Shape;
+use core::ops::Range;
 use std::vec::Vec;
 
-/// An array of numbers of one type and any shape of up to eight dimensions, in row-major order.
+/// An array of numbers of one type and any shape of up to eight dimensions.
 ///
 /// Up to 64 bytes are held in the tensor itself. A `Vec` larger than that is taken over as it is, aligned as it was;
 /// everything else comes from the process's pool, 64-byte aligned. A clone shares the memory, and whoever changes
-/// elements that are shared changes a copy.
+/// elements that are shared changes a copy. Views ([`narrow`](Self::narrow), [`transpose`](Self::transpose), ..) share it
+/// too; their elements need not lie in row-major order, and what wants them so says when they do not.
 ///
 /// ```
 /// # fn main() -> democratising::Result<()> {
@@ -30,9 +34,9 @@ use std::vec::Vec;
 /// ```
 #[derive(Clone)]
 pub struct Tensor {
-    storage: Storage,
-    shape: Shape,
-    device: Device,
+    pub(super) storage: Storage,
+    pub(super) layout: Layout,
+    pub(super) device: Device,
 }
 
 impl Tensor {
@@ -80,7 +84,33 @@ impl Tensor {
     /// A tensor on the host. The shape was counted, and the storage has that many elements.
     pub(crate) fn from_storage(shape: Shape, storage: Storage) -> Tensor {
         debug_assert_eq!(shape.elements(), Some(storage.elements()));
-        Tensor { storage, shape, device: Device::host() }
+        Tensor { storage, layout: Layout::row_major(shape), device: Device::host() }
+    }
+
+    /// The elements of the same storage in another layout, which was checked against it.
+    pub(crate) fn with_layout(self, layout: Layout) -> Tensor {
+        Tensor { layout, ..self }
+    }
+
+    /// Copies the elements in row-major order to `piece`, as many as fit, and hands each filled piece on.
+    pub(crate) fn gather_pieces(
+        &self,
+        piece: &mut [u8],
+        hand_on: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let all = self.storage.as_bytes()?;
+        let mut walk = self.layout.walk();
+        loop {
+            match walk.gather(all, self.dtype().size_bytes(), piece) {
+                0 => return Ok(()),
+                filled => hand_on(&mut piece[..filled])?,
+            }
+        }
+    }
+
+    /// A view of a storage on the host. The layout was checked against it.
+    pub(crate) fn view_of(storage: Storage, layout: Layout) -> Tensor {
+        Tensor { storage, layout, device: Device::host() }
     }
 
     /// A tensor on the host whose bytes `write` puts into zeroed memory.
@@ -95,7 +125,17 @@ impl Tensor {
 
     /// The lengths of the dimensions, outermost first. A scalar has none.
     pub fn shape(&self) -> &[usize] {
-        &self.shape
+        self.layout.shape()
+    }
+
+    /// How many elements lie between neighbours, for each dimension. The last is 1 in row-major order.
+    pub fn strides(&self) -> &[usize] {
+        self.layout.strides()
+    }
+
+    /// Whether the elements lie one behind the other, the last index fastest.
+    pub fn is_contiguous(&self) -> bool {
+        self.layout.is_row_major()
     }
 
     /// The type of the elements.
@@ -110,7 +150,7 @@ impl Tensor {
 
     /// How many elements there are; 1 in a scalar.
     pub fn len(&self) -> usize {
-        self.storage.elements()
+        self.layout.elements()
     }
 
     /// Whether there are no elements: some dimension has length 0.
@@ -118,44 +158,98 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// The bytes of all elements.
+    /// The bytes that all elements come to.
     pub fn byte_len(&self) -> usize {
-        self.as_bytes().len()
+        // A broadcast view can have more elements than memory has bytes.
+        self.len().saturating_mul(self.dtype().size_bytes())
     }
 
     /// The bytes of all elements, in row-major order and the machine's byte order.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.storage.as_bytes()
+    ///
+    /// # Errors
+    /// [`DemoError::NotContiguous`] where the elements of a view lie apart, [`DemoError::Format`] where they are in a file
+    /// whose bytes are damaged.
+    pub fn as_bytes(&self) -> Result<&[u8]> {
+        let element_bytes = self.dtype().size_bytes();
+        let range = self.in_one_piece()?;
+        Ok(&self.storage.as_bytes()?[range.start * element_bytes..range.end * element_bytes])
     }
 
     /// The elements in row-major order.
     ///
     /// # Errors
-    /// [`DemoError::DTypeMismatch`] where they are no `T`.
+    /// [`DemoError::DTypeMismatch`] where they are no `T`, and those of [`as_bytes`](Self::as_bytes).
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
-        self.storage.as_slice().ok_or_else(|| self.mismatch::<T>())
+        let all = self.storage.as_slice()?.ok_or_else(|| self.mismatch::<T>())?;
+        Ok(&all[self.in_one_piece()?])
     }
 
-    /// The elements in row-major order, to be changed. Where they are shared, with a clone or a file, this tensor gets
-    /// a copy of its own first.
+    /// The elements in row-major order, to be changed. Where they are shared, with a clone or a file, or lie apart, this
+    /// tensor gets a copy of its own first.
     ///
     /// # Errors
-    /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where the copy has no room.
+    /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where the copy has no room,
+    /// [`DemoError::Format`] where they are in a file whose bytes are damaged.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
         let mismatch = self.mismatch::<T>();
-        self.storage.as_mut_slice()?.ok_or(mismatch)
+        if self.dtype() != T::DTYPE {
+            return Err(mismatch);
+        }
+        let whole = self.len() == self.storage.elements();
+        let in_place = self.layout.is_row_major() && (whole || self.storage.is_writable());
+        if !in_place {
+            // Only what the view shows is copied, not all that it is a view of.
+            self.storage = self.storage.gathered(&self.layout)?;
+            self.layout = Layout::row_major(*self.layout.shape());
+        }
+        let range = self.in_one_piece()?;
+        self.storage.as_mut_slice()?.map(|all| &mut all[range]).ok_or(mismatch)
     }
 
-    /// A vector with a copy of the elements.
+    /// A vector with a copy of the elements, in row-major order.
     ///
     /// # Errors
-    /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where there is no room.
+    /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where there is no room,
+    /// [`DemoError::Format`] where they are in a file whose bytes are damaged.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        let elements = self.as_slice()?;
+        let elements = self.iter::<T>()?;
         let mut vec = Vec::new();
         vec.try_reserve_exact(elements.len()).map_err(|_| no_vec(self.byte_len()))?;
-        vec.extend_from_slice(elements);
+        vec.extend(elements);
         Ok(vec)
+    }
+
+    /// The elements one after the other, in row-major order, of a view too.
+    ///
+    /// ```
+    /// use democratising::Tensor;
+    ///
+    /// let t = Tensor::new(&[2, 3], [1, 2, 3, 4, 5, 6])?.transpose(0, 1)?;
+    /// assert_eq!(t.iter::<i32>()?.collect::<Vec<_>>(), [1, 4, 2, 5, 3, 6]);
+    /// # Ok::<(), democratising::DemoError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::Format`] where they are in a file whose bytes are
+    /// damaged.
+    pub fn iter<T: Element>(&self) -> Result<Iter<'_, T>> {
+        let all = self.storage.as_slice()?.ok_or_else(|| self.mismatch::<T>())?;
+        Ok(Iter::new(all, &self.layout))
+    }
+
+    /// All elements of the storage that this is a view of.
+    #[cfg(feature = "ndarray")]
+    pub(super) fn elements_of_storage<T: Element>(&self) -> Result<&[T]> {
+        self.storage.as_slice()?.ok_or_else(|| self.mismatch::<T>())
+    }
+
+    /// Which elements of the storage are this tensor's, where they lie one behind the other.
+    fn in_one_piece(&self) -> Result<Range<usize>> {
+        if !self.layout.is_row_major() {
+            return Err(DemoError::NotContiguous { shape: *self.layout.shape(), dtype: self.dtype().name() });
+        }
+        let start = self.layout.offset();
+        Ok(start..start + self.len())
     }
 
     /// The same elements on a device. Where they are there already, the memory is shared.
@@ -165,15 +259,6 @@ impl Tensor {
     pub fn to_device(&self, device: &Device) -> Result<Tensor> {
         on_host(device)?;
         Ok(self.clone())
-    }
-
-    /// The same elements in another shape, sharing the memory.
-    ///
-    /// # Errors
-    /// [`DemoError::ElementCount`] where they do not make that shape.
-    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
-        let extent = Extent::filled_by(shape, self.dtype().size_bytes(), self.len())?;
-        Ok(Tensor { storage: self.storage.clone(), shape: extent.shape, device: self.device.clone() })
     }
 
     /// Where the bytes are, in a word.

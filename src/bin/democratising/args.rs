@@ -22,7 +22,32 @@ pub enum Command {
     /// A trace is text, plain or gzip: `a ID BYTES` allocates, `f ID` frees, `m TEXT` marks a phase; other lines are ignored. Ids count up
     /// from 0 and are never used twice.
     Replay(Replay),
+
+    /// List the tensors of a file with their dtypes, shapes, bytes and the state of their checksums
+    ///
+    /// The content says what it is: safetensors, PyTorch's .pt of any version, .npz, .npy or text.
+    Inspect(Inspect),
 }
+
+/// What `inspect` is told.
+#[derive(Args)]
+#[command(after_help = INSPECT_CODES, after_long_help = INSPECT_CODES)]
+pub struct Inspect {
+    /// Files, listed in turn
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Print one JSON object for each file and nothing else
+    #[arg(long)]
+    pub json: bool,
+
+    /// Do not read the tensors' bytes, so that no checksum is compared
+    #[arg(long)]
+    pub quick: bool,
+}
+
+const INSPECT_CODES: &str =
+    "Exit codes: 0 all is well; 1 the machine refused; 2 a file that cannot be read or is damaged.";
 
 /// What `replay` is told.
 #[derive(Args)]

@@ -1,4 +1,4 @@
-//! The `democratising` program: measures what the allocator makes of a real program's allocations.
+//! The `democratising` program: measures what the allocator makes of a real program's allocations, and lists files of tensors.
 //!
 //! Exit codes: 0, everything was done; 1, the machine refused (memory, output); 2, the arguments or a trace are wrong.
 
@@ -9,6 +9,7 @@ mod args;
 mod clock;
 mod failure;
 mod input;
+mod inspect;
 mod progress;
 mod pytorch;
 mod replay;
@@ -24,8 +25,11 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args::Command::Replay(options) = args::Program::parse().command;
-    match run::run(&options) {
+    let result = match args::Program::parse().command {
+        args::Command::Replay(options) => run::run(&options),
+        args::Command::Inspect(options) => inspect::run(&options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Where standard error is gone too, the exit code still tells.

@@ -8,6 +8,8 @@
 use super::{Ending, expect_bytes, shape_of_file, swap_bytes, wrong};
 use crate::error::{DemoError, Result};
 use crate::fs::source::Source;
+use crate::size::{MAX_RANK, Shape};
+use crate::tensor::layout::Layout;
 use crate::tensor::{DType, Extent, Tensor};
 use std::borrow::ToOwned;
 use std::format;
@@ -24,21 +26,14 @@ const MAX_HEADER_BYTES: usize = 1 << 16;
 
 pub(super) fn read(source: &mut Source<'_>, ending: Ending) -> Result<Tensor> {
     let header = Header::read(source)?;
-    let (dtype, order) = dtype(&header.descr)?;
-    let element_bytes = dtype.size_bytes();
-    let extent = Extent::new(&header.shape, element_bytes).map_err(|error| shape_of_file(NPY, error))?;
+    let (dtype, swapped) = header.dtype()?;
+    let extent = Extent::new(&header.shape, dtype.size_bytes()).map_err(|error| shape_of_file(NPY, error))?;
     expect_bytes(source, NPY, extent.bytes)?;
 
-    // With at most one length above 1 both orders are the same.
-    let transposed = header.fortran_order && extent.shape.iter().filter(|&&length| length > 1).count() > 1;
     let tensor = Tensor::filled(&extent.shape, dtype, |bytes| {
-        if transposed {
-            fill_transposed(source, bytes, &extent.shape, element_bytes)?;
-        } else {
-            source.fill(bytes)?;
-        }
-        if order != ByteOrder::NATIVE {
-            swap_bytes(bytes, element_bytes);
+        source.fill(bytes)?;
+        if swapped {
+            swap_bytes(bytes, dtype.size_bytes());
         }
         Ok(())
     })?;
@@ -46,44 +41,8 @@ pub(super) fn read(source: &mut Source<'_>, ending: Ending) -> Result<Tensor> {
         let problem = "something follows the array; Tensor::from_file reads one array a call";
         return Err(wrong(NPY, format!(" byte {}", source.position_bytes()), problem));
     }
-    Ok(tensor)
-}
-
-/// Reads elements whose first index changes fastest to where they stand when the last one does.
-fn fill_transposed(
-    source: &mut Source<'_>,
-    to: &mut [u8],
-    shape: &[usize],
-    element_bytes: usize,
-) -> Result<()> {
-    let mut steps = [0; crate::size::MAX_RANK];
-    let mut step = element_bytes;
-    for (axis, &length) in shape.iter().enumerate().rev() {
-        steps[axis] = step;
-        step *= length;
-    }
-    let mut index = [0; crate::size::MAX_RANK];
-    let mut at = 0;
-    let mut piece = [0; 1 << 12];
-    let mut left = to.len();
-    while left > 0 {
-        let taken = left.min(piece.len());
-        source.fill(&mut piece[..taken])?;
-        left -= taken;
-        for element in piece[..taken].chunks_exact(element_bytes) {
-            to[at..at + element_bytes].copy_from_slice(element);
-            for (axis, &length) in shape.iter().enumerate() {
-                index[axis] += 1;
-                at += steps[axis];
-                if index[axis] < length {
-                    break;
-                }
-                at -= index[axis] * steps[axis];
-                index[axis] = 0;
-            }
-        }
-    }
-    Ok(())
+    // An array in Fortran order is a view with its strides the other way round.
+    tensor.with_layout(header.layout(extent.shape)).contiguous()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,14 +102,34 @@ fn unsupported(descr: &str, name: &str) -> DemoError {
     wrong(NPY, String::new(), format!("its elements are {shown:?}: {is}"))
 }
 
-struct Header {
+pub(super) struct Header {
     descr: String,
     fortran_order: bool,
-    shape: Vec<usize>,
+    pub(super) shape: Vec<usize>,
 }
 
 impl Header {
-    fn read(source: &mut Source<'_>) -> Result<Header> {
+    /// The dtype, and whether the bytes of its elements stand the other way round.
+    pub(super) fn dtype(&self) -> Result<(DType, bool)> {
+        let (dtype, order) = dtype(&self.descr)?;
+        Ok((dtype, order != ByteOrder::NATIVE))
+    }
+
+    /// Where element `(i, j, ..)` is among those of the file; the shape is the header's, counted.
+    pub(super) fn layout(&self, shape: Shape) -> Layout {
+        if !self.fortran_order {
+            return Layout::row_major(shape);
+        }
+        let rank = shape.len();
+        let mut lengths = [0; MAX_RANK];
+        lengths[..rank].copy_from_slice(&shape);
+        lengths[..rank].reverse();
+        let reversed = Shape::new(&lengths[..rank]).unwrap_or_default();
+        let order: [usize; MAX_RANK] = core::array::from_fn(|dim| rank.saturating_sub(dim + 1));
+        Layout::row_major(reversed).permuted(&order[..rank])
+    }
+
+    pub(super) fn read(source: &mut Source<'_>) -> Result<Header> {
         let cut = |source: &Source<'_>| {
             wrong(NPY, format!(" byte {}", source.position_bytes()), "it is cut short inside the header")
         };

@@ -2,19 +2,26 @@
 //!
 //! Types, dtypes and checks of the header are those of the `safetensors` crate. Its functions for whole files are not
 //! used: they want all bytes in one buffer, and their sums overflow on hostile offsets.
+//!
+//! The format has no checksums, but room for texts: ours stand there under [`CHECKSUMS`], and other readers read such a
+//! file as any other. First is that of the header itself (with zeros in its place), then those of the tensors in the order
+//! of their bytes; each is a CRC-32 of eight digits, so that they can be filled in once the bytes are written.
 
 #![forbid(unsafe_code)]
 
+pub(in crate::fs) mod write;
+
 use super::{expect_bytes, shape_of_file, swap_bytes, wrong};
 use crate::error::Result;
+use crate::fs::contents::{Contents, Entry, Plain};
 use crate::fs::source::Source;
+use crate::tensor::layout::Layout;
+use crate::tensor::storage::file::Part;
 use crate::tensor::{DType, Extent, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde_json::{Map, Value};
 use std::borrow::ToOwned;
 use std::collections::BTreeMap;
 use std::format;
-use std::io::{self, Write};
 use std::string::String;
 use std::vec::Vec;
 
@@ -23,6 +30,15 @@ pub(in crate::fs) const SAFETENSORS: &str = "safetensors";
 
 /// The header's name for what belongs to no tensor.
 pub(in crate::fs) const RESERVED: &str = "__metadata__";
+
+/// The metadata that belongs to this crate: programs choose other keys.
+pub(in crate::fs) const OWN_KEYS: &str = "democratising.";
+
+/// The metadata that holds the checksums.
+const CHECKSUMS: &str = "democratising.crc32";
+
+/// How long one is.
+const CHECKSUM_DIGITS: usize = 8;
 
 /// The most that readers of the format accept.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -68,8 +84,16 @@ pub(super) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     let Some(info) = metadata.info(name) else { unreachable!("the name came from the same header") };
     let (dtype, extent) = extent(name, info)?;
     expect_bytes(source, SAFETENSORS, extent.bytes)?;
+    let saved = checksums(&header, &metadata)?;
     let tensor = Tensor::filled(&extent.shape, dtype, |bytes| {
         source.fill(bytes)?;
+        let found = crc32fast::hash(bytes);
+        if let Some(&saved) = saved.as_ref().and_then(|saved| saved.first()).filter(|&&saved| saved != found)
+        {
+            let problem =
+                format!("its bytes are damaged: their checksum is {found:08x}, {saved:08x} was saved");
+            return Err(wrong(SAFETENSORS, format!(" tensor {name:?}"), problem));
+        }
         from_little_endian(bytes, dtype);
         Ok(())
     })?;
@@ -80,8 +104,44 @@ pub(super) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     Ok(tensor)
 }
 
-/// The header of a whole file, and where the elements begin.
-pub(in crate::fs) fn header_of(file: &[u8]) -> Result<(Metadata, usize)> {
+/// What a whole file holds.
+pub(in crate::fs) fn contents(file: &[u8], check: bool) -> Result<Contents> {
+    let (header, data) = split(file)?;
+    let metadata = parse(header)?;
+    if metadata.data_len() != data.len() {
+        let problem =
+            format!("its tensors have {} bytes, but {} follow the header", metadata.data_len(), data.len());
+        return Err(wrong(SAFETENSORS, String::new(), problem));
+    }
+    let saved = if check { checksums(header, &metadata)? } else { None };
+
+    let start = file.len() - data.len();
+    let mut parts = Vec::new();
+    let mut entries = BTreeMap::new();
+    for (name, info) in in_order(&metadata) {
+        let (from, to) = info.data_offsets;
+        let crc32 = saved.as_ref().and_then(|saved| saved.get(parts.len()).copied());
+        let entry = match extent(&name, info) {
+            Ok((dtype, extent)) if extent.bytes == to - from => {
+                let layout = Layout::row_major(extent.shape);
+                let (part, range, swapped) = (parts.len(), 0..extent.bytes, !is_native(dtype));
+                Entry::Plain(Plain { part, range, dtype, layout, swapped, row_major: true })
+            }
+            Ok(_) => Entry::Unknown(format!("tensor {name:?} has offsets that fit no tensor")),
+            Err(crate::error::DemoError::Format { problem, .. }) => Entry::Unknown(problem),
+            Err(error) => return Err(error),
+        };
+        parts.push(Part::new(format!(" tensor {name:?}"), start + from..start + to, crc32));
+        entries.insert(name, entry);
+    }
+    let texts = metadata.metadata().iter().flatten();
+    let texts = texts.filter(|(key, _)| !key.starts_with(OWN_KEYS));
+    let metadata = texts.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Ok(Contents { format: SAFETENSORS, parts, entries, metadata })
+}
+
+/// The header and the data of a whole file.
+fn split(file: &[u8]) -> Result<(&[u8], &[u8])> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         let problem = format!("a file of {} bytes has no room for the header's length", file.len());
         return Err(wrong(SAFETENSORS, String::new(), problem));
@@ -91,18 +151,60 @@ pub(in crate::fs) fn header_of(file: &[u8]) -> Result<(Metadata, usize)> {
         let problem = format!("a header of {length} bytes is more than the {MAX_HEADER_BYTES} of the format");
         return Err(wrong(SAFETENSORS, " byte 0".to_owned(), problem));
     }
-    let Some((header, data)) = rest.split_at_checked(length as usize) else {
+    rest.split_at_checked(length as usize).ok_or_else(|| {
         let problem =
             format!("it is cut short: its header has {length} bytes, but only {} are there", rest.len());
-        return Err(wrong(SAFETENSORS, String::new(), problem));
+        wrong(SAFETENSORS, String::new(), problem)
+    })
+}
+
+/// The tensors in the order of their bytes. Those without any stand before the others at their place.
+fn in_order(metadata: &Metadata) -> Vec<(String, &TensorInfo)> {
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+    tensors.sort_unstable_by(|(a, x), (b, y)| (x.data_offsets, a).cmp(&(y.data_offsets, b)));
+    tensors
+}
+
+/// The checksums of the tensors, in the order of their bytes, where the file has them; the header's own is compared.
+fn checksums(header: &[u8], metadata: &Metadata) -> Result<Option<Vec<u32>>> {
+    let Some(text) = metadata.metadata().as_ref().and_then(|texts| texts.get(CHECKSUMS)) else {
+        return Ok(None);
     };
-    let metadata = parse(header)?;
-    if metadata.data_len() != data.len() {
-        let problem =
-            format!("its tensors have {} bytes, but {} follow the header", metadata.data_len(), data.len());
-        return Err(wrong(SAFETENSORS, String::new(), problem));
+    let all: Option<Vec<u32>> = text
+        .split(' ')
+        .map(|digits| {
+            (digits.len() == CHECKSUM_DIGITS).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+        })
+        .collect();
+    let damaged = |problem| wrong(SAFETENSORS, " header".to_owned(), problem);
+    let Some(([saved, tensors @ ..], at)) = all.as_deref().zip(place_of(header, text)) else {
+        return Err(damaged("it is damaged: its checksums are none".to_owned()));
+    };
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header[..at]);
+    hasher.update(&[b'0'; CHECKSUM_DIGITS]);
+    hasher.update(&header[at + CHECKSUM_DIGITS..]);
+    let found = hasher.finalize();
+    if found != *saved {
+        let problem = format!(
+            "it is damaged, or another program changed it and kept our checksums: its checksum is {found:08x}, \
+             {saved:08x} was saved; ModelCheckpoint::load_unchecked reads it all the same"
+        );
+        return Err(damaged(problem));
     }
-    Ok((metadata, LENGTH_BYTES + length as usize))
+    if tensors.len() != metadata.tensors().len() {
+        return Err(damaged(format!("it has {} checksums for its tensors", tensors.len())));
+    }
+    Ok(Some(tensors.to_vec()))
+}
+
+/// Where the checksums stand in the header: digits and spaces stand in JSON as they are.
+fn place_of(header: &[u8], text: &str) -> Option<usize> {
+    let key = format!("\"{CHECKSUMS}\"");
+    let key_at = header.windows(key.len()).position(|window| window == key.as_bytes())?;
+    let after = key_at + key.len();
+    let text_at = header[after..].windows(text.len()).position(|window| window == text.as_bytes())?;
+    Some(after + text_at)
 }
 
 /// Parsing checks that the tensors follow each other without a gap, each as long as its shape says.
@@ -112,7 +214,7 @@ fn parse(header: &[u8]) -> Result<Metadata> {
 }
 
 /// What a tensor of a header is here.
-pub(in crate::fs) fn extent(name: &str, info: &TensorInfo) -> Result<(DType, Extent)> {
+fn extent(name: &str, info: &TensorInfo) -> Result<(DType, Extent)> {
     let Some(dtype) = DType::ALL.into_iter().find(|&dtype| in_files(dtype) == info.dtype) else {
         let problem = format!("tensor {name:?} holds {}, which this version does not know", info.dtype);
         return Err(wrong(SAFETENSORS, String::new(), problem));
@@ -142,76 +244,14 @@ fn in_files(dtype: DType) -> Dtype {
     }
 }
 
-/// Writes a whole file. The same tensors and metadata make the same bytes.
-pub(in crate::fs) fn write(
-    to: &mut impl Write,
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &BTreeMap<String, String>,
-) -> io::Result<()> {
-    // Widest first, then by name: every tensor is then aligned for its own dtype wherever the first one is.
-    let mut sorted: Vec<_> = tensors.iter().collect();
-    sorted.sort_by_key(|(_, tensor)| std::cmp::Reverse(in_files(tensor.dtype())));
-
-    to.write_all(&header(&sorted, metadata)?)?;
-    for (_, tensor) in sorted {
-        write_little_endian(to, tensor)?;
-    }
-    Ok(())
-}
-
-/// The length, the header, and spaces up to where the elements begin.
-fn header(sorted: &[(&String, &Tensor)], metadata: &BTreeMap<String, String>) -> io::Result<Vec<u8>> {
-    let mut header = Map::new();
-    if !metadata.is_empty() {
-        let metadata = metadata.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
-        header.insert(RESERVED.to_owned(), Value::Object(metadata.collect()));
-    }
-    let mut offset = 0usize;
-    for (name, tensor) in sorted {
-        let Some(end) = offset.checked_add(tensor.byte_len()) else {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        };
-        let (dtype, shape) = (in_files(tensor.dtype()), tensor.shape().to_vec());
-        let info = TensorInfo { dtype, shape, data_offsets: (offset, end) };
-        header.insert((*name).clone(), serde_json::to_value(&info)?);
-        offset = end;
-    }
-    let mut bytes = std::vec![0; LENGTH_BYTES];
-    serde_json::to_writer(&mut bytes, &header)?;
-    bytes.resize(bytes.len().next_multiple_of(DATA_ALIGN_BYTES), b' ');
-    let length = (bytes.len() - LENGTH_BYTES) as u64;
-    if length > MAX_HEADER_BYTES {
-        let problem = format!(
-            "names, shapes and metadata come to {length} bytes, more than the {MAX_HEADER_BYTES} of the format"
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
-    }
-    bytes[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
-    Ok(bytes)
-}
-
 /// Whether elements look in a file as they do in memory.
 pub(in crate::fs) fn is_native(dtype: DType) -> bool {
     cfg!(target_endian = "little") || dtype.size_bytes() == 1
 }
 
 /// Makes what was read the machine's own.
-pub(in crate::fs) fn from_little_endian(bytes: &mut [u8], dtype: DType) {
+fn from_little_endian(bytes: &mut [u8], dtype: DType) {
     if !is_native(dtype) {
         swap_bytes(bytes, dtype.size_bytes());
     }
-}
-
-fn write_little_endian(to: &mut impl Write, tensor: &Tensor) -> io::Result<()> {
-    if is_native(tensor.dtype()) {
-        return to.write_all(tensor.as_bytes());
-    }
-    let mut piece = [0; 1 << 12];
-    for bytes in tensor.as_bytes().chunks(piece.len()) {
-        let piece = &mut piece[..bytes.len()];
-        piece.copy_from_slice(bytes);
-        swap_bytes(piece, tensor.dtype().size_bytes());
-        to.write_all(piece)?;
-    }
-    Ok(())
 }

@@ -1,0 +1,201 @@
+//! Temporary files and directories that are counted, and that go when their process does.
+
+#![forbid(unsafe_code)]
+
+use super::durable;
+use super::stale::{self, PREFIX, SUFFIX};
+use crate::error::{DemoError, Result};
+use crate::gc;
+use crate::pool::budget::{Budget, Charge};
+use crate::sync::OnceLock;
+use core::ops::{Deref, DerefMut};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use tempfile::{Builder, NamedTempFile};
+
+/// How many files the process may have open through this module: as many as the system lets it (`RLIMIT_NOFILE`), unless
+/// [`set_limit`](Budget::set_limit) says otherwise.
+///
+/// Temp files, temp directories and checkpoints being written are charged to it, one each. When it is used up,
+/// [`gc::collect`](crate::gc::collect) is asked once before there is an error.
+pub fn descriptors() -> &'static Budget {
+    static DESCRIPTORS: OnceLock<Budget> = OnceLock::new();
+    DESCRIPTORS.get_or_init(|| Budget::new(system_limit()))
+}
+
+#[cfg(unix)]
+fn system_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(Budget::UNLIMITED)
+}
+
+#[cfg(not(unix))]
+fn system_limit() -> u64 {
+    Budget::UNLIMITED
+}
+
+/// One descriptor.
+pub(super) fn charge(action: &'static str, path: &Path) -> Result<Charge<'static>> {
+    if let Ok(charge) = descriptors().charge(1) {
+        return Ok(charge);
+    }
+    gc::collect()?;
+    descriptors().charge(1).map_err(|over| {
+        let problem = std::format!("{over}; close files, or raise the limit of fs::descriptors()");
+        DemoError::Io { action, path: Some(path.into()), source: io::Error::other(problem) }
+    })
+}
+
+/// A temp file with a name, removed when it is dropped, and by a later sweep where the process was killed.
+///
+/// It is a [`NamedTempFile`] otherwise.
+#[derive(Debug)]
+pub struct TempFile {
+    file: NamedTempFile,
+    /// Given back after the file is closed.
+    charge: Charge<'static>,
+}
+
+impl TempFile {
+    /// Renames it so that it survives a power loss, as [`persist`](super::persist) does.
+    ///
+    /// # Errors
+    /// Those of [`persist`](super::persist).
+    pub fn persist(self, path: impl AsRef<Path>) -> Result<File> {
+        durable::persist(self.file, path)
+    }
+
+    /// The file alone; it is charged no more.
+    pub fn into_inner(self) -> NamedTempFile {
+        drop(self.charge);
+        self.file
+    }
+}
+
+impl Deref for TempFile {
+    type Target = NamedTempFile;
+
+    fn deref(&self) -> &NamedTempFile {
+        &self.file
+    }
+}
+
+impl DerefMut for TempFile {
+    fn deref_mut(&mut self) -> &mut NamedTempFile {
+        &mut self.file
+    }
+}
+
+/// A temp directory, removed with all that is in it when it is dropped, and by a later sweep where the process was killed.
+///
+/// It is a [`tempfile::TempDir`] otherwise.
+#[derive(Debug)]
+pub struct TempDir {
+    directory: tempfile::TempDir,
+    /// Open, since it holds the lock that says that the directory is wanted.
+    #[cfg(unix)]
+    _lock: File,
+    _charge: Charge<'static>,
+}
+
+impl Deref for TempDir {
+    type Target = tempfile::TempDir;
+
+    fn deref(&self) -> &tempfile::TempDir {
+        &self.directory
+    }
+}
+
+/// A temp file in the system's directory for such.
+///
+/// ```
+/// use democratising::fs;
+/// use std::io::Write;
+///
+/// let mut file = fs::temp_file()?;
+/// file.write_all(b"weights")?;
+/// assert!(fs::descriptors().used() >= 1);
+/// # Ok::<(), democratising::DemoError>(())
+/// ```
+///
+/// # Errors
+/// [`DemoError::Io`] where none can be made, or [`descriptors`] are used up.
+pub fn temp_file() -> Result<TempFile> {
+    temp_file_in(std::env::temp_dir())
+}
+
+/// A temp file in this directory.
+///
+/// # Errors
+/// Those of [`temp_file`].
+pub fn temp_file_in(directory: impl AsRef<Path>) -> Result<TempFile> {
+    let directory = directory.as_ref();
+    let failed =
+        |source| DemoError::Io { action: "create a temp file in", path: Some(directory.into()), source };
+    let charge = charge("create a temp file in", directory)?;
+    stale::remember(directory);
+    let file = stale::held(
+        || Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(directory).map_err(failed),
+        |file| stale::hold(file.as_file()),
+        failed,
+    )?;
+    Ok(TempFile { file, charge })
+}
+
+/// A temp directory in the system's directory for such.
+///
+/// # Errors
+/// Those of [`temp_file`].
+pub fn temp_dir() -> Result<TempDir> {
+    temp_dir_in(std::env::temp_dir())
+}
+
+/// A temp directory in this directory.
+///
+/// # Errors
+/// Those of [`temp_file`].
+pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
+    let parent = directory.as_ref();
+    let failed =
+        |source| DemoError::Io { action: "create a temp directory in", path: Some(parent.into()), source };
+    let charge = charge("create a temp directory in", parent)?;
+    stale::remember(parent);
+    #[cfg(unix)]
+    {
+        let make = || {
+            let directory =
+                Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent).map_err(failed)?;
+            let lock = match File::open(directory.path()) {
+                // A sweep was faster.
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                other => Some(other.map_err(failed)?),
+            };
+            Ok((directory, lock))
+        };
+        let lock = |made: &(tempfile::TempDir, Option<File>)| made.1.as_ref().map_or(Ok(false), stale::hold);
+        let (directory, lock) = stale::held(make, lock, failed)?;
+        let Some(lock) = lock else { return Err(failed(ErrorKind::NotFound.into())) };
+        Ok(TempDir { directory, _lock: lock, _charge: charge })
+    }
+    #[cfg(not(unix))]
+    {
+        let directory = Builder::new().prefix(PREFIX).suffix(SUFFIX).tempdir_in(parent).map_err(failed)?;
+        Ok(TempDir { directory, _charge: charge })
+    }
+}
+
+/// Removes the temp files and directories that processes which ended have left in this directory; returns how many.
+///
+/// What a living process holds is left alone. [`gc::collect`](crate::gc::collect) does this wherever this process made
+/// temp files.
+///
+/// # Errors
+/// [`DemoError::Io`] where the directory cannot be read.
+pub fn sweep(directory: impl AsRef<Path>) -> Result<u64> {
+    let directory = directory.as_ref();
+    stale::sweep(directory).map_err(|source| DemoError::Io {
+        action: "look for stale temp files in",
+        path: Some(directory.into()),
+        source,
+    })
+}

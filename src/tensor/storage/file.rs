@@ -1,0 +1,198 @@
+//! A file that tensors share: its bytes, and what is still to be checked of them.
+//!
+//! A part of a file is checked when its elements are first wanted, not when the file is opened: opening stays as cheap as
+//! reading the header, and no element is seen that was not checked. The check reads every byte of the part once, which
+//! brings it into memory for the reader who comes after.
+
+#![forbid(unsafe_code)]
+
+use crate::error::{DemoError, Result};
+use crate::sync::atomic::{
+    AtomicU8,
+    Ordering::{Acquire, Release},
+};
+use core::ops::Range;
+use memmap2::Mmap;
+use std::borrow::ToOwned;
+use std::format;
+use std::fs::File;
+use std::path::PathBuf;
+use std::string::String;
+use std::vec::Vec;
+
+/// The bytes of a whole file, shared by its tensors.
+pub(crate) struct SharedFile {
+    bytes: Bytes,
+    format: &'static str,
+    path: Option<PathBuf>,
+    parts: Vec<Part>,
+}
+
+/// Where a file's bytes are.
+pub(crate) enum Bytes {
+    /// Mapped, with the file to ask how long it is now.
+    Mapped(Mmap, File),
+    /// Read: a pipe cannot be mapped.
+    Read(Vec<u8>),
+}
+
+impl Bytes {
+    pub(crate) fn all(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map, _) => map,
+            Bytes::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// A part of a file that is checked as one.
+pub(crate) struct Part {
+    /// What it is, for messages: ` tensor "w"`.
+    what: String,
+    range: Range<usize>,
+    /// Its checksum as it was saved, where the file has one.
+    crc32: Option<u32>,
+    state: AtomicU8,
+}
+
+const UNCHECKED: u8 = 0;
+const SOUND: u8 = 1;
+const DAMAGED: u8 = 2;
+
+impl Part {
+    pub(crate) fn new(what: String, range: Range<usize>, crc32: Option<u32>) -> Part {
+        Part { what, range, crc32, state: AtomicU8::new(UNCHECKED) }
+    }
+
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    pub(crate) fn crc32(&self) -> Option<u32> {
+        self.crc32
+    }
+}
+
+impl SharedFile {
+    /// The parts lie within the bytes.
+    pub(crate) fn new(
+        bytes: Bytes,
+        format: &'static str,
+        path: Option<PathBuf>,
+        parts: Vec<Part>,
+    ) -> SharedFile {
+        debug_assert!(parts.iter().all(|part| bytes.all().get(part.range()).is_some()));
+        SharedFile { bytes, format, path, parts }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.all()
+    }
+
+    pub(crate) fn part(&self, part: usize) -> &Part {
+        &self.parts[part]
+    }
+
+    /// The bytes of a part, for a reader who checks what comes out of them.
+    pub(crate) fn part_unchecked(&self, part: usize) -> &[u8] {
+        &self.bytes()[self.parts[part].range()]
+    }
+
+    /// The file itself, where it is one that can be read at any place.
+    pub(crate) fn file(&self) -> Option<&File> {
+        match &self.bytes {
+            Bytes::Mapped(_, file) => Some(file),
+            Bytes::Read(_) => None,
+        }
+    }
+
+    /// The bytes of a part, checked.
+    ///
+    /// # Errors
+    /// [`DemoError::Format`] where they are not what was saved, or are no more there.
+    pub(crate) fn checked(&self, at: usize) -> Result<&[u8]> {
+        let part = &self.parts[at];
+        // Acquire: pairs with the Release below, though there is nothing to see but the file, which nobody writes.
+        match part.state.load(Acquire) {
+            SOUND => Ok(&self.bytes()[part.range()]),
+            DAMAGED => Err(self.damaged(part)),
+            _ => self.check(part),
+        }
+    }
+
+    #[cold]
+    fn check(&self, part: &Part) -> Result<&[u8]> {
+        self.still_there(part)?;
+        let bytes = &self.bytes()[part.range()];
+        if part.crc32.is_some_and(|saved| crc32fast::hash(bytes) != saved) {
+            part.state.store(DAMAGED, Release);
+            return Err(self.damaged(part));
+        }
+        part.state.store(SOUND, Release);
+        Ok(bytes)
+    }
+
+    /// Marks a part as checked by somebody who read the same bytes.
+    pub(crate) fn settle(&self, at: usize, crc32: u32) -> Result<()> {
+        let part = &self.parts[at];
+        if part.crc32.is_some_and(|saved| crc32 != saved) {
+            part.state.store(DAMAGED, Release);
+            return Err(self.damaged(part));
+        }
+        Ok(())
+    }
+
+    /// A file cut short since it was mapped would stop the process when its end is touched; as far as that can be known
+    /// before, it is an error.
+    fn still_there(&self, part: &Part) -> Result<()> {
+        let Bytes::Mapped(map, file) = &self.bytes else { return Ok(()) };
+        let length = file.metadata().map_err(|source| DemoError::Io {
+            action: "look at",
+            path: self.path.clone(),
+            source,
+        })?;
+        if length.len() < part.range.end as u64 {
+            return Err(self.cut(part, length.len()));
+        }
+        #[cfg(target_os = "linux")]
+        if part.crc32.is_some() && !part.range.is_empty() {
+            // Every page at once, instead of one fault for every few. It also tells of pages that are gone without
+            // stopping the process; systems before Linux 5.14 do not know it, and fault page by page as ever.
+            let asked = map.advise_range(memmap2::Advice::PopulateRead, part.range.start, part.range.len());
+            if let Err(error) = asked {
+                if error.raw_os_error() == Some(libc::EFAULT) {
+                    return Err(self.cut(part, length.len()));
+                }
+            }
+        }
+        let _ = map;
+        Ok(())
+    }
+
+    #[cold]
+    fn cut(&self, part: &Part, length_bytes: u64) -> DemoError {
+        let problem = format!(
+            "the file was cut short while it was open: {length_bytes} bytes are left, and this ends at {}; load it \
+             again, or from a copy",
+            part.range.end
+        );
+        self.wrong(part, problem)
+    }
+
+    #[cold]
+    fn damaged(&self, part: &Part) -> DemoError {
+        let problem = match part.crc32 {
+            Some(saved) => {
+                format!(
+                    "its bytes are damaged: they do not have the checksum {saved:08x} that was saved with them"
+                )
+            }
+            None => "its bytes are damaged".to_owned(),
+        };
+        self.wrong(part, problem)
+    }
+
+    fn wrong(&self, part: &Part, problem: String) -> DemoError {
+        DemoError::Format { format: self.format, path: self.path.clone(), at: part.what.clone(), problem }
+    }
+}

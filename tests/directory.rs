@@ -1,0 +1,248 @@
+//! Checkpoint directories, background commits, progress, and temp files that are counted.
+#![cfg(all(feature = "std", unix))]
+
+use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
+use democratising::tempfile::tempdir;
+use democratising::{DemoError, MemoryPool, Result, Tensor};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+fn w(step: u64) -> Tensor {
+    Tensor::new(&[100], vec![step as f32; 100]).unwrap()
+}
+
+fn save(dir: &CheckpointDir, step: u64) {
+    dir.save(step, [("w", &w(step))]).unwrap();
+}
+
+/// The budget of descriptors is the process's: tests that count it run one at a time, and so do those that use it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn damage(path: &Path) {
+    let mut content = std::fs::read(path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(path, content).unwrap();
+}
+
+#[test]
+fn without_rules_every_step_is_kept_and_the_last_is_found() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path().join("runs/a/b"))?;
+    assert!(dir.latest_valid()?.is_none());
+    for step in [5, 100, 20, 0] {
+        save(&dir, step);
+    }
+    assert_eq!(dir.steps()?, [0, 5, 20, 100], "by number, not by letter");
+    let (step, checkpoint) = dir.latest_valid()?.unwrap();
+    assert_eq!((step, checkpoint.get("w")?), (100, w(100)));
+    save(&dir, 100);
+    assert_eq!(dir.steps()?.len(), 4, "a step can be saved again");
+    Ok(())
+}
+
+#[test]
+fn rules_keep_the_last_the_best_and_every_so_many() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path())?
+        .keep_last(2)
+        .keep_every(10)
+        .keep_best(Metric::lowest("loss"), 2)
+        .keep_best(Metric::highest("accuracy"), 1);
+    let loss = |step: u64| if step == 3 || step == 17 { 0.1 } else { 1.0 / (step + 1) as f64 + 0.5 };
+    for step in 0..=25 {
+        let accuracy = if step == 7 {
+            "0.99"
+        } else if step == 8 {
+            "NaN"
+        } else {
+            "0.5"
+        };
+        let metadata = [("loss", loss(step).to_string()), ("accuracy", accuracy.into())];
+        dir.save_with(step, [("w", &w(step))], metadata)?;
+    }
+    assert_eq!(dir.steps()?, [0, 3, 7, 10, 17, 20, 24, 25]);
+
+    let strict = tempdir()?;
+    let dir = CheckpointDir::open(strict.path())?.keep_last(0);
+    save(&dir, 2);
+    save(&dir, 1);
+    assert_eq!(dir.steps()?, [1], "the one just saved stays, whatever the rules say");
+    Ok(())
+}
+
+#[test]
+fn damaged_files_are_passed_over_and_told() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path())?;
+    (1..=4).for_each(|step| save(&dir, step));
+    damage(&temp.path().join("checkpoint-4.safetensors"));
+    std::fs::write(temp.path().join("checkpoint-3.safetensors"), b"torn")?;
+    std::fs::write(temp.path().join("checkpoint-x.safetensors"), b"somebody's")?;
+    std::fs::write(temp.path().join("checkpoint-09.safetensors"), b"somebody's")?;
+    let (step, checkpoint) = dir.latest_valid()?.unwrap();
+    assert_eq!((step, checkpoint.get("w")?), (2, w(2)));
+    let told: Vec<_> =
+        checkpoint.skipped().iter().map(|skipped| (skipped.step, skipped.error.to_string())).collect();
+    assert_eq!(told.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [4, 3]);
+    assert!(told[0].1.contains("checksum") && told[0].1.contains("checkpoint-4"), "{told:?}");
+
+    for step in [1, 2] {
+        damage(&temp.path().join(format!("checkpoint-{step}.safetensors")));
+    }
+    let error = dir.latest_valid().unwrap_err().to_string();
+    assert!(error.contains("checkpoint-4"), "all are damaged, and that is not the same as none: {error}");
+    Ok(())
+}
+
+#[test]
+fn a_directory_is_open_once() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path())?;
+    let error = CheckpointDir::open(temp.path()).unwrap_err();
+    assert!(
+        matches!(&error, DemoError::Io { source, .. } if source.kind() == ErrorKind::ResourceBusy),
+        "{error}"
+    );
+    assert!(error.to_string().contains("another CheckpointDir has it open"), "{error}");
+    drop(dir);
+    CheckpointDir::open(temp.path())?;
+    let file = temp.path().join("file");
+    std::fs::write(&file, b"")?;
+    assert!(CheckpointDir::open(file).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_background_commit_saves_what_was_added_and_one_is_under_way_at_a_time() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let path = |name: &str| temp.path().join(name);
+    let mut tensor = w(1);
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut pending = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+        // From the first piece to the last.
+        let listener = move |progress: fs::Progress<'_>| {
+            if progress.tensor == "first" {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(30));
+            } else {
+                running.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        let checkpoint = ModelCheckpoint::create(path(name))?.on_progress(listener).add("first", &tensor)?;
+        pending.push(checkpoint.add("second", &tensor)?.commit_async()?);
+        tensor.as_mut_slice::<f32>()?.fill(9.0);
+    }
+    for pending in pending {
+        pending.wait()?;
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    assert_eq!(ModelCheckpoint::load(path("a"))?.get("second")?, w(1), "as it was when it was added");
+    assert_eq!(ModelCheckpoint::load(path("c"))?.get("second")?, w(9));
+
+    let slow = ModelCheckpoint::create(path("d"))?.add("w", &w(1))?;
+    drop(slow.on_progress(|_| std::thread::sleep(std::time::Duration::from_millis(50))).commit_async()?);
+    assert!(path("d").exists(), "dropping it waits");
+    let panics =
+        ModelCheckpoint::create(path("e"))?.add("w", &w(1))?.on_progress(|_| panic!("in a listener"));
+    let error = panics.commit_async()?.wait().unwrap_err().to_string();
+    assert!(error.contains("panicked") && !path("e").exists(), "{error}");
+    ModelCheckpoint::create(path("f"))?.add("w", &w(1))?.commit_async()?.wait()?;
+    Ok(())
+}
+
+#[test]
+fn progress_is_told_in_order_up_to_the_end() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let (to, told) = mpsc::channel();
+    let large = Tensor::new(&[300_000], vec![1u32; 300_000])?;
+    let checkpoint = ModelCheckpoint::create(temp.path().join("m"))?.add("a", &large)?.add("b", &w(1))?;
+    checkpoint
+        .on_progress(move |p| to.send((p.tensor.to_string(), p.written_bytes, p.total_bytes)).unwrap())
+        .commit()?;
+    let told: Vec<_> = told.iter().collect();
+    assert!(told.len() >= 5, "{told:?}");
+    assert!(told.windows(2).all(|w| w[0].1 < w[1].1));
+    assert!(told.iter().all(|(_, _, total)| *total == 1_200_400));
+    assert_eq!((told[0].0.as_str(), told.last().unwrap().1), ("b", 1_200_400));
+    Ok(())
+}
+
+#[test]
+fn a_save_needs_no_second_copy_of_a_tensor_or_view() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    // From the pool, and a view of it whose elements lie apart.
+    let tensor = Tensor::zeros(&[2048, 2048])?;
+    let turned = tensor.transpose(0, 1)?;
+    let before = MemoryPool::stats().in_use_bytes;
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let listener = move |_: fs::Progress<'_>| {
+        seen.fetch_max(MemoryPool::stats().in_use_bytes as usize, Ordering::SeqCst);
+    };
+    let checkpoint = ModelCheckpoint::create(temp.path().join("m"))?.add("tensor", &tensor)?;
+    checkpoint.add("turned", &turned)?.on_progress(listener).commit()?;
+    let most = most.load(Ordering::SeqCst) as u64;
+    assert!(most > 0 && most <= before + (1 << 20), "{most} bytes of the pool, {before} before");
+    Ok(())
+}
+
+#[test]
+fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
+    let _alone = alone();
+    let budget = fs::descriptors();
+    let before = budget.used();
+    let temp = fs::temp_dir()?;
+    let mut file = fs::temp_file_in(temp.path())?;
+    let checkpoint = ModelCheckpoint::create(temp.path().join("m"))?;
+    assert_eq!(budget.used(), before + 3);
+    assert_eq!(fs::sweep(temp.path())?, 0, "all of it is wanted");
+
+    let limit = budget.limit();
+    budget.set_limit(before + 3);
+    let error = fs::temp_file().unwrap_err().to_string();
+    budget.set_limit(limit);
+    assert!(error.contains("cannot create a temp file in") && error.contains("fs::descriptors()"), "{error}");
+
+    file.write_all(b"kept")?;
+    file.persist(temp.path().join("kept"))?;
+    drop(checkpoint);
+    assert_eq!(std::fs::read(temp.path().join("kept"))?, b"kept");
+    assert_eq!(budget.used(), before + 1);
+    let at = temp.path().to_path_buf();
+    drop(temp);
+    assert!(!at.exists());
+    assert_eq!(budget.used(), before);
+    Ok(())
+}
+
+#[test]
+fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let path = |name: &str| temp.path().join(name);
+    std::fs::write(path(".democratising-dead.tmp"), b"half")?;
+    std::fs::create_dir_all(path(".democratising-dir.tmp/inner"))?;
+    std::fs::write(path("model.tmp"), b"somebody's")?;
+    std::os::unix::fs::symlink("model.tmp", path(".democratising-link.tmp"))?;
+    let ours = fs::temp_dir_in(temp.path())?;
+    assert_eq!(fs::sweep(temp.path())?, 2);
+    assert!(
+        ours.path().exists() && path("model.tmp").exists() && path(".democratising-link.tmp").is_symlink()
+    );
+    assert!(fs::sweep(path("missing")).is_err());
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The program's `inspect`.
+#![cfg(all(feature = "cli", unix))]
+
+#[path = "fs/common.rs"]
+#[allow(dead_code, reason = "several tests share it")]
+mod common;
+
+use common::{Directory, npy};
+use democratising::Tensor;
+use democratising::fs::ModelCheckpoint;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn inspect(arguments: &[&str], file: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_democratising"))
+        .arg("inspect")
+        .args(arguments)
+        .arg(file)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn checkpoint(directory: &Directory, name: &str) -> std::path::PathBuf {
+    let path = directory.path(name);
+    let w = Tensor::new(&[2, 50], (0..100i32).collect::<Vec<_>>()).unwrap();
+    let c = ModelCheckpoint::create(&path).unwrap().add("w", &w).unwrap();
+    c.add("scale", &Tensor::new(&[], [2.0f32]).unwrap())
+        .unwrap()
+        .metadata("step", "7")
+        .unwrap()
+        .commit()
+        .unwrap();
+    path
+}
+
+#[test]
+fn a_file_is_listed_as_a_table_and_as_json() {
+    let directory = Directory::new();
+    for (name, format) in [("m.safetensors", "safetensors"), ("m.pt", "pt")] {
+        let path = checkpoint(&directory, name);
+        let output = inspect(&[], &path);
+        assert!(output.status.success(), "{output:?}");
+        let table = text(&output.stdout);
+        assert!(
+            table.lines().next().unwrap().ends_with(&format!("{name}: {format}, 2 tensors, 404 B")),
+            "{table}"
+        );
+        assert!(table.contains("step = 7"), "{table}");
+        let w: Vec<_> = table.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(w, ["w", "I32", "[2,", "50]", "400", "ok"]);
+
+        let json: Value = serde_json::from_slice(&inspect(&["--json"], &path).stdout).unwrap();
+        assert_eq!(
+            (&json["format"], &json["bytes"], &json["metadata"]["step"]),
+            (&format.into(), &404.into(), &"7".into())
+        );
+        assert_eq!(json["tensors"][1]["shape"], serde_json::json!([2, 50]));
+        assert_eq!(json["tensors"][1]["checksum"], "ok");
+        assert_eq!(json["tensors"][1]["crc32"].as_str().unwrap().len(), 8);
+        let quick: Value = serde_json::from_slice(&inspect(&["--json", "--quick"], &path).stdout).unwrap();
+        assert_eq!(quick["tensors"][1]["checksum"], "not compared");
+    }
+    let array = directory.with("a.npy", npy(1, "<f8", false, "(2, 3)", [[0u8; 8]; 6]));
+    let json: Value = serde_json::from_slice(&inspect(&["--json"], &array).stdout).unwrap();
+    assert_eq!((&json["format"], &json["tensors"][0]["checksum"]), (&"npy".into(), &"none".into()));
+}
+
+#[test]
+fn a_damaged_file_is_listed_and_told_by_the_exit_code() {
+    let directory = Directory::new();
+    let path = checkpoint(&directory, "m.safetensors");
+    let mut content = std::fs::read(&path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, content).unwrap();
+    let output = inspect(&[], &path);
+    assert_eq!(output.status.code(), Some(2));
+    let table = text(&output.stdout);
+    assert!(table.contains("DAMAGED") && table.contains("ok"), "{table}");
+    assert!(text(&output.stderr).contains("checksum"), "{output:?}");
+    assert!(inspect(&["--quick"], &path).status.success());
+
+    let none = directory.with("none.pt", b"PK\x03\x04");
+    let output = inspect(&[], &none);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+    assert_eq!(inspect(&[], &directory.path("missing")).status.code(), Some(2));
+}
