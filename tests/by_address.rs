@@ -190,6 +190,8 @@ fn addresses_that_are_no_blocks_are_told() {
     // SAFETY: 1. No block, which is refused.
     assert!(unsafe { Global.realloc_unsized(mine.as_mut_ptr(), 10) }.is_null());
 
+    // Before the large block, whose address would be told of.
+    let small = take(700, 16);
     let large = take(5 << 20, 16);
     let inside = large.wrapping_add(5000);
     free_wrongly(inside);
@@ -198,7 +200,6 @@ fn addresses_that_are_no_blocks_are_told() {
     free_wrongly(large);
     assert!(matches!(heard(large), Some(BadFree::AlreadyFree { .. })), "{:?}", heard(large));
 
-    let small = take(700, 16);
     let inside = small.wrapping_add(16);
     free_wrongly(inside);
     gc::collect().unwrap();

@@ -1,7 +1,7 @@
 //! A thread's cache: for each size class a loaded magazine and one behind it, and the paths that hit the loaded one.
 //!
-//! A magazine is 64 words at a multiple of their size, of which the first stays 0. So its state is one pointer, to the first
-//! word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
+//! A magazine is 512 bytes of words at a multiple of as much, of which one below the blocks is 0. So its state is one pointer, to the
+//! first word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
 
 mod exchange;
 mod spare;
@@ -16,9 +16,10 @@ use crate::sync::Blank;
 use core::ptr::null_mut;
 
 /// The most blocks of a magazine: 32 costs 2 % of speed, 128 costs 4 % of memory (measured).
-pub(super) const MOST: usize = WORDS - 1;
-const WORDS: usize = 64;
-const MAGAZINE_BYTES: usize = WORDS * size_of::<usize>();
+pub(super) const MOST: usize = 63;
+const MAGAZINE_BYTES: usize = 512;
+const WORDS: usize = MAGAZINE_BYTES / size_of::<usize>();
+const _: () = assert!(MOST < WORDS, "below the blocks of a full magazine lies a 0");
 
 /// How many blocks of a class a magazine holds: 16 KiB of them, at least 8, at most [`MOST`].
 pub(super) const fn capacity(class: SizeClass) -> usize {
