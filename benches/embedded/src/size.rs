@@ -1,0 +1,4 @@
+//! Bytes of code in firmware for a Cortex-M4F.
+
+/// Prints the table.
+pub fn table() {}
