@@ -9,10 +9,13 @@
 #![deny(unsafe_code)]
 
 mod alloc;
+mod arena;
 mod claim;
 mod memory;
 mod misuse;
+mod plan;
 mod single;
+mod slabs;
 mod spans;
 mod state;
 
@@ -202,7 +205,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.state.lock().resize(at, old, new_bytes)
+        self.state.lock().resize(at, old, new_bytes, false)
     }
 
     /// The bytes that the live block at `at` can use.
@@ -271,7 +274,7 @@ impl<L: RawMutex, const ARENAS: usize> Default for FixedHeap<L, ARENAS> {
 impl<L: RawMutex, const ARENAS: usize> fmt::Debug for FixedHeap<L, ARENAS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.state.try_lock() {
-            Some(state) => f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive(),
+            Some(mut state) => f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive(),
             None => f.write_str("FixedHeap(<locked>)"),
         }
     }

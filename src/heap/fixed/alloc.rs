@@ -39,14 +39,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         new: Layout,
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
-        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let aligned = at.as_ptr() as usize % new.align() == 0 && old.align() == new.align();
+        let shrinks = aligned && new.size() <= old.size();
+        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let in_place = if aligned { new.size() } else { old.size() };
-        // SAFETY: 1. The caller gives up what is cut off.
-        if unsafe { self.resize(at, old, in_place) }? && aligned {
+        if self.state.lock().resize(at, old, in_place, aligned)? && aligned {
             return Ok(Some(at));
         }
-        let Some(to) = take() else { return Ok(None) };
+        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.addr) } else { take() };
+        let Some(to) = to else {
+            if shrinks {
+                self.state.lock().shrink_anyhow(at, old, new.size())?;
+                return Ok(Some(at));
+            }
+            return Ok(None);
+        };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart. 3. Nobody uses the old one any more.
         unsafe {

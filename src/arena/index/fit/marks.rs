@@ -1,0 +1,168 @@
+//! What the owner of a live span keeps in the slot of its first anchor: 9 bits, two links, 64 bits.
+//!
+//! Such a span holds an anchor and is shorter than 2048 granules; its length shares a word with a link. So a heap that cuts
+//! spans into small blocks finds what it knows of them by arithmetic, and pays no table for it.
+
+#![forbid(unsafe_code)]
+
+use super::lists::Slot;
+use super::{FitTable, Unframed};
+use crate::arena::index::Backing;
+use crate::arena::metadata::Metadata;
+use crate::size::Span;
+
+/// Set in the length of a span that is marked.
+const MARKED: u32 = 1 << 31;
+const LENGTH_BITS: u32 = 11;
+const LINK_BITS: u32 = 21;
+const TAG_SHIFT: u32 = 22;
+
+/// The granules of the longest span that can be marked.
+pub(crate) const MOST_GRANULES: u32 = (1 << LENGTH_BITS) - 1;
+/// The most blocks of a table whose spans can be marked.
+pub(crate) const MOST_BLOCKS: u32 = (1 << LINK_BITS) - 1;
+/// The most tags.
+pub(crate) const MOST_TAGS: usize = 1 << (MARKED.ilog2() - TAG_SHIFT);
+
+/// The length in the first word of a slot, marked or not.
+#[inline]
+pub(super) fn length(word: u32) -> u32 {
+    if word & MARKED == 0 { word } else { word & MOST_GRANULES }
+}
+
+/// Two blocks, each plus one; 0 is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Links {
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+}
+
+/// The slot of a marked span: `MARKED`, tag, the upper bits of the second link, length; the first link, the lower bits of the
+/// second; the bits.
+#[derive(Debug)]
+pub(crate) struct Mark<'a>(&'a mut Slot);
+
+/// What a slot tells, marked or not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen(Slot);
+
+const PREV_HIGH: u32 = ((1 << (TAG_SHIFT - LENGTH_BITS)) - 1) << LENGTH_BITS;
+
+impl Seen {
+    /// Whether the span is marked with that tag.
+    #[inline]
+    pub(crate) fn is(self, tag: u32) -> bool {
+        self.0[0] >> TAG_SHIFT == MARKED >> TAG_SHIFT | tag
+    }
+
+    /// The tag of a marked span.
+    #[inline]
+    pub(crate) fn tag(self) -> Option<u32> {
+        (self.0[0] & MARKED != 0).then_some((self.0[0] & !MARKED) >> TAG_SHIFT)
+    }
+
+    /// The bits of a marked span.
+    #[inline]
+    pub(crate) fn bits(self) -> u64 {
+        self.0[2] as u64 | (self.0[3] as u64) << 32
+    }
+
+    /// The links of a marked span.
+    #[inline]
+    pub(crate) fn links(self) -> Links {
+        let high = (self.0[0] & PREV_HIGH) >> LENGTH_BITS;
+        Links { next: self.0[1] & MOST_BLOCKS, prev: high << (32 - LINK_BITS) | self.0[1] >> LINK_BITS }
+    }
+}
+
+impl Mark<'_> {
+    /// What it tells.
+    #[inline]
+    pub(crate) fn seen(&self) -> Seen {
+        Seen(*self.0)
+    }
+
+    #[inline]
+    pub(crate) fn set_bits(&mut self, bits: u64) {
+        self.0[2] = bits as u32;
+        self.0[3] = (bits >> 32) as u32;
+    }
+
+    #[inline]
+    pub(crate) fn set_links(&mut self, Links { next, prev }: Links) {
+        let high = (prev >> (32 - LINK_BITS)) << LENGTH_BITS;
+        self.0[0] = self.0[0] & !PREV_HIGH | high;
+        self.0[1] = next | prev << LINK_BITS;
+    }
+}
+
+impl<M: Metadata> FitTable<M, Unframed> {
+    /// Granules of a block.
+    pub(crate) const BLOCK: u32 = 1 << Unframed::BLOCK_SHIFT;
+
+    /// Marks a live span that holds an anchor. The number of its block.
+    pub(crate) fn mark(&mut self, span: Span, tag: u32, bits: u64) -> u32 {
+        debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && (tag as usize) < MOST_TAGS);
+        let block = span.start.0 >> Unframed::BLOCK_SHIFT;
+        let mut mark = self.mark_of(block);
+        mark.0[0] = MARKED | tag << TAG_SHIFT | span.granules;
+        mark.set_links(Links::default());
+        mark.set_bits(bits);
+        block
+    }
+
+    /// Takes the mark off a span, which is live as before.
+    pub(crate) fn unmark(&mut self, block: u32) -> Span {
+        let start = self.start_of_block(block);
+        let granules = self.lists.length(block);
+        self.lists.set_length(block, granules);
+        Span::new(start, granules)
+    }
+
+    /// The mark of a block.
+    #[inline]
+    pub(crate) fn mark_of(&mut self, block: u32) -> Mark<'_> {
+        Mark(self.lists.slot_mut(block))
+    }
+
+    /// What the slot of a block tells.
+    #[inline]
+    pub(crate) fn seen(&self, block: u32) -> Seen {
+        Seen(*self.lists.slot(block))
+    }
+
+    /// Whether the live span that starts at `start` is marked; anything where none does.
+    #[inline]
+    pub(crate) fn is_marked(&self, start: u32) -> bool {
+        let block = Self::block_of(start);
+        block < self.granules >> Unframed::BLOCK_SHIFT && self.seen(block).tag().is_some()
+    }
+
+    /// Where the live span starts whose first anchor is that of a block.
+    #[inline]
+    pub(crate) fn start_of_block(&self, block: u32) -> u32 {
+        self.edges.last_live_near(block << Unframed::BLOCK_SHIFT | (Self::BLOCK - 1)).unwrap_or(0)
+    }
+
+    /// The last start of a live span up to `at`, if that is not far: not farther than a span of three blocks or four is long.
+    #[inline]
+    pub(crate) fn live_start_near(&self, at: u32) -> Option<u32> {
+        self.edges.last_live_near(at)
+    }
+
+    /// The block that has the first anchor of a span that starts at `start` and is long enough to hold one.
+    #[inline]
+    pub(crate) fn block_of(start: u32) -> u32 {
+        start >> Unframed::BLOCK_SHIFT
+    }
+
+    /// Whether there are no blocks, so nothing can be marked.
+    pub(crate) fn has_no_blocks(&self) -> bool {
+        self.is_flat()
+    }
+
+    /// The granules of the longest free span that holds an anchor, in a space with blocks.
+    pub(crate) fn longest_listed(&self) -> u32 {
+        self.lists.longest(super::BACKED)
+    }
+}
