@@ -27,6 +27,7 @@ pub use spans::LiveSpans;
 
 use crate::arena::{Block, Stats};
 use crate::error::{BadFree, OutOfMemory};
+use crate::space::Contents;
 use crate::sync::{Lock, SpinLock, const_unless_loom};
 use core::alloc::Layout;
 use core::fmt;
@@ -129,22 +130,30 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// [`OutOfMemory`], after the function for low memory had its chance.
     pub fn allocate(&self, layout: Layout) -> Result<Block<NonNull<u8>>, OutOfMemory> {
         match self.take(layout) {
-            Some(block) => Ok(block),
+            Some((addr, bytes)) => Ok(Block { addr, bytes: bytes as u64, contents: Contents::Unknown }),
             None => Err(self.state.lock().report(layout)),
         }
     }
 
     #[inline]
-    fn take(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        // The lock is let go at the end of this line.
-        let block = self.state.lock().allocate(layout);
-        block.or_else(|| self.take_anyhow(layout))
+    fn take(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        self.take_at_hand(layout).or_else(|| self.take_anyhow(layout))
+    }
+
+    /// A block without asking anybody else.
+    #[inline]
+    fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let mut state = self.state.lock();
+        match state.take_slot(layout) {
+            Some(slot) => Some(slot),
+            None => state.allocate(layout),
+        }
     }
 
     /// What can be done when no arena has a block.
     #[cold]
     #[inline(never)]
-    fn take_anyhow(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+    fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let block = self.state.lock().allocate_from_memory(layout);
         if block.is_some() {
             return block;
@@ -180,8 +189,13 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when it is not live or not of that size; then nothing has changed, and nobody else is told.
     #[allow(unsafe_code)]
+    #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
-        self.state.lock().free(at, layout)
+        let mut state = self.state.lock();
+        match state.give_slot(at, layout) {
+            Some(()) => Ok(()),
+            None => state.free(at, layout),
+        }
     }
 
     /// Gives a block back whose size is not known, as C's `free` does.

@@ -4,24 +4,11 @@
 
 use super::FixedHeap;
 use super::misuse::without_unwinding;
-use crate::arena::Block;
 use crate::error::BadFree;
-use crate::space::Contents;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
-
-/// Makes the first `bytes` of a block zero that are not known to be.
-///
-/// # Safety
-/// The block is live, the caller's alone and at least that long.
-unsafe fn zero(block: &Block<NonNull<u8>>, bytes: usize) {
-    if block.contents == Contents::Unknown {
-        // SAFETY: 1. The caller's.
-        unsafe { block.addr.write_bytes(0, bytes) };
-    }
-}
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
@@ -47,7 +34,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
             return Ok(Some(at));
         }
         // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.addr) } else { take() };
+        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.0) } else { take() };
         let Some(to) = to else {
             if shrinks {
                 self.state.lock().shrink_anyhow(at, old, new.size())?;
@@ -69,7 +56,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let take = || self.take(new).map(|block| block.addr);
+        let take = || self.take(new).map(|block| block.0);
         // SAFETY: 1. The caller's promise, handed on.
         match unsafe { self.move_to(at, old, new, take) } {
             Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
@@ -82,13 +69,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
     #[inline]
-    fn take_global(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        let block = self.state.lock().allocate(layout);
-        block.or_else(|| {
-            let mut block = None;
-            without_unwinding(&mut || block = self.take_anyhow(layout));
-            block
-        })
+    fn take_global(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        self.take_at_hand(layout).or_else(|| self.take_anyhow_quietly(layout))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_anyhow_quietly(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let mut block = None;
+        without_unwinding(&mut || block = self.take_anyhow(layout));
+        block
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn misused_quietly(&self, why: BadFree) {
+        without_unwinding(&mut || self.misused(why));
     }
 }
 
@@ -97,7 +93,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENAS> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.take_global(layout).map_or(ptr::null_mut(), |block| block.addr.as_ptr())
+        self.take_global(layout).map_or(ptr::null_mut(), |block| block.0.as_ptr())
     }
 
     #[inline]
@@ -105,20 +101,20 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         // SAFETY: 1. The caller uses the block no more.
         let freed = NonNull::new(at).ok_or(BadFree::Foreign).and_then(|at| unsafe { self.free(at, layout) });
         if let Err(why) = freed {
-            without_unwinding(&mut || self.misused(why));
+            self.misused_quietly(why);
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some(block) = self.take_global(layout) else { return ptr::null_mut() };
+        let Some((at, _)) = self.take_global(layout) else { return ptr::null_mut() };
         // SAFETY: 1. The block is new and has the bytes of the layout.
-        unsafe { zero(&block, layout.size()) };
-        block.addr.as_ptr()
+        unsafe { at.write_bytes(0, layout.size()) };
+        at.as_ptr()
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || self.take_global(new).map(|block| block.addr);
+        let take = || self.take_global(new).map(|block| block.0);
         let moved = match NonNull::new(at) {
             // SAFETY: 1. The caller uses the old address no more unless it gets null.
             Some(at) => unsafe { self.move_to(at, old, new, take) },
@@ -127,7 +123,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         match moved {
             Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
             Err(why) => {
-                without_unwinding(&mut || self.misused(why));
+                self.misused_quietly(why);
                 ptr::null_mut()
             }
         }
@@ -139,15 +135,15 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 unsafe impl<L: RawMutex, const ARENAS: usize> Allocator for FixedHeap<L, ARENAS> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let block = self.take(layout).ok_or(AllocError)?;
-        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+        let (at, _) = self.take(layout).ok_or(AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let block = self.take(layout).ok_or(AllocError)?;
+        let (at, _) = self.take(layout).ok_or(AllocError)?;
         // SAFETY: 1. The block is new and has the bytes of the layout.
-        unsafe { zero(&block, layout.size()) };
-        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+        unsafe { at.write_bytes(0, layout.size()) };
+        Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     #[inline]

@@ -81,18 +81,24 @@ impl FixedArena {
         (self.spans.high_water() as usize) << self.granule_shift
     }
 
-    /// The size that a layout's class is told by: a multiple of the alignment.
-    #[inline]
-    fn class(&self, layout: Layout) -> Option<usize> {
-        // A layout's size, rounded up to its alignment, is at most `isize::MAX`.
-        self.slabs.class((layout.size() + (layout.align() - 1)) & !(layout.align() - 1))
+    /// A slot for a layout, if there is one at hand. Where it starts, and its bytes.
+    #[inline(always)]
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let (at, bytes) = self.slabs.take(&mut self.spans, rounded(layout))?;
+        Some((self.space.addr(Offset(at as u64)), bytes))
+    }
+
+    /// Gives a slot back, if it is at a glance what it should be. Its bytes.
+    #[inline(always)]
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
+        let at = self.offset(at)?;
+        self.slabs.give(&mut self.spans, at, rounded(layout))
     }
 
     /// A block for a layout, and the bytes that it can use.
-    #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let (at, bytes) = match self.class(layout) {
-            Some(class) => match self.slabs.take(&mut self.spans, class) {
+            Some(class) => match self.slabs.take(&mut self.spans, rounded(layout)) {
                 Some(slot) => slot,
                 None => self.allocate_from_new_slab(class, layout)?,
             },
@@ -101,12 +107,17 @@ impl FixedArena {
         Some((self.space.addr(Offset(at as u64)), bytes))
     }
 
+    #[inline]
+    fn class(&self, layout: Layout) -> Option<usize> {
+        self.slabs.class(rounded(layout))
+    }
+
     #[cold]
     #[inline(never)]
     fn allocate_from_new_slab(&mut self, class: usize, layout: Layout) -> Option<(usize, usize)> {
         let opened = self.slabs.open(&mut self.spans, class)
             || (self.slabs.reclaim(&mut self.spans) && self.slabs.open(&mut self.spans, class));
-        if opened { self.slabs.take(&mut self.spans, class) } else { self.allocate_span(layout) }
+        if opened { self.slabs.take(&mut self.spans, rounded(layout)) } else { self.allocate_span(layout) }
     }
 
     /// The granules of a span for so many bytes; too many where the range has less.
@@ -140,19 +151,13 @@ impl FixedArena {
     }
 
     /// Gives the block at `at` back. The bytes it could use.
-    #[inline]
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        let given = match self.class(layout) {
-            Some(class) => self.slabs.give(&mut self.spans, at, class),
-            None => Err(NotTaken::Elsewhere),
-        };
-        match given {
-            Ok(bytes) => Ok(bytes),
-            Err(_) => self.free_span(at, layout),
+        match self.slabs.give(&mut self.spans, at, rounded(layout)) {
+            Some(bytes) => Ok(bytes),
+            None => self.free_span(at, layout),
         }
     }
 
-    #[inline(never)]
     fn free_span(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
         let granules = self.granules_for(layout.size());
         let start = (at >> self.granule_shift) as u32;
@@ -177,10 +182,17 @@ impl FixedArena {
         if let (true, Held::Slot(found)) = (self.loose, held) {
             let class = self.slabs.class_of(found);
             if self.class(layout).is_some_and(|given| given < class) {
-                return self.slabs.give(&mut self.spans, at, class).map_err(|why| refused(at, why));
+                return self.give_found(at, class);
             }
         }
         Err(self.wrong_size(at, held, layout.size()))
+    }
+
+    /// Gives a taken slot back, whatever it was taken for.
+    fn give_found(&mut self, at: usize, class: usize) -> Result<usize, BadFree> {
+        let bytes = self.slabs.bytes(class);
+        let given = self.slabs.give(&mut self.spans, at, bytes);
+        given.ok_or(BadFree::AlreadyFree { offset_bytes: at as u64 })
     }
 
     fn wrong_size(&self, at: usize, held: Held, given: usize) -> BadFree {
@@ -224,7 +236,7 @@ impl FixedArena {
         match self.held(at)? {
             Held::Slot(found) => {
                 let class = self.slabs.class_of(found);
-                self.slabs.give(&mut self.spans, at, class).map_err(|why| refused(at, why))
+                self.give_found(at, class)
             }
             Held::Span(span) => match self.spans.give(span) {
                 Ok(()) => Ok((span.granules as usize) << self.granule_shift),
@@ -315,6 +327,13 @@ impl FixedArena {
     }
 }
 
+/// The size that a layout's class is told by: a multiple of the alignment.
+#[inline]
+fn rounded(layout: Layout) -> usize {
+    // A layout's size, rounded up to its alignment, is at most `isize::MAX`.
+    (layout.size() + (layout.align() - 1)) & !(layout.align() - 1)
+}
+
 /// A live block.
 #[derive(Clone, Copy)]
 enum Held {
@@ -327,6 +346,6 @@ fn refused(at: usize, why: NotTaken) -> BadFree {
     let offset_bytes = at as u64;
     match why {
         NotTaken::Free => BadFree::AlreadyFree { offset_bytes },
-        NotTaken::Inside | NotTaken::Elsewhere => BadFree::Interior { offset_bytes },
+        NotTaken::Inside => BadFree::Interior { offset_bytes },
     }
 }

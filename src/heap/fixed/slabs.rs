@@ -4,15 +4,15 @@
 //!    free slots (one bit each) and its neighbours in the list of its class stand in the slot of its first anchor, which a
 //!    live span has no other use for. So slabs have no table.
 //! 2. A block's slab is the last live span that starts before it: a look at three words of bits at most.
-//! 3. Sizes are `unit` bytes apart up to 64 units, two units from there to a block of the fit table. What is larger comes from
-//!    spans, whose granule is little then.
+//! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than a block of the fit table comes from spans, whose granule is
+//!    little then.
 //! 4. An empty slab that is alone in its list stays, so that a program that takes one block and gives it back, again and
 //!    again, opens no slab for it. Every other list holds no empty slab. Before a request fails, all of them are closed.
 
 #![forbid(unsafe_code)]
 
-use super::plan::Plan;
-use crate::arena::index::fit::marks::Links;
+use super::plan::{BLOCK_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
+use crate::arena::index::fit::marks::{Links, MOST_GRANULES, Seen};
 use crate::arena::index::{FitTable, SpanIndex, Unframed};
 use crate::arena::{Borrowed, Metadata, NoTable};
 use crate::size::Span;
@@ -21,56 +21,55 @@ use core::mem::take;
 /// The spans of a fixed heap.
 pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Unframed>;
 
-/// A size class: the first slab that has a free slot (block plus one), `ceil(2^31 / units of a slot)`, bytes of a slot, then
-/// granules and slots of a slab.
-type Cut = [u32; 4];
+/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, granules of
+/// a slab, a bit for each of its slots.
+type Cut = [u32; 6];
 const FIRST: usize = 0;
+const RECIPROCAL: usize = 1;
 const BYTES: usize = 2;
-const SLAB: usize = 3;
+const GRANULES: usize = 3;
 
-/// The classes of sizes up to a block: 64 a unit apart, the rest two units.
-const fn classes(plan: Plan) -> usize {
-    let units = 1 << (plan.granule_shift + 5 - plan.unit_shift);
-    if units <= 64 { units } else { 32 + units / 2 }
-}
-
-/// The class of a size of at least one byte.
+/// A bit for each slot.
 #[inline]
-fn class_of(bytes: usize, unit_shift: u32) -> usize {
-    let units = (bytes - 1) >> unit_shift;
-    if units < 64 { units } else { 32 + units / 2 }
-}
-
-/// The bytes of the slots of a class.
-fn slot_bytes(class: usize, plan: Plan) -> u32 {
-    let units = if class < 64 { class as u32 + 1 } else { 2 * (class as u32 - 32) + 2 };
-    // 64 of the smallest slots make a block.
-    (units << plan.unit_shift).max(1 << (plan.granule_shift - 1))
+fn all(cut: &Cut) -> u64 {
+    cut[4] as u64 | (cut[5] as u64) << 32
 }
 
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
-fn cut(slot_bytes: u32, plan: Plan) -> (u32, u32) {
-    let granule = 1u32 << plan.granule_shift;
-    let (mut best, mut least) = ((plan.slab_granules.max(1), 1), u64::MAX);
-    for slots in 1..=64u32 {
-        let granules = (slots * slot_bytes).div_ceil(granule);
-        if granules > 2 * plan.slab_granules {
-            break;
-        }
-        let wasted = (granules * granule - slots * slot_bytes) as u64 * 4096 / (granules * granule) as u64;
-        if granules >= plan.slab_granules.min(64 * slot_bytes / granule) && wasted < least {
+fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
+    let most_granules = (2 * least_granules).min(MOST_GRANULES);
+    let least_granules = least_granules.min(2 * slot_bytes);
+    let (mut best, mut least) = ((0, 0), u64::MAX);
+    for slots in 1..=64 {
+        let granules = (slots * slot_bytes).div_ceil(GRANULE);
+        let wasted = (granules * GRANULE - slots * slot_bytes) as u64 * 4096 / (granules * GRANULE) as u64;
+        if (least_granules..=most_granules).contains(&granules) && wasted < least {
             (best, least) = ((granules, slots), wasted);
         }
     }
     best
 }
 
+/// The bytes of a granule.
+const GRANULE: u32 = 1 << SLAB_GRANULE_SHIFT;
+
+/// Where a slab starts, in bytes.
+#[inline]
+fn start_of(block: u32, seen: Seen) -> usize {
+    block as usize * BLOCK_BYTES + ((seen.start_in_block() as usize) << SLAB_GRANULE_SHIFT)
+}
+
+/// The number of the slot that starts at a byte of a slab, whether there are so many or not.
+#[inline]
+fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
+    let slot = (within as u64 * cut[RECIPROCAL] as u64) >> 32;
+    (slot as usize * cut[BYTES] as usize == within && slot < 64).then_some(slot as u32)
+}
+
 /// Why a slot cannot be given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NotTaken {
-    /// No slab of that class is there.
-    Elsewhere,
     /// The slot is free already.
     Free,
     /// No slot starts there.
@@ -87,33 +86,30 @@ pub(super) struct Found {
 
 /// The slabs of a range.
 pub(super) struct Slabs<M: Metadata = Borrowed<'static>> {
+    /// A [`Cut`] for each class; none where there are no slabs.
     cuts: M::Table<Cut>,
-    granule_shift: u32,
-    unit_shift: u32,
-    /// The bytes of the largest slot; 0 where there are no slabs.
-    most_bytes: usize,
+    sizes: &'static Sizes,
 }
 
 impl<M: Metadata> Slabs<M> {
     /// Slabs in `spans`; none where that has no blocks.
     pub(super) fn new(meta: &mut M, spans: &Spans<M>, plan: Plan) -> Result<Self, NoTable> {
-        let none = spans.has_no_blocks();
-        let mut cuts = meta.table(if none { 0 } else { classes(plan) })?;
+        let mut cuts = meta.table(if spans.has_no_blocks() { 0 } else { plan.sizes.count() })?;
         for (class, row) in cuts.iter_mut().enumerate() {
-            let bytes = slot_bytes(class, plan);
-            let (granules, slots) = cut(bytes, plan);
-            // A quotient without a division, exact for every unit of a slab: there are less than 2^10.
-            let reciprocal = (1u32 << 31).div_ceil(bytes >> plan.unit_shift);
-            *row = [0, reciprocal, bytes, granules << 8 | slots];
+            let bytes = plan.sizes.slot_bytes(class);
+            let (granules, slots) = slab_of(bytes, plan.slab_granules);
+            // A quotient without a division, exact for every byte of a slab.
+            let reciprocal = (1u64 << 32).div_ceil(bytes as u64) as u32;
+            let all = !0u64 >> (64 - slots);
+            *row = [0, reciprocal, bytes, granules, all as u32, (all >> 32) as u32];
         }
-        let most_bytes = if none { 0 } else { 1 << (plan.granule_shift + 5) };
-        Ok(Slabs { cuts, granule_shift: plan.granule_shift, unit_shift: plan.unit_shift, most_bytes })
+        Ok(Slabs { cuts, sizes: plan.sizes })
     }
 
     /// The class that serves `bytes` (a multiple of the alignment), if one does.
     #[inline]
     pub(super) fn class(&self, bytes: usize) -> Option<usize> {
-        (bytes.wrapping_sub(1) < self.most_bytes).then(|| class_of(bytes, self.unit_shift))
+        self.sizes.class(bytes).filter(|class| *class < self.cuts.len())
     }
 
     /// The bytes of a slot.
@@ -122,71 +118,61 @@ impl<M: Metadata> Slabs<M> {
         self.cuts[class][BYTES] as usize
     }
 
-    /// All slots of a slab of a class.
     #[inline]
     fn all(&self, class: usize) -> u64 {
-        !0 >> (64 - (self.cuts[class][SLAB] & 0xff))
+        all(&self.cuts[class])
     }
 
-    /// Takes a slot. Where it starts, in bytes, and its length.
-    #[inline]
-    pub(super) fn take(&mut self, spans: &mut Spans<M>, class: usize) -> Option<(usize, usize)> {
-        let cut = &mut self.cuts[class];
+    /// Takes a slot for `bytes` (a multiple of the alignment). Where it starts, in bytes, and its length.
+    #[inline(always)]
+    pub(super) fn take(&mut self, spans: &mut Spans<M>, bytes: usize) -> Option<(usize, usize)> {
+        let class = self.sizes.class(bytes)?;
+        let cut = self.cuts.get_mut(class)?;
         let block = cut[FIRST].checked_sub(1)?;
         let mut mark = spans.mark_of(block);
-        let free = mark.seen().bits();
+        let seen = mark.seen();
+        let free = seen.bits();
         let left = free & free.wrapping_sub(1);
         mark.set_bits(left);
+        let (at, bytes) = (start_of(block, seen) + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES]);
         if left == 0 {
-            // Full: out of the list, in which it is the first.
-            let next = mark.seen().links().next;
-            cut[FIRST] = next;
-            if let Some(next) = next.checked_sub(1) {
-                let mut next = spans.mark_of(next);
-                let links = next.seen().links();
-                next.set_links(Links { prev: 0, ..links });
-            }
+            self.filled(spans, block, class);
         }
-        let bytes = self.cuts[class][BYTES] as usize;
-        let start = (spans.start_of_block(block) as usize) << self.granule_shift;
-        Some((start + free.trailing_zeros() as usize * bytes, bytes))
+        Some((at, bytes as usize))
+    }
+
+    /// A slab has no free slot any more: out of the list, in which it is the first.
+    #[inline(never)]
+    fn filled(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
+        let next = spans.seen(block).links().next;
+        self.cuts[class][FIRST] = next;
+        self.set_prev(spans, next, 0);
     }
 
     /// Opens a slab: takes a span for it. `false`: there is none.
     #[cold]
     #[inline(never)]
     pub(super) fn open(&mut self, spans: &mut Spans<M>, class: usize) -> bool {
-        let [_, _, bytes, slab] = self.cuts[class];
-        let align = (1 << bytes.trailing_zeros()) >> self.granule_shift;
-        let Some(span) = spans.take(slab >> 8, u32::max(align, 1), &|_| 0) else { return false };
-        let block = spans.mark(span, class as u32, self.all(class));
+        let [_, _, bytes, granules, ..] = self.cuts[class];
+        let align = (1 << bytes.trailing_zeros()) >> SLAB_GRANULE_SHIFT;
+        let Some(span) = spans.take(granules, u32::max(align, 1), &|_| 0) else { return false };
+        let block = spans.mark(span, class, self.all(class));
         self.cuts[class][FIRST] = block + 1;
         true
     }
 
-    /// The slab of a class that holds the byte at `at`.
-    #[inline]
-    fn find_of(&self, spans: &Spans<M>, at: usize, class: usize) -> Option<Found> {
-        let start = spans.live_start_near((at >> self.granule_shift) as u32)?;
-        let block = Spans::<M>::block_of(start);
-        spans.seen(block).is(class as u32).then(|| Found {
-            block,
-            class,
-            within: at - ((start as usize) << self.granule_shift),
-        })
-    }
-
     /// The slab that holds the byte at `at`.
+    #[inline]
     pub(super) fn find(&self, spans: &Spans<M>, at: usize) -> Option<Found> {
-        if self.most_bytes == 0 {
+        if self.cuts.is_empty() {
             return None;
         }
-        let start = spans.live_start_near((at >> self.granule_shift) as u32)?;
+        let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;
         let block = Spans::<M>::block_of(start);
-        let class = spans.seen(block).tag()? as usize;
-        let within = at - ((start as usize) << self.granule_shift);
-        let granules = self.cuts[class][SLAB] >> 8;
-        (within >> self.granule_shift < granules as usize).then_some(Found { block, class, within })
+        let class = spans.seen(block).tag()?;
+        let within = at - ((start as usize) << SLAB_GRANULE_SHIFT);
+        let granules = self.cuts[class][GRANULES];
+        (within >> SLAB_GRANULE_SHIFT < granules as usize).then_some(Found { block, class, within })
     }
 
     /// The class of a slab.
@@ -197,35 +183,49 @@ impl<M: Metadata> Slabs<M> {
     /// The bit of the slot that starts where it was found.
     #[inline]
     fn bit(&self, found: Found) -> Option<u64> {
-        let [_, reciprocal, bytes, slab] = self.cuts[found.class];
-        let slot = ((found.within >> self.unit_shift) as u64 * reciprocal as u64) >> 31;
-        (slot as usize * bytes as usize == found.within && slot < (slab & 0xff) as u64).then(|| 1 << slot)
+        let cut = &self.cuts[found.class];
+        slot_of(cut, found.within).map(|slot| 1 << slot)
     }
 
     /// Whether a taken slot starts there.
     pub(super) fn taken(&self, spans: &Spans<M>, found: Found) -> Result<(), NotTaken> {
         let bit = self.bit(found).ok_or(NotTaken::Inside)?;
-        if spans.seen(found.block).bits() & bit == 0 { Ok(()) } else { Err(NotTaken::Free) }
+        match spans.seen(found.block).bits() & bit {
+            0 if self.all(found.class) & bit != 0 => Ok(()),
+            0 => Err(NotTaken::Inside),
+            _ => Err(NotTaken::Free),
+        }
     }
 
-    /// Gives the slot at `at` of a class back. Its bytes.
-    #[inline]
-    pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, class: usize) -> Result<usize, NotTaken> {
-        let found = self.find_of(spans, at, class).ok_or(NotTaken::Elsewhere)?;
-        let bit = self.bit(found).ok_or(NotTaken::Inside)?;
-        let mut mark = spans.mark_of(found.block);
-        let before = mark.seen().bits();
-        if before & bit != 0 {
-            return Err(NotTaken::Free);
+    /// Gives the slot at `at` back that was taken for `bytes` (a multiple of the alignment). Its bytes, or `None` where it cannot be
+    /// told at a glance that it is such a slot and taken.
+    #[inline(always)]
+    pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, bytes: usize) -> Option<usize> {
+        if bytes > BLOCK_BYTES || self.cuts.is_empty() {
+            return None;
         }
-        mark.set_bits(before | bit);
-        if before == 0 {
-            self.link(spans, found.block, class);
+        let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;
+        let block = Spans::<M>::block_of(start);
+        let mut mark = spans.mark_of(block);
+        let class = mark.seen().tag()?;
+        let cut = self.cuts.get(class)?;
+        if self.sizes.class(bytes)? != class {
+            return None;
         }
-        if before | bit == self.all(class) {
-            self.emptied(spans, found.block, class);
+        let bit = 1 << slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
+        let (free, all) = (mark.seen().bits(), all(cut));
+        if (free | !all) & bit != 0 {
+            return None;
         }
-        Ok(self.cuts[class][BYTES] as usize)
+        mark.set_bits(free | bit);
+        let bytes = cut[BYTES] as usize;
+        if free == 0 {
+            self.link(spans, block, class);
+        }
+        if free | bit == all {
+            self.emptied(spans, block, class);
+        }
+        Some(bytes)
     }
 
     /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
@@ -305,7 +305,7 @@ impl<M: Metadata> Slabs<M> {
 
     /// The bytes of a slot and how many are taken of the slab that starts at a granule.
     pub(super) fn slots(&self, spans: &Spans<M>, start: u32) -> Option<(usize, u32)> {
-        let found = self.find(spans, (start as usize) << self.granule_shift)?;
+        let found = self.find(spans, (start as usize) << SLAB_GRANULE_SHIFT)?;
         let taken = self.all(found.class) & !spans.seen(found.block).bits();
         Some((self.bytes(found.class), taken.count_ones()))
     }

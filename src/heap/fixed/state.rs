@@ -5,11 +5,11 @@
 use super::arena::{FixedArena, Resized};
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
+use super::plan::MOST_BYTES;
 use super::misuse::{LowMemory, OnMisuse};
-use crate::arena::{Block, LiveSpan, Stats};
+use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::size::Offset;
-use crate::space::Contents;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
@@ -25,8 +25,8 @@ impl Range {
     pub(super) fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
         let given_bytes = len as u64;
         match start.checked_add(len) {
-            Some(_) if len > isize::MAX as usize => {
-                Err(NotClaimed::TooLarge { given_bytes, most_bytes: isize::MAX as u64 })
+            Some(_) if given_bytes > MOST_BYTES.min(isize::MAX as u64) => {
+                Err(NotClaimed::TooLarge { given_bytes, most_bytes: MOST_BYTES.min(isize::MAX as u64) })
             }
             Some(end) if start > 0 => Ok(Range { start, end }),
             _ => Err(NotClaimed::NoRange { start: start as u64, given_bytes }),
@@ -76,7 +76,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Divides the static array that the heap was made over, and takes a block from it. Under the lock: whoever comes second
     /// is to find it divided.
-    pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+    pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         if let Some(bytes) = memory::take(self.unclaimed.take()?) {
             // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
             let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
@@ -131,17 +131,27 @@ impl<const ARENAS: usize> State<ARENAS> {
         Err(BadFree::Foreign)
     }
 
+    /// A slot of the first arena, if one is at hand: the whole path of a small block.
+    #[inline(always)]
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let (addr, bytes) = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
+        self.took(bytes);
+        Some((addr, bytes))
+    }
+
+    /// Gives a slot of the first arena back, if it is at a glance what it should be.
+    #[inline(always)]
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+        let bytes = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
+        self.freed(bytes);
+        Some(())
+    }
+
     #[inline]
-    pub(super) fn allocate(&mut self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        for arena in self.arenas.iter_mut().flatten() {
-            if let Some((addr, bytes)) = arena.allocate(layout) {
-                self.in_use_bytes += bytes;
-                self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
-                self.allocations += 1;
-                return Some(Block { addr, bytes: bytes as u64, contents: Contents::Unknown });
-            }
-        }
-        None
+    fn took(&mut self, bytes: usize) {
+        self.in_use_bytes += bytes;
+        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        self.allocations += 1;
     }
 
     #[inline]
@@ -150,7 +160,19 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.frees += 1;
     }
 
-    #[inline]
+    /// A block, and the bytes that it can use.
+    #[inline(never)]
+    pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        for arena in self.arenas.iter_mut().flatten() {
+            if let Some((addr, bytes)) = arena.allocate(layout) {
+                self.took(bytes);
+                return Some((addr, bytes));
+            }
+        }
+        None
+    }
+
+    #[inline(never)]
     pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free(at, layout)?;

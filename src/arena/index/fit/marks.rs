@@ -1,7 +1,7 @@
-//! What the owner of a live span keeps in the slot of its first anchor: 9 bits, two links, 64 bits.
+//! What the owner of a live span keeps in the slot of its first anchor: a tag, two links, 64 bits.
 //!
-//! Such a span holds an anchor and is shorter than 2048 granules; its length shares a word with a link. So a heap that cuts
-//! spans into small blocks finds what it knows of them by arithmetic, and pays no table for it.
+//! Such a span holds an anchor and has at most 127 granules. So a heap that cuts spans into small blocks finds what it knows of them
+//! by arithmetic, and pays no table for it.
 
 #![forbid(unsafe_code)]
 
@@ -11,14 +11,20 @@ use crate::arena::index::Backing;
 use crate::arena::metadata::Metadata;
 use crate::size::Span;
 
-/// Set in the length of a span that is marked.
+/// The first word of a marked slot: `MARKED`, the tag, the upper bits of the second link, where in its block the span starts, its
+/// length. The second: the first link, the lower bits of the second. The third and fourth: the bits.
 const MARKED: u32 = 1 << 31;
-const LENGTH_BITS: u32 = 11;
-const LINK_BITS: u32 = 21;
-const TAG_SHIFT: u32 = 22;
+const TAG_SHIFT: u32 = 24;
+const PREV_SHIFT: u32 = 12;
+const PREV_HIGH: u32 = ((1 << (TAG_SHIFT - PREV_SHIFT)) - 1) << PREV_SHIFT;
+const START_SHIFT: u32 = 7;
+const START_MASK: u32 = (1 << Unframed::BLOCK_SHIFT) - 1;
+const LINK_BITS: u32 = 22;
+const _: () = assert!(START_SHIFT + Unframed::BLOCK_SHIFT == PREV_SHIFT, "the fields lie side by side");
+const _: () = assert!((TAG_SHIFT - PREV_SHIFT) + (32 - LINK_BITS) == LINK_BITS, "both links have the same bits");
 
 /// The granules of the longest span that can be marked.
-pub(crate) const MOST_GRANULES: u32 = (1 << LENGTH_BITS) - 1;
+pub(crate) const MOST_GRANULES: u32 = (1 << START_SHIFT) - 1;
 /// The most blocks of a table whose spans can be marked.
 pub(crate) const MOST_BLOCKS: u32 = (1 << LINK_BITS) - 1;
 /// The most tags.
@@ -37,8 +43,7 @@ pub(crate) struct Links {
     pub(crate) prev: u32,
 }
 
-/// The slot of a marked span: `MARKED`, tag, the upper bits of the second link, length; the first link, the lower bits of the
-/// second; the bits.
+/// The slot of a marked span, to change.
 #[derive(Debug)]
 pub(crate) struct Mark<'a>(&'a mut Slot);
 
@@ -46,19 +51,17 @@ pub(crate) struct Mark<'a>(&'a mut Slot);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen(Slot);
 
-const PREV_HIGH: u32 = ((1 << (TAG_SHIFT - LENGTH_BITS)) - 1) << LENGTH_BITS;
-
 impl Seen {
-    /// Whether the span is marked with that tag.
-    #[inline]
-    pub(crate) fn is(self, tag: u32) -> bool {
-        self.0[0] >> TAG_SHIFT == MARKED >> TAG_SHIFT | tag
-    }
-
     /// The tag of a marked span.
     #[inline]
-    pub(crate) fn tag(self) -> Option<u32> {
-        (self.0[0] & MARKED != 0).then_some((self.0[0] & !MARKED) >> TAG_SHIFT)
+    pub(crate) fn tag(self) -> Option<usize> {
+        (self.0[0] & MARKED != 0).then_some(((self.0[0] & !MARKED) >> TAG_SHIFT) as usize)
+    }
+
+    /// Where in its block the span starts.
+    #[inline]
+    pub(crate) fn start_in_block(self) -> u32 {
+        self.0[0] >> START_SHIFT & START_MASK
     }
 
     /// The bits of a marked span.
@@ -70,7 +73,7 @@ impl Seen {
     /// The links of a marked span.
     #[inline]
     pub(crate) fn links(self) -> Links {
-        let high = (self.0[0] & PREV_HIGH) >> LENGTH_BITS;
+        let high = (self.0[0] & PREV_HIGH) >> PREV_SHIFT;
         Links { next: self.0[1] & MOST_BLOCKS, prev: high << (32 - LINK_BITS) | self.0[1] >> LINK_BITS }
     }
 }
@@ -90,7 +93,7 @@ impl Mark<'_> {
 
     #[inline]
     pub(crate) fn set_links(&mut self, Links { next, prev }: Links) {
-        let high = (prev >> (32 - LINK_BITS)) << LENGTH_BITS;
+        let high = (prev >> (32 - LINK_BITS)) << PREV_SHIFT;
         self.0[0] = self.0[0] & !PREV_HIGH | high;
         self.0[1] = next | prev << LINK_BITS;
     }
@@ -101,11 +104,11 @@ impl<M: Metadata> FitTable<M, Unframed> {
     pub(crate) const BLOCK: u32 = 1 << Unframed::BLOCK_SHIFT;
 
     /// Marks a live span that holds an anchor. The number of its block.
-    pub(crate) fn mark(&mut self, span: Span, tag: u32, bits: u64) -> u32 {
-        debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && (tag as usize) < MOST_TAGS);
+    pub(crate) fn mark(&mut self, span: Span, tag: usize, bits: u64) -> u32 {
+        debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && tag < MOST_TAGS);
         let block = span.start.0 >> Unframed::BLOCK_SHIFT;
         let mut mark = self.mark_of(block);
-        mark.0[0] = MARKED | tag << TAG_SHIFT | span.granules;
+        mark.0[0] = MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
         mark.set_links(Links::default());
         mark.set_bits(bits);
         block
@@ -113,7 +116,7 @@ impl<M: Metadata> FitTable<M, Unframed> {
 
     /// Takes the mark off a span, which is live as before.
     pub(crate) fn unmark(&mut self, block: u32) -> Span {
-        let start = self.start_of_block(block);
+        let start = block << Unframed::BLOCK_SHIFT | self.seen(block).start_in_block();
         let granules = self.lists.length(block);
         self.lists.set_length(block, granules);
         Span::new(start, granules)
@@ -136,12 +139,6 @@ impl<M: Metadata> FitTable<M, Unframed> {
     pub(crate) fn is_marked(&self, start: u32) -> bool {
         let block = Self::block_of(start);
         block < self.granules >> Unframed::BLOCK_SHIFT && self.seen(block).tag().is_some()
-    }
-
-    /// Where the live span starts whose first anchor is that of a block.
-    #[inline]
-    pub(crate) fn start_of_block(&self, block: u32) -> u32 {
-        self.edges.last_live_near(block << Unframed::BLOCK_SHIFT | (Self::BLOCK - 1)).unwrap_or(0)
     }
 
     /// The last start of a live span up to `at`, if that is not far: not farther than a span of three blocks or four is long.
