@@ -28,13 +28,14 @@ pub use spans::LiveSpans;
 use crate::arena::{Block, Stats};
 use crate::error::{BadFree, OutOfMemory};
 use crate::space::Contents;
-use crate::sync::{Lock, SpinLock, const_unless_loom};
+use crate::sync::{Held, Lock, SpinLock, const_unless_loom};
 use core::alloc::Layout;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use lock_api::RawMutex;
 use memory::Memory;
+use slabs::Chore;
 use state::State;
 
 /// A heap over up to `ARENAS` ranges of memory, behind a lock of the caller's kind.
@@ -140,14 +141,31 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         self.take_at_hand(layout).or_else(|| self.take_anyhow(layout))
     }
 
-    /// A block without asking anybody else.
-    #[inline]
+    /// A block without asking anybody else. What is rare is called last, with the lock in hand.
+    #[inline(always)]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some(slot) => Some(slot),
-            None => state.allocate(layout),
+            Some((at, bytes, None)) => Some((at, bytes)),
+            Some((at, bytes, Some(chore))) => Self::take_last(state, at, bytes, chore),
+            None => Self::take_else(state, layout),
         }
+    }
+
+    #[inline(never)]
+    fn take_last(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: NonNull<u8>,
+        bytes: usize,
+        chore: Chore,
+    ) -> Option<(NonNull<u8>, usize)> {
+        state.filled(chore);
+        Some((at, bytes))
+    }
+
+    #[inline(never)]
+    fn take_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        state.allocate(layout)
     }
 
     /// What can be done when no arena has a block.
@@ -189,13 +207,29 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when it is not live or not of that size; then nothing has changed, and nobody else is told.
     #[allow(unsafe_code)]
-    #[inline]
+    #[inline(always)]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
-            Some(()) => Ok(()),
-            None => state.free(at, layout),
+            Some(None) => Ok(()),
+            Some(Some(chore)) => Self::give_last(state, chore),
+            None => Self::give_else(state, at, layout),
         }
+    }
+
+    #[inline(never)]
+    fn give_last(mut state: Held<'_, L, State<ARENAS>>, chore: Chore) -> Result<(), BadFree> {
+        state.emptied(chore);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn give_else(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), BadFree> {
+        state.free(at, layout)
     }
 
     /// Gives a block back whose size is not known, as C's `free` does.

@@ -73,14 +73,17 @@ unsafe impl<'a> Space for Fixed<'a> {
     type Index<M: Metadata> = FitTable<M, Unframed>;
     type Tables = Borrowed<'a>;
 
+    #[inline]
     fn geometry(&self) -> Geometry {
         self.geometry
     }
 
+    #[inline]
     fn len_bytes(&self) -> u64 {
         self.len as u64
     }
 
+    #[inline]
     fn alignment(&self) -> Alignment {
         Alignment {
             max_bytes: MAX_ALIGN as u64,
@@ -88,14 +91,17 @@ unsafe impl<'a> Space for Fixed<'a> {
         }
     }
 
+    #[inline]
     fn addr(&self, at: Offset) -> NonNull<u8> {
         assert!(at.0 < self.len as u64, "{at} of a space of {} bytes", self.len);
         // SAFETY: 1. The offset is less than the length of the borrowed bytes.
         unsafe { self.start.add(at.0 as usize) }
     }
 
+    #[inline]
     fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
-        let at = (addr.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
+        // Below the start it wraps, beyond every length.
+        let at = (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize);
         (at < self.len).then_some(Offset(at as u64))
     }
 

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::plan::Plan;
-use super::slabs::{Found, NotTaken, Slabs, Spans};
+use super::slabs::{Chore, Found, NotTaken, Slabs, Spans};
 use crate::arena::index::NotLive;
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena, Sizing, SpanIndex};
 use crate::error::BadFree;
@@ -81,30 +81,56 @@ impl FixedArena {
         (self.spans.high_water() as usize) << self.granule_shift
     }
 
-    /// A slot for a layout, if there is one at hand. Where it starts, and its bytes.
+    /// A slot for a layout, if there is one at hand. Where it starts, its bytes, and what is to be done.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let (at, bytes) = self.slabs.take(&mut self.spans, rounded(layout))?;
-        Some((self.space.addr(Offset(at as u64)), bytes))
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+        let (at, bytes, chore) = self.slabs.take(&mut self.spans, rounded(layout))?;
+        Some((self.space.addr(Offset(at as u64)), bytes, chore))
     }
 
-    /// Gives a slot back, if it is at a glance what it should be. Its bytes.
+    /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Option<Chore>)> {
         let at = self.offset(at)?;
         self.slabs.give(&mut self.spans, at, rounded(layout))
+    }
+
+    /// Does what a slot that was taken has left to do.
+    pub(super) fn filled(&mut self, chore: Chore) {
+        self.slabs.filled(&mut self.spans, chore);
+    }
+
+    /// Does what a slot that was given back has left to do.
+    pub(super) fn freed(&mut self, chore: Chore) {
+        self.slabs.freed(&mut self.spans, chore);
     }
 
     /// A block for a layout, and the bytes that it can use.
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let (at, bytes) = match self.class(layout) {
-            Some(class) => match self.slabs.take(&mut self.spans, rounded(layout)) {
+            Some(class) => match self.take_whole_slot(layout) {
                 Some(slot) => slot,
                 None => self.allocate_from_new_slab(class, layout)?,
             },
             None => self.allocate_span(layout)?,
         };
         Some((self.space.addr(Offset(at as u64)), bytes))
+    }
+
+    fn take_whole_slot(&mut self, layout: Layout) -> Option<(usize, usize)> {
+        let (at, bytes, chore) = self.slabs.take(&mut self.spans, rounded(layout))?;
+        if let Some(chore) = chore {
+            self.filled(chore);
+        }
+        Some((at, bytes))
+    }
+
+    fn give_whole_slot(&mut self, at: usize, rounded: usize) -> Option<usize> {
+        let (bytes, chore) = self.slabs.give(&mut self.spans, at, rounded)?;
+        if let Some(chore) = chore {
+            self.freed(chore);
+        }
+        Some(bytes)
     }
 
     #[inline]
@@ -117,7 +143,7 @@ impl FixedArena {
     fn allocate_from_new_slab(&mut self, class: usize, layout: Layout) -> Option<(usize, usize)> {
         let opened = self.slabs.open(&mut self.spans, class)
             || (self.slabs.reclaim(&mut self.spans) && self.slabs.open(&mut self.spans, class));
-        if opened { self.slabs.take(&mut self.spans, rounded(layout)) } else { self.allocate_span(layout) }
+        if opened { self.take_whole_slot(layout) } else { self.allocate_span(layout) }
     }
 
     /// The granules of a span for so many bytes; too many where the range has less.
@@ -152,7 +178,7 @@ impl FixedArena {
 
     /// Gives the block at `at` back. The bytes it could use.
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        match self.slabs.give(&mut self.spans, at, rounded(layout)) {
+        match self.give_whole_slot(at, rounded(layout)) {
             Some(bytes) => Ok(bytes),
             None => self.free_span(at, layout),
         }
@@ -191,7 +217,7 @@ impl FixedArena {
     /// Gives a taken slot back, whatever it was taken for.
     fn give_found(&mut self, at: usize, class: usize) -> Result<usize, BadFree> {
         let bytes = self.slabs.bytes(class);
-        let given = self.slabs.give(&mut self.spans, at, bytes);
+        let given = self.give_whole_slot(at, bytes);
         given.ok_or(BadFree::AlreadyFree { offset_bytes: at as u64 })
     }
 

@@ -21,13 +21,14 @@ use core::mem::take;
 /// The spans of a fixed heap.
 pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Unframed>;
 
-/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, granules of
-/// a slab, a bit for each of its slots.
-type Cut = [u32; 6];
+/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, how many
+/// sizes it serves, a bit for each slot of a slab, granules of a slab.
+type Cut = [u32; 8];
 const FIRST: usize = 0;
 const RECIPROCAL: usize = 1;
 const BYTES: usize = 2;
-const GRANULES: usize = 3;
+const STEP: usize = 3;
+const GRANULES: usize = 6;
 
 /// A bit for each slot.
 #[inline]
@@ -60,11 +61,18 @@ fn start_of(block: u32, seen: Seen) -> usize {
     block as usize * BLOCK_BYTES + ((seen.start_in_block() as usize) << SLAB_GRANULE_SHIFT)
 }
 
-/// The number of the slot that starts at a byte of a slab, whether there are so many or not.
+/// The number of the slot that starts at a byte of a slab, whether there are so many or not: less than 64.
 #[inline]
 fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
-    let slot = (within as u64 * cut[RECIPROCAL] as u64) >> 32;
-    (slot as usize * cut[BYTES] as usize == within && slot < 64).then_some(slot as u32)
+    let slot = (within as u64 * cut[RECIPROCAL] as u64) >> 32 & 63;
+    (slot as usize * cut[BYTES] as usize == within).then_some(slot as u32)
+}
+
+/// A slab that changes its place: it became full, has a free slot again, or is empty.
+#[derive(Clone, Copy)]
+pub(super) struct Chore {
+    block: u32,
+    class: u32,
 }
 
 /// Why a slot cannot be given back.
@@ -101,7 +109,8 @@ impl<M: Metadata> Slabs<M> {
             // A quotient without a division, exact for every byte of a slab.
             let reciprocal = (1u64 << 32).div_ceil(bytes as u64) as u32;
             let all = !0u64 >> (64 - slots);
-            *row = [0, reciprocal, bytes, granules, all as u32, (all >> 32) as u32];
+            let step = bytes - class.checked_sub(1).map_or(0, |before| plan.sizes.slot_bytes(before));
+            *row = [0, reciprocal, bytes, step, all as u32, (all >> 32) as u32, granules, 0];
         }
         Ok(Slabs { cuts, sizes: plan.sizes })
     }
@@ -123,29 +132,26 @@ impl<M: Metadata> Slabs<M> {
         all(&self.cuts[class])
     }
 
-    /// Takes a slot for `bytes` (a multiple of the alignment). Where it starts, in bytes, and its length.
+    /// Takes a slot for `bytes` (a multiple of the alignment). Where it starts, in bytes, its length, and what is to be done.
     #[inline(always)]
-    pub(super) fn take(&mut self, spans: &mut Spans<M>, bytes: usize) -> Option<(usize, usize)> {
+    pub(super) fn take(&mut self, spans: &mut Spans<M>, bytes: usize) -> Option<(usize, usize, Option<Chore>)> {
         let class = self.sizes.class(bytes)?;
-        let cut = self.cuts.get_mut(class)?;
+        let cut = self.cuts.get(class)?;
         let block = cut[FIRST].checked_sub(1)?;
-        let mut mark = spans.mark_of(block);
+        let mut mark = spans.mark_of(block)?;
         let seen = mark.seen();
         let free = seen.bits();
         let left = free & free.wrapping_sub(1);
         mark.set_bits(left);
-        let (at, bytes) = (start_of(block, seen) + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES]);
-        if left == 0 {
-            self.filled(spans, block, class);
-        }
-        Some((at, bytes as usize))
+        let at = start_of(block, seen) + free.trailing_zeros() as usize * cut[BYTES] as usize;
+        let chore = (left == 0).then_some(Chore { block, class: class as u32 });
+        Some((at, cut[BYTES] as usize, chore))
     }
 
     /// A slab has no free slot any more: out of the list, in which it is the first.
-    #[inline(never)]
-    fn filled(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
+    pub(super) fn filled(&mut self, spans: &mut Spans<M>, Chore { block, class }: Chore) {
         let next = spans.seen(block).links().next;
-        self.cuts[class][FIRST] = next;
+        self.cuts[class as usize][FIRST] = next;
         self.set_prev(spans, next, 0);
     }
 
@@ -153,7 +159,7 @@ impl<M: Metadata> Slabs<M> {
     #[cold]
     #[inline(never)]
     pub(super) fn open(&mut self, spans: &mut Spans<M>, class: usize) -> bool {
-        let [_, _, bytes, granules, ..] = self.cuts[class];
+        let (bytes, granules) = (self.cuts[class][BYTES], self.cuts[class][GRANULES]);
         let align = (1 << bytes.trailing_zeros()) >> SLAB_GRANULE_SHIFT;
         let Some(span) = spans.take(granules, u32::max(align, 1), &|_| 0) else { return false };
         let block = spans.mark(span, class, self.all(class));
@@ -197,19 +203,20 @@ impl<M: Metadata> Slabs<M> {
         }
     }
 
-    /// Gives the slot at `at` back that was taken for `bytes` (a multiple of the alignment). Its bytes, or `None` where it cannot be
-    /// told at a glance that it is such a slot and taken.
+    /// Gives the slot at `at` back that was taken for `bytes` (a multiple of the alignment). Its bytes and what is to be done, or
+    /// `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
-    pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, bytes: usize) -> Option<usize> {
-        if bytes > BLOCK_BYTES || self.cuts.is_empty() {
+    pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, bytes: usize) -> Option<(usize, Option<Chore>)> {
+        if bytes > BLOCK_BYTES {
             return None;
         }
         let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;
         let block = Spans::<M>::block_of(start);
-        let mut mark = spans.mark_of(block);
-        let class = mark.seen().tag()?;
+        let mut mark = spans.mark_of(block)?;
+        let class = mark.seen().tag_or_more();
         let cut = self.cuts.get(class)?;
-        if self.sizes.class(bytes)? != class {
+        let held = cut[BYTES] as usize;
+        if held.wrapping_sub(bytes) >= cut[STEP] as usize {
             return None;
         }
         let bit = 1 << slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
@@ -218,38 +225,42 @@ impl<M: Metadata> Slabs<M> {
             return None;
         }
         mark.set_bits(free | bit);
-        let bytes = cut[BYTES] as usize;
-        if free == 0 {
-            self.link(spans, block, class);
+        let chore = (free == 0 || free | bit == all).then_some(Chore { block, class: class as u32 });
+        Some((held, chore))
+    }
+
+    /// A slab was full, or is empty now.
+    pub(super) fn freed(&mut self, spans: &mut Spans<M>, Chore { block, class }: Chore) {
+        let free = spans.seen(block).bits();
+        if free.is_power_of_two() {
+            self.link(spans, block, class as usize);
         }
-        if free | bit == all {
-            self.emptied(spans, block, class);
+        if free == self.all(class as usize) {
+            self.emptied(spans, block, class as usize);
         }
-        Some(bytes)
     }
 
     /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
     /// fill up and the higher run empty.
-    #[inline(never)]
     fn link(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
         let first = self.cuts[class][FIRST];
         let Some(other) = first.checked_sub(1) else {
             self.cuts[class][FIRST] = block + 1;
-            spans.mark_of(block).set_links(Links::default());
+            spans.known(block).set_links(Links::default());
             return;
         };
         if spans.seen(other).bits() == self.all(class) {
             // It was alone and empty; now there is another.
             self.close(spans, other);
             self.cuts[class][FIRST] = block + 1;
-            spans.mark_of(block).set_links(Links::default());
+            spans.known(block).set_links(Links::default());
         } else if other < block {
             let links = spans.seen(other).links();
-            spans.mark_of(other).set_links(Links { next: block + 1, ..links });
-            spans.mark_of(block).set_links(Links { next: links.next, prev: first });
+            spans.known(other).set_links(Links { next: block + 1, ..links });
+            spans.known(block).set_links(Links { next: links.next, prev: first });
             self.set_prev(spans, links.next, block + 1);
         } else {
-            spans.mark_of(block).set_links(Links { next: first, prev: 0 });
+            spans.known(block).set_links(Links { next: first, prev: 0 });
             self.set_prev(spans, first, block + 1);
             self.cuts[class][FIRST] = block + 1;
         }
@@ -257,14 +268,13 @@ impl<M: Metadata> Slabs<M> {
 
     fn set_prev(&mut self, spans: &mut Spans<M>, link: u32, prev: u32) {
         if let Some(block) = link.checked_sub(1) {
-            let mut mark = spans.mark_of(block);
+            let mut mark = spans.known(block);
             let links = mark.seen().links();
             mark.set_links(Links { prev, ..links });
         }
     }
 
     /// The last slot of a slab came back: it is closed, unless it is alone in its list.
-    #[inline(never)]
     fn emptied(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
         let Links { next, prev } = spans.seen(block).links();
         if next == 0 && prev == 0 {
@@ -274,7 +284,7 @@ impl<M: Metadata> Slabs<M> {
         match prev.checked_sub(1) {
             Some(prev) => {
                 let links = spans.seen(prev).links();
-                spans.mark_of(prev).set_links(Links { next, ..links });
+                spans.known(prev).set_links(Links { next, ..links });
             }
             None => self.cuts[class][FIRST] = next,
         }

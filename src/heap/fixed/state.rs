@@ -6,6 +6,7 @@ use super::arena::{FixedArena, Resized};
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
 use super::plan::MOST_BYTES;
+use super::slabs::Chore;
 use super::misuse::{LowMemory, OnMisuse};
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
@@ -131,20 +132,36 @@ impl<const ARENAS: usize> State<ARENAS> {
         Err(BadFree::Foreign)
     }
 
-    /// A slot of the first arena, if one is at hand: the whole path of a small block.
+    /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let (addr, bytes) = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
-        self.took(bytes);
-        Some((addr, bytes))
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+        let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
+        self.took(taken.1);
+        Some(taken)
     }
 
-    /// Gives a slot of the first arena back, if it is at a glance what it should be.
+    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
-        let bytes = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Option<Chore>> {
+        let (bytes, chore) = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
         self.freed(bytes);
-        Some(())
+        Some(chore)
+    }
+
+    /// Does what `take_slot` left to do.
+    #[inline(never)]
+    pub(super) fn filled(&mut self, chore: Chore) {
+        if let Some(Some(arena)) = self.arenas.first_mut() {
+            arena.filled(chore);
+        }
+    }
+
+    /// Does what `give_slot` left to do.
+    #[inline(never)]
+    pub(super) fn emptied(&mut self, chore: Chore) {
+        if let Some(Some(arena)) = self.arenas.first_mut() {
+            arena.freed(chore);
+        }
     }
 
     #[inline]

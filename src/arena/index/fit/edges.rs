@@ -79,11 +79,17 @@ impl<M: Metadata> Edges<M> {
     /// The last start of a live span up to `at`, in the same 64 granules or the 128 before.
     #[inline]
     pub(super) fn last_live_near(&self, at: u32) -> Option<u32> {
-        let live = self.words[at as usize / 64][LIVE] << (63 - at % 64);
+        let word = at as usize / 64;
+        let live = self.words.get(word)?[LIVE] << (63 - at % 64);
         if live != 0 {
             return Some(at - live.leading_zeros());
         }
-        let word = at as usize / 64;
+        self.last_live_before(word)
+    }
+
+    /// The last start of a live span in the two words before `word`.
+    #[inline]
+    fn last_live_before(&self, word: usize) -> Option<u32> {
         for back in 1..=2 {
             let before = self.words.get(word.wrapping_sub(back))?[LIVE];
             if before != 0 {

@@ -89,6 +89,11 @@ impl<M: Metadata> Lists<M> {
         self.slots[slot as usize][LENGTH] = length;
     }
 
+    #[inline]
+    pub(super) fn find_slot_mut(&mut self, slot: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(slot as usize)
+    }
+
     /// Puts a slot in front of the list of its length.
     #[inline]
     pub(super) fn push(&mut self, set: u32, slot: u32, length: u32) {

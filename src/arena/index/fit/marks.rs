@@ -58,6 +58,12 @@ impl Seen {
         (self.0[0] & MARKED != 0).then_some(((self.0[0] & !MARKED) >> TAG_SHIFT) as usize)
     }
 
+    /// The tag of a marked span, [`MOST_TAGS`] or more for any other.
+    #[inline]
+    pub(crate) fn tag_or_more(self) -> usize {
+        ((self.0[0] ^ MARKED) >> TAG_SHIFT) as usize
+    }
+
     /// Where in its block the span starts.
     #[inline]
     pub(crate) fn start_in_block(self) -> u32 {
@@ -107,7 +113,7 @@ impl<M: Metadata> FitTable<M, Unframed> {
     pub(crate) fn mark(&mut self, span: Span, tag: usize, bits: u64) -> u32 {
         debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && tag < MOST_TAGS);
         let block = span.start.0 >> Unframed::BLOCK_SHIFT;
-        let mut mark = self.mark_of(block);
+        let mut mark = self.known(block);
         mark.0[0] = MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
         mark.set_links(Links::default());
         mark.set_bits(bits);
@@ -122,9 +128,15 @@ impl<M: Metadata> FitTable<M, Unframed> {
         Span::new(start, granules)
     }
 
-    /// The mark of a block.
+    /// The slot of a block, if there is such a block.
     #[inline]
-    pub(crate) fn mark_of(&mut self, block: u32) -> Mark<'_> {
+    pub(crate) fn mark_of(&mut self, block: u32) -> Option<Mark<'_>> {
+        self.lists.find_slot_mut(block).map(Mark)
+    }
+
+    /// The slot of a block that is known to have a mark.
+    #[inline]
+    pub(crate) fn known(&mut self, block: u32) -> Mark<'_> {
         Mark(self.lists.slot_mut(block))
     }
 
