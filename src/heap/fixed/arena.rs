@@ -48,7 +48,7 @@ impl FixedArena {
     pub(super) fn new(space: Fixed<'static>, plan: Plan, mut meta: Borrowed<'static>) -> Result<Self, NoArena> {
         let granules = (space.len_bytes() >> plan.granule_shift) as u32;
         let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
-        let spans = Spans::new(&mut meta, granules, skew)?;
+        let spans = Spans::with_blocks_unless(plan.flat, &mut meta, granules, skew)?;
         let slabs = Slabs::new(&mut meta, &spans, plan)?;
         let least = if spans.has_no_blocks() { 1 } else { Spans::<Borrowed>::BLOCK };
         Ok(FixedArena { space, granule_shift: plan.granule_shift, granules, least, loose: false, spans, slabs })
@@ -57,7 +57,7 @@ impl FixedArena {
     /// The bytes of tables for so many granules.
     pub(super) fn metadata_bytes(granules: u32, plan: Plan) -> u64 {
         let mut sizing = Sizing::default();
-        if let Ok(spans) = Spans::<Sizing>::new(&mut sizing, granules, 0) {
+        if let Ok(spans) = Spans::<Sizing>::with_blocks_unless(plan.flat, &mut sizing, granules, 0) {
             let slabs = Slabs::<Sizing>::new(&mut sizing, &spans, plan);
             debug_assert!(slabs.is_ok(), "counting cannot fail");
         }
@@ -297,7 +297,7 @@ impl FixedArena {
             Held::Span(_) => return Err(self.wrong_size(at, held, old.size())),
         };
         let wants = self.granules_for(new_bytes);
-        if may_move && new_bytes < old.size() && self.is_better_elsewhere(span, wants, new_class) {
+        if may_move && self.is_better_elsewhere(span, wants, new_class) {
             return Ok(Resized::Move);
         }
         let done = match wants {
@@ -309,9 +309,17 @@ impl FixedArena {
         Ok(if done { Resized::Done { had, has } } else { Resized::Move })
     }
 
-    /// Whether a span that becomes shorter should leave its place: for a slot, where half a block would be wasted.
-    fn is_better_elsewhere(&mut self, _span: Span, _wants: u32, new_class: Option<usize>) -> bool {
-        new_class.is_some_and(|class| self.slabs.bytes(class) << 1 <= (self.least as usize) << self.granule_shift)
+    /// Whether a span should leave its place for its new length: for a slot, where half a block would be wasted; or, when free memory
+    /// lies in short runs, for one that it fills better than what it would leave behind.
+    fn is_better_elsewhere(&self, span: Span, wants: u32, new_class: Option<usize>) -> bool {
+        if let Some(class) = new_class {
+            return self.slabs.bytes(class) << 1 <= (self.least as usize) << self.granule_shift;
+        }
+        if self.least == 1 || wants == span.granules || wants > self.granules || !self.spans.is_tight() {
+            return false;
+        }
+        let left = (span.granules + self.spans.free_behind(span)).saturating_sub(wants);
+        self.spans.would_cut(wants).is_some_and(|found| found - wants < left)
     }
 
     /// A slot that has become too large for its block stays with it all the same.

@@ -6,9 +6,11 @@ use crate::arena::index::fit::marks;
 use crate::size::Geometry;
 
 /// log2 of the bytes of a granule where there are slabs.
-pub(super) const SLAB_GRANULE_SHIFT: u32 = 5;
-/// The bytes of a block of the fit table there: the largest slot.
-pub(super) const BLOCK_BYTES: usize = 32 << SLAB_GRANULE_SHIFT;
+pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
+/// The bytes of a block of the fit table there: of the shortest span.
+pub(super) const BLOCK_BYTES: usize = 16 << SLAB_GRANULE_SHIFT;
+/// The largest slot.
+pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
 /// The longest range, whose blocks can all be named.
 pub(super) const MOST_BYTES: u64 = marks::MOST_BLOCKS as u64 * BLOCK_BYTES as u64;
 
@@ -17,6 +19,8 @@ pub(super) const MOST_BYTES: u64 = marks::MOST_BLOCKS as u64 * BLOCK_BYTES as u6
 pub(super) struct Plan {
     /// log2 of the bytes of a granule.
     pub(super) granule_shift: u32,
+    /// Whether there are no slabs.
+    pub(super) flat: bool,
     /// The sizes of slots.
     pub(super) sizes: &'static Sizes,
     /// Granules that a slab has at least.
@@ -26,19 +30,21 @@ pub(super) struct Plan {
 impl Plan {
     /// The units for a range of `len` bytes.
     ///
-    /// Below 256 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
-    /// pass over the bits of at most 8,192 granules. From there on what is not longer than a block of the fit table comes from
-    /// slabs; below 4 MiB from fewer and smaller ones.
+    /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
+    /// pass over the bits of at most 10,240 granules. From there on what is at most 2 KiB long comes from slabs; below 4 MiB from
+    /// fewer and smaller ones.
     pub(super) const fn of(len: usize) -> Plan {
         let granule_shift = match len >> 10 {
             0..16 => 3,
             16..128 => 4,
+            128..320 => 5,
             _ => SLAB_GRANULE_SHIFT,
         };
+        let flat = granule_shift < SLAB_GRANULE_SHIFT;
         if len < 4 << 20 {
-            Plan { granule_shift, sizes: &FEW, slab_granules: 32 }
+            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16 }
         } else {
-            Plan { granule_shift, sizes: &MANY, slab_granules: 64 }
+            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 64 }
         }
     }
 
@@ -48,11 +54,11 @@ impl Plan {
     }
 }
 
-/// Size classes: multiples of 8 up to half a block, of 16 up to a whole one; or of twice as much.
+/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much.
 #[derive(Debug)]
 pub(super) struct Sizes {
     /// The class of each multiple of 8, less one.
-    classes: [u8; BLOCK_BYTES / 8],
+    classes: [u8; MOST_SLOT_BYTES / 8],
     shift: u32,
 }
 
@@ -63,13 +69,18 @@ static FEW: Sizes = Sizes::new(4);
 
 impl Sizes {
     const fn new(shift: u32) -> Sizes {
-        let mut classes = [0; BLOCK_BYTES / 8];
+        let mut classes = [0; MOST_SLOT_BYTES / 8];
+        // Classes before the first band's end, in units of the first band.
+        let band = 512 >> shift;
+        let first = least_units(shift) - 1;
         let mut eighth = 0;
         while eighth < classes.len() {
             let units = eighth >> (shift - 3);
-            let half = (BLOCK_BYTES / 2) >> shift;
-            let class = if units < half { units } else { half / 2 + units / 2 };
-            let first = least_units(shift) - 1;
+            let class = match units / band {
+                0 => units,
+                1 => band + (units - band) / 2,
+                _ => band + band / 2 + (units - 2 * band) / 4,
+            };
             classes[eighth] = if class > first { (class - first) as u8 } else { 0 };
             eighth += 1;
         }
@@ -81,7 +92,7 @@ impl Sizes {
         self.classes[self.classes.len() - 1] as usize + 1
     }
 
-    /// The class of a size, which is not zero and at most a block.
+    /// The class of a size, which is not zero and at most that of the largest slot.
     #[inline]
     pub(super) fn class(&self, bytes: usize) -> Option<usize> {
         let class = self.classes.get(bytes.wrapping_sub(1) >> 3)?;
@@ -90,9 +101,15 @@ impl Sizes {
 
     /// The bytes of the slots of a class: 64 of the smallest make a block.
     pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
-        let half = (BLOCK_BYTES / 2) >> self.shift;
+        let band = 512 >> self.shift;
         let class = class + least_units(self.shift) - 1;
-        let units = if class < half { class + 1 } else { 2 * (class - half / 2) + 2 };
+        let units = if class < band {
+            class + 1
+        } else if class < band + band / 2 {
+            band + (class - band + 1) * 2
+        } else {
+            2 * band + (class - band - band / 2 + 1) * 4
+        };
         (units << self.shift) as u32
     }
 }
@@ -110,14 +127,14 @@ mod tests {
     fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
         for sizes in [&MANY, &FEW] {
             assert!(sizes.count() <= marks::MOST_TAGS);
-            for bytes in 1..=BLOCK_BYTES {
+            for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes).unwrap();
                 assert!(sizes.slot_bytes(class) as usize >= bytes);
                 assert!(class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16, "{bytes}");
                 let align = 1 << bytes.trailing_zeros();
                 assert!(align <= 8 || sizes.slot_bytes(class) as usize % align == 0, "{bytes}");
             }
-            assert_eq!((sizes.class(0), sizes.class(BLOCK_BYTES + 1)), (None, None));
+            assert_eq!((sizes.class(0), sizes.class(MOST_SLOT_BYTES + 1)), (None, None));
         }
     }
 }

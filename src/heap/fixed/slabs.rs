@@ -11,15 +11,16 @@
 
 #![forbid(unsafe_code)]
 
-use super::plan::{BLOCK_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
-use crate::arena::index::fit::marks::{Links, MOST_GRANULES, Seen};
-use crate::arena::index::{FitTable, SpanIndex, Unframed};
+use super::plan::{BLOCK_BYTES, MOST_SLOT_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
+use crate::arena::index::fit::Sliced;
+use crate::arena::index::fit::marks::{Links, NEAR_GRANULES, Seen};
+use crate::arena::index::{FitTable, SpanIndex};
 use crate::arena::{Borrowed, Metadata, NoTable};
 use crate::size::Span;
 use core::mem::take;
 
 /// The spans of a fixed heap.
-pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Unframed>;
+pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Sliced>;
 
 /// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, how many
 /// sizes it serves, a bit for each slot of a slab, granules of a slab.
@@ -39,8 +40,9 @@ fn all(cut: &Cut) -> u64 {
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
-    let most_granules = (2 * least_granules).min(MOST_GRANULES);
-    let least_granules = least_granules.min(2 * slot_bytes);
+    // Two slots at least; 64 of the smallest are no more than a block.
+    let least_granules = least_granules.max(2 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
+    let most_granules = (2 * least_granules).min(NEAR_GRANULES);
     let (mut best, mut least) = ((0, 0), u64::MAX);
     for slots in 1..=64 {
         let granules = (slots * slot_bytes).div_ceil(GRANULE);
@@ -207,7 +209,7 @@ impl<M: Metadata> Slabs<M> {
     /// `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
     pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, bytes: usize) -> Option<(usize, Option<Chore>)> {
-        if bytes > BLOCK_BYTES {
+        if bytes > MOST_SLOT_BYTES {
             return None;
         }
         let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;

@@ -164,6 +164,11 @@ impl<M: Metadata> Lists<M> {
         })
     }
 
+    /// Whether every span of a set is shorter than `length`, or than twice as long: by the doublings that hold any.
+    pub(super) fn is_below(&self, set: u32, length: u32) -> bool {
+        self.filled[set as usize] >> (List::of(length).0 >> SHIFT) <= 1
+    }
+
     /// The length of the longest span of a set.
     pub(super) fn longest(&self, set: u32) -> u32 {
         let Some(top) = self.filled[set as usize].checked_ilog2() else { return 0 };

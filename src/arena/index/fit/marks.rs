@@ -1,12 +1,12 @@
 //! What the owner of a live span keeps in the slot of its first anchor: a tag, two links, 64 bits.
 //!
-//! Such a span holds an anchor and has at most 127 granules. So a heap that cuts spans into small blocks finds what it knows of them
+//! Such a span holds an anchor and has at most 255 granules. So a heap that cuts spans into small blocks finds what it knows of them
 //! by arithmetic, and pays no table for it.
 
 #![forbid(unsafe_code)]
 
 use super::lists::Slot;
-use super::{FitTable, Unframed};
+use super::{FitTable, Sliced};
 use crate::arena::index::Backing;
 use crate::arena::metadata::Metadata;
 use crate::size::Span;
@@ -17,12 +17,14 @@ const MARKED: u32 = 1 << 31;
 const TAG_SHIFT: u32 = 24;
 const PREV_SHIFT: u32 = 12;
 const PREV_HIGH: u32 = ((1 << (TAG_SHIFT - PREV_SHIFT)) - 1) << PREV_SHIFT;
-const START_SHIFT: u32 = 7;
-const START_MASK: u32 = (1 << Unframed::BLOCK_SHIFT) - 1;
+const START_SHIFT: u32 = 8;
+const START_MASK: u32 = (1 << Sliced::BLOCK_SHIFT) - 1;
 const LINK_BITS: u32 = 22;
-const _: () = assert!(START_SHIFT + Unframed::BLOCK_SHIFT == PREV_SHIFT, "the fields lie side by side");
+const _: () = assert!(START_SHIFT + Sliced::BLOCK_SHIFT == PREV_SHIFT, "the fields lie side by side");
 const _: () = assert!((TAG_SHIFT - PREV_SHIFT) + (32 - LINK_BITS) == LINK_BITS, "both links have the same bits");
 
+/// The granules of the longest span of which every part has its start near: see `live_start_near`.
+pub(crate) const NEAR_GRANULES: u32 = 2 * 64;
 /// The granules of the longest span that can be marked.
 pub(crate) const MOST_GRANULES: u32 = (1 << START_SHIFT) - 1;
 /// The most blocks of a table whose spans can be marked.
@@ -105,14 +107,14 @@ impl Mark<'_> {
     }
 }
 
-impl<M: Metadata> FitTable<M, Unframed> {
+impl<M: Metadata> FitTable<M, Sliced> {
     /// Granules of a block.
-    pub(crate) const BLOCK: u32 = 1 << Unframed::BLOCK_SHIFT;
+    pub(crate) const BLOCK: u32 = 1 << Sliced::BLOCK_SHIFT;
 
     /// Marks a live span that holds an anchor. The number of its block.
     pub(crate) fn mark(&mut self, span: Span, tag: usize, bits: u64) -> u32 {
         debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && tag < MOST_TAGS);
-        let block = span.start.0 >> Unframed::BLOCK_SHIFT;
+        let block = span.start.0 >> Sliced::BLOCK_SHIFT;
         let mut mark = self.known(block);
         mark.0[0] = MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
         mark.set_links(Links::default());
@@ -122,7 +124,7 @@ impl<M: Metadata> FitTable<M, Unframed> {
 
     /// Takes the mark off a span, which is live as before.
     pub(crate) fn unmark(&mut self, block: u32) -> Span {
-        let start = block << Unframed::BLOCK_SHIFT | self.seen(block).start_in_block();
+        let start = block << Sliced::BLOCK_SHIFT | self.seen(block).start_in_block();
         let granules = self.lists.length(block);
         self.lists.set_length(block, granules);
         Span::new(start, granules)
@@ -150,7 +152,7 @@ impl<M: Metadata> FitTable<M, Unframed> {
     #[inline]
     pub(crate) fn is_marked(&self, start: u32) -> bool {
         let block = Self::block_of(start);
-        block < self.granules >> Unframed::BLOCK_SHIFT && self.seen(block).tag().is_some()
+        block < self.granules >> Sliced::BLOCK_SHIFT && self.seen(block).tag().is_some()
     }
 
     /// The last start of a live span up to `at`, if that is not far: not farther than a span of three blocks or four is long.
@@ -162,7 +164,22 @@ impl<M: Metadata> FitTable<M, Unframed> {
     /// The block that has the first anchor of a span that starts at `start` and is long enough to hold one.
     #[inline]
     pub(crate) fn block_of(start: u32) -> u32 {
-        start >> Unframed::BLOCK_SHIFT
+        start >> Sliced::BLOCK_SHIFT
+    }
+
+    /// The granules of the free span that a request of so many would be cut from.
+    pub(crate) fn would_cut(&self, granules: u32) -> Option<u32> {
+        self.lists.fit(super::BACKED, granules, super::find::LOOKED).map(|slot| self.lists.length(slot))
+    }
+
+    /// The granules of the free span behind a live one.
+    pub(crate) fn free_behind(&self, span: Span) -> u32 {
+        self.free_at(span.end()).map_or(0, |behind| behind.granules)
+    }
+
+    /// Whether no free span is longer than about a sixteenth of the space.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.lists.is_below(super::BACKED, self.granules / 4)
     }
 
     /// Whether there are no blocks, so nothing can be marked.
