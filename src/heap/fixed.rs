@@ -322,7 +322,9 @@ impl<L: RawMutex, const ARENAS: usize> Default for FixedHeap<L, ARENAS> {
 impl<L: RawMutex, const ARENAS: usize> fmt::Debug for FixedHeap<L, ARENAS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.state.try_lock() {
-            Some(mut state) => f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive(),
+            Some(mut state) => {
+                f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive()
+            }
             None => f.write_str("FixedHeap(<locked>)"),
         }
     }

@@ -45,13 +45,25 @@ pub(super) struct FixedArena {
 
 impl FixedArena {
     /// Divides `space`, which is counted as `plan` says, with its tables from `meta`.
-    pub(super) fn new(space: Fixed<'static>, plan: Plan, mut meta: Borrowed<'static>) -> Result<Self, NoArena> {
+    pub(super) fn new(
+        space: Fixed<'static>,
+        plan: Plan,
+        mut meta: Borrowed<'static>,
+    ) -> Result<Self, NoArena> {
         let granules = (space.len_bytes() >> plan.granule_shift) as u32;
         let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
         let spans = Spans::with_blocks_unless(plan.flat, &mut meta, granules, skew)?;
         let slabs = Slabs::new(&mut meta, &spans, plan)?;
         let least = if spans.has_no_blocks() { 1 } else { Spans::<Borrowed>::BLOCK };
-        Ok(FixedArena { space, granule_shift: plan.granule_shift, granules, least, loose: false, spans, slabs })
+        Ok(FixedArena {
+            space,
+            granule_shift: plan.granule_shift,
+            granules,
+            least,
+            loose: false,
+            spans,
+            slabs,
+        })
     }
 
     /// The bytes of tables for so many granules.

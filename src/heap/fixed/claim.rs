@@ -105,7 +105,8 @@ pub(super) fn divide(bytes: &'static mut [MaybeUninit<u8>]) -> Result<FixedArena
         return Err(too_small(skip, given));
     }
     let (range, tables) = bytes.split_at_mut(granules * granule);
-    FixedArena::new(Fixed::with_geometry(range, plan.geometry()), plan, Borrowed::new(tables)).map_err(NotClaimed::NoArena)
+    FixedArena::new(Fixed::with_geometry(range, plan.geometry()), plan, Borrowed::new(tables))
+        .map_err(NotClaimed::NoArena)
 }
 
 /// The most granules that fit `len` bytes, which start with one, with the tables for them behind.

@@ -130,7 +130,10 @@ mod tests {
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes).unwrap();
                 assert!(sizes.slot_bytes(class) as usize >= bytes);
-                assert!(class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16, "{bytes}");
+                assert!(
+                    class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
+                    "{bytes}"
+                );
                 let align = 1 << bytes.trailing_zeros();
                 assert!(align <= 8 || sizes.slot_bytes(class) as usize % align == 0, "{bytes}");
             }

@@ -136,7 +136,11 @@ impl<M: Metadata> Slabs<M> {
 
     /// Takes a slot for `bytes` (a multiple of the alignment). Where it starts, in bytes, its length, and what is to be done.
     #[inline(always)]
-    pub(super) fn take(&mut self, spans: &mut Spans<M>, bytes: usize) -> Option<(usize, usize, Option<Chore>)> {
+    pub(super) fn take(
+        &mut self,
+        spans: &mut Spans<M>,
+        bytes: usize,
+    ) -> Option<(usize, usize, Option<Chore>)> {
         let class = self.sizes.class(bytes)?;
         let cut = self.cuts.get(class)?;
         let block = cut[FIRST].checked_sub(1)?;
@@ -208,7 +212,12 @@ impl<M: Metadata> Slabs<M> {
     /// Gives the slot at `at` back that was taken for `bytes` (a multiple of the alignment). Its bytes and what is to be done, or
     /// `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
-    pub(super) fn give(&mut self, spans: &mut Spans<M>, at: usize, bytes: usize) -> Option<(usize, Option<Chore>)> {
+    pub(super) fn give(
+        &mut self,
+        spans: &mut Spans<M>,
+        at: usize,
+        bytes: usize,
+    ) -> Option<(usize, Option<Chore>)> {
         if bytes > MOST_SLOT_BYTES {
             return None;
         }

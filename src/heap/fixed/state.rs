@@ -5,9 +5,9 @@
 use super::arena::{FixedArena, Resized};
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
+use super::misuse::{LowMemory, OnMisuse};
 use super::plan::MOST_BYTES;
 use super::slabs::Chore;
-use super::misuse::{LowMemory, OnMisuse};
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::size::Offset;
@@ -213,14 +213,21 @@ impl<const ARENAS: usize> State<ARENAS> {
         may_move: bool,
     ) -> Result<bool, BadFree> {
         let (arena, at) = self.arena_of(at)?;
-        let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else { return Ok(false) };
+        let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else {
+            return Ok(false);
+        };
         self.in_use_bytes = self.in_use_bytes - had + has;
         self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
         Ok(true)
     }
 
     /// Makes a block smaller for which there is no other place.
-    pub(super) fn shrink_anyhow(&mut self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<(), BadFree> {
+    pub(super) fn shrink_anyhow(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new_bytes: usize,
+    ) -> Result<(), BadFree> {
         if !self.resize(at, old, new_bytes, false)? {
             self.arena_of(at)?.0.stay();
         }

@@ -21,7 +21,8 @@ const START_SHIFT: u32 = 8;
 const START_MASK: u32 = (1 << Sliced::BLOCK_SHIFT) - 1;
 const LINK_BITS: u32 = 22;
 const _: () = assert!(START_SHIFT + Sliced::BLOCK_SHIFT == PREV_SHIFT, "the fields lie side by side");
-const _: () = assert!((TAG_SHIFT - PREV_SHIFT) + (32 - LINK_BITS) == LINK_BITS, "both links have the same bits");
+const _: () =
+    assert!((TAG_SHIFT - PREV_SHIFT) + (32 - LINK_BITS) == LINK_BITS, "both links have the same bits");
 
 /// The granules of the longest span of which every part has its start near: see `live_start_near`.
 pub(crate) const NEAR_GRANULES: u32 = 2 * 64;
@@ -116,7 +117,8 @@ impl<M: Metadata> FitTable<M, Sliced> {
         debug_assert!(span.granules >= Self::BLOCK && span.granules <= MOST_GRANULES && tag < MOST_TAGS);
         let block = span.start.0 >> Sliced::BLOCK_SHIFT;
         let mut mark = self.known(block);
-        mark.0[0] = MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
+        mark.0[0] =
+            MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
         mark.set_links(Links::default());
         mark.set_bits(bits);
         block
