@@ -142,25 +142,20 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     /// A block without asking anybody else. What is rare is called last, with the lock in hand.
-    #[inline(always)]
+    #[inline]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
             Some((at, bytes, None)) => Some((at, bytes)),
-            Some((at, bytes, Some(chore))) => Self::take_last(state, at, bytes, chore),
+            Some((at, bytes, Some(chore))) => Some((Self::take_last(state, at, chore), bytes)),
             None => Self::take_else(state, layout),
         }
     }
 
     #[inline(never)]
-    fn take_last(
-        mut state: Held<'_, L, State<ARENAS>>,
-        at: NonNull<u8>,
-        bytes: usize,
-        chore: Chore,
-    ) -> Option<(NonNull<u8>, usize)> {
+    fn take_last(mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, chore: Chore) -> NonNull<u8> {
         state.filled(chore);
-        Some((at, bytes))
+        at
     }
 
     #[inline(never)]
@@ -207,29 +202,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when it is not live or not of that size; then nothing has changed, and nobody else is told.
     #[allow(unsafe_code)]
-    #[inline(always)]
+    #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
             Some(None) => Ok(()),
-            Some(Some(chore)) => Self::give_last(state, chore),
-            None => Self::give_else(state, at, layout),
+            Some(Some(chore)) => {
+                Self::give_last(state, chore);
+                Ok(())
+            }
+            None => state.free(at, layout),
         }
     }
 
     #[inline(never)]
-    fn give_last(mut state: Held<'_, L, State<ARENAS>>, chore: Chore) -> Result<(), BadFree> {
+    fn give_last(mut state: Held<'_, L, State<ARENAS>>, chore: Chore) {
         state.emptied(chore);
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn give_else(
-        mut state: Held<'_, L, State<ARENAS>>,
-        at: NonNull<u8>,
-        layout: Layout,
-    ) -> Result<(), BadFree> {
-        state.free(at, layout)
     }
 
     /// Gives a block back whose size is not known, as C's `free` does.

@@ -60,6 +60,15 @@ impl<'a> Fixed<'a> {
     }
 }
 
+impl Fixed<'_> {
+    /// The address of an offset, if it is less than the length.
+    #[inline]
+    pub(crate) fn find_addr(&self, at: usize) -> Option<NonNull<u8>> {
+        // SAFETY: 1. The offset is less than the length of the borrowed bytes.
+        (at < self.len).then(|| unsafe { self.start.add(at) })
+    }
+}
+
 // SAFETY: 1. `Fixed` is an exclusive borrow of bytes, which any thread may hold.
 unsafe impl Send for Fixed<'_> {}
 // SAFETY: 1. Through a shared `Fixed` only numbers are computed; no byte is touched.

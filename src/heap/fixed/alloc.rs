@@ -4,7 +4,9 @@
 
 use super::FixedHeap;
 use super::misuse::without_unwinding;
+use super::state::State;
 use crate::error::BadFree;
+use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
@@ -68,17 +70,34 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
-    #[inline]
-    fn take_global(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        self.take_at_hand(layout).or_else(|| self.take_anyhow_quietly(layout))
+    #[inline(always)]
+    fn take_global(&self, layout: Layout) -> *mut u8 {
+        let mut state = self.state.lock();
+        match state.take_slot(layout) {
+            Some((at, _, None)) => at.as_ptr(),
+            Some((at, _, Some(chore))) => Self::take_last(state, at, chore).as_ptr(),
+            None => self.take_global_else(state, layout),
+        }
     }
 
-    #[cold]
     #[inline(never)]
-    fn take_anyhow_quietly(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+    fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        if let Some((at, _)) = state.allocate(layout) {
+            return at.as_ptr();
+        }
+        drop(state);
         let mut block = None;
         without_unwinding(&mut || block = self.take_anyhow(layout));
-        block
+        block.map_or(ptr::null_mut(), |(at, _)| at.as_ptr())
+    }
+
+    #[inline(never)]
+    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout) {
+        let freed = state.free(at, layout);
+        drop(state);
+        if let Err(why) = freed {
+            self.misused_quietly(why);
+        }
     }
 
     #[cold]
@@ -93,28 +112,32 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENAS> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.take_global(layout).map_or(ptr::null_mut(), |block| block.0.as_ptr())
+        self.take_global(layout)
     }
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: 1. The caller uses the block no more.
-        let freed = NonNull::new(at).ok_or(BadFree::Foreign).and_then(|at| unsafe { self.free(at, layout) });
-        if let Err(why) = freed {
-            self.misused_quietly(why);
+        let Some(at) = NonNull::new(at) else { return self.misused_quietly(BadFree::Foreign) };
+        let mut state = self.state.lock();
+        match state.give_slot(at, layout) {
+            Some(None) => {}
+            Some(Some(chore)) => Self::give_last(state, chore),
+            None => self.give_global_else(state, at, layout),
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some((at, _)) = self.take_global(layout) else { return ptr::null_mut() };
-        // SAFETY: 1. The block is new and has the bytes of the layout.
-        unsafe { at.write_bytes(0, layout.size()) };
-        at.as_ptr()
+        let at = self.take_global(layout);
+        if !at.is_null() {
+            // SAFETY: 1. The block is new and has the bytes of the layout.
+            unsafe { at.write_bytes(0, layout.size()) };
+        }
+        at
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || self.take_global(new).map(|block| block.0);
+        let take = || NonNull::new(self.take_global(new));
         let moved = match NonNull::new(at) {
             // SAFETY: 1. The caller uses the old address no more unless it gets null.
             Some(at) => unsafe { self.move_to(at, old, new, take) },

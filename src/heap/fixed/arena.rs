@@ -97,7 +97,7 @@ impl FixedArena {
     #[inline(always)]
     pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
         let (at, bytes, chore) = self.slabs.take(&mut self.spans, rounded(layout))?;
-        Some((self.space.addr(Offset(at as u64)), bytes, chore))
+        Some((self.space.find_addr(at)?, bytes, chore))
     }
 
     /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
