@@ -2,11 +2,13 @@
 
 #![deny(unsafe_code)]
 
+mod batch;
 pub(crate) mod bits;
 mod commit;
 mod frames;
 pub mod index;
 pub mod metadata;
+mod purge;
 mod refusal;
 mod resize;
 mod slab;
@@ -15,6 +17,7 @@ mod stats;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
+pub use batch::{Flushed, Refilled};
 pub use commit::{Grant, Unlimited};
 pub use index::{BuddyTree, ByFit, ByTree, FitTable, Framed, IndexKind, SpanIndex, Unframed};
 pub use metadata::{Borrowed, Metadata, NoTable, Sizing};
@@ -168,61 +171,12 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         Ok(())
     }
 
-    /// Blocks of one size class, until `out` is full, with at most one new slab. How many.
-    ///
-    /// # Errors
-    /// [`NoBlock`] when there is not even one.
-    pub fn take_many(
-        &mut self,
-        class: SizeClass,
-        out: &mut [Offset],
-        grant: &impl Grant,
-    ) -> Result<usize, NoBlock> {
-        let mut taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
-        if taken == 0 && !out.is_empty() && self.slabs.is_some() {
-            if let Err(why) = self.open_slab(class, grant) {
-                self.stats.failures += 1;
-                return Err(why);
-            }
-            taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
-        }
-        if taken > 0 {
-            let bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class)) * taken as u64;
-            let stats = &mut self.stats;
-            stats.in_use_bytes += bytes;
-            stats.peak_in_use_bytes = stats.peak_in_use_bytes.max(stats.in_use_bytes);
-            stats.blocks += taken as u64;
-            stats.allocations += taken as u64;
-        }
-        Ok(taken)
-    }
-
-    /// Gives a block of one size class back.
-    ///
-    /// # Errors
-    /// [`BadFree`] when no live block of that class starts there; then nothing has changed.
-    #[inline]
-    pub fn give_slot_of(
-        &mut self,
-        addr: S::Addr,
-        class: SizeClass,
-        grant: &impl Grant,
-    ) -> Result<(), BadFree> {
-        let at = self.space.offset(addr).ok_or(BadFree::Foreign)?;
-        let given_bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class));
-        let bytes = match self.find_slab(at) {
-            Some(found) if found.class() == class => self.give_slot(found, at, grant)?,
-            Some(_) => return Err(self.wrong_size(at, given_bytes)),
-            None => return Err(self.no_slot(at, given_bytes)),
-        };
-        self.stats.in_use_bytes -= bytes;
-        self.stats.blocks -= 1;
-        Ok(())
-    }
-
-    /// Why an address outside of every slab is not freed as a slot.
+    /// Why a block is not freed as a slot of a class.
     #[cold]
     fn no_slot(&self, at: Offset, given_bytes: u64) -> BadFree {
+        if self.find_slab(at).is_some() {
+            return self.wrong_size(at, given_bytes);
+        }
         match self.start_of_span(at).map(|start| self.index.live(start)) {
             Ok(Ok(span)) => self.not_live(at, given_bytes, NotLive::OtherLength(span.granules)),
             Ok(Err(why)) => self.not_live(at, given_bytes, why),

@@ -21,6 +21,8 @@ mod dispatch;
 #[cfg(feature = "std")]
 mod misuse;
 #[cfg(feature = "std")]
+mod owner;
+#[cfg(feature = "std")]
 pub(crate) mod shared;
 #[cfg(feature = "std")]
 mod thread;

@@ -4,9 +4,10 @@ pub mod budget;
 pub mod depot;
 #[cfg(feature = "std")]
 pub(crate) mod host;
+mod idle;
 pub mod magazine;
 
-pub use crate::arena::Stats;
+pub use crate::arena::{Flushed, Refilled, Stats};
 pub use budget::{Budget, Charge, OverBudget};
 #[cfg(feature = "std")]
 pub use host::{MemoryPool, MemoryPoolBuilder};
@@ -16,10 +17,12 @@ use crate::error::BadFree;
 use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
+use crate::sync::atomic::AtomicBool;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
+use idle::Idle;
 use lock_api::RawMutex;
 
 /// How a pool grows and what it keeps.
@@ -35,8 +38,12 @@ pub struct PoolConfig {
     pub max_bytes: u64,
     /// Idle frames above this are given up when a block comes back.
     pub retain_bytes: u64,
+    /// Where what was given up is soon needed again, more is retained, up to this.
+    pub retain_most_bytes: u64,
     /// Frames that may be created beyond the most ever in use before idle ones are moved, in thousandths.
     pub slack_permille: u32,
+    /// So much that is backed and holds no block, beyond what is retained, makes an ebb: see [`Pool::take_ebb`].
+    pub ebb_bytes: u64,
 }
 
 impl PoolConfig {
@@ -46,7 +53,9 @@ impl PoolConfig {
         growth_permille: 1000,
         max_bytes: Budget::UNLIMITED,
         retain_bytes: u64::MAX,
+        retain_most_bytes: 0,
         slack_permille: 30,
+        ebb_bytes: u64::MAX,
     };
 
     /// The same with another [`max_bytes`](Self::max_bytes).
@@ -70,6 +79,18 @@ impl PoolConfig {
     /// The same with another [`retain_bytes`](Self::retain_bytes).
     pub const fn retain_bytes(mut self, bytes: u64) -> PoolConfig {
         self.retain_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`retain_most_bytes`](Self::retain_most_bytes).
+    pub const fn retain_most_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.retain_most_bytes = bytes;
+        self
+    }
+
+    /// The same with another [`ebb_bytes`](Self::ebb_bytes).
+    pub const fn ebb_bytes(mut self, bytes: u64) -> PoolConfig {
+        self.ebb_bytes = bytes;
         self
     }
 
@@ -110,12 +131,14 @@ impl Default for PoolConfig {
 pub struct Pool<S: Space, L: RawMutex, M: Metadata = <S as Space>::Tables> {
     shared: Lock<L, Shared<S, M>>,
     budget: Budget,
+    ebb: AtomicBool,
 }
 
 /// What the lock guards.
 struct Shared<S: Space, M: Metadata> {
     arena: Arena<S, M>,
     config: PoolConfig,
+    idle: Idle,
 }
 
 /// A budget grants frames.
@@ -139,8 +162,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// [`NoArena`] when there is no memory for the tables.
     pub fn new(space: S, metadata: M, config: PoolConfig) -> Result<Self, NoArena> {
         let arena = Arena::new(space, metadata)?;
-        let pool =
-            Pool { shared: Lock::new(Shared { arena, config }), budget: Budget::new(config.max_bytes) };
+        let pool = Pool {
+            shared: Lock::new(Shared { arena, config, idle: Idle::NEW }),
+            budget: Budget::new(config.max_bytes),
+            ebb: AtomicBool::new(false),
+        };
         pool.configure(config);
         Ok(pool)
     }
@@ -180,8 +206,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let grant = Frames(&self.budget);
         let creates = shared.arena.creates();
         let block = shared.arena.allocate(layout, &grant)?;
-        if shared.config.growth_permille > 1000 && shared.arena.creates() > creates {
-            shared.grow(&grant);
+        if shared.arena.creates() > creates {
+            shared.created(creates);
+            if shared.config.growth_permille > 1000 {
+                shared.grow(&grant);
+            }
         }
         Ok(block)
     }
@@ -197,11 +226,9 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub unsafe fn free(&self, addr: S::Addr, layout: Layout) -> Result<(), BadFree> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
+        shared.rise();
         shared.arena.free(addr, layout, &grant)?;
-        if shared.arena.idle_bytes() > shared.config.retain_bytes {
-            let retain_bytes = shared.config.retain_bytes;
-            shared.arena.trim(retain_bytes, &grant);
-        }
+        self.fall(&mut shared, &grant);
         Ok(())
     }
 
@@ -214,44 +241,43 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// As [`Pool::free`].
     pub unsafe fn free_unsized(&self, addr: S::Addr) -> Result<(), BadFree> {
         let mut shared = self.shared.lock();
-        let retain_bytes = shared.config.retain_bytes;
-        shared.arena.free_unsized(addr, &Frames(&self.budget))?;
-        if shared.arena.idle_bytes() > retain_bytes {
-            shared.arena.trim(retain_bytes, &Frames(&self.budget));
-        }
+        let grant = Frames(&self.budget);
+        shared.rise();
+        shared.arena.free_unsized(addr, &grant)?;
+        self.fall(&mut shared, &grant);
         Ok(())
     }
 
-    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab. How many.
+    /// Blocks of one size class for a cache, until `out` is full, with at most one new slab.
     ///
     /// # Errors
     /// [`NoBlock`] when there is not even one.
-    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<usize, NoBlock> {
-        self.shared.lock().arena.take_many(class, out, &Frames(&self.budget))
+    pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<Refilled, NoBlock> {
+        let mut shared = self.shared.lock();
+        let creates = shared.arena.creates();
+        let refilled = shared.arena.take_many(class, out, &Frames(&self.budget))?;
+        if refilled.created {
+            shared.created(creates);
+        }
+        Ok(refilled)
     }
 
-    /// Takes the blocks of one size class back that a cache held, up to the first that is not live: what is behind it
+    /// Takes the blocks of one size class back that a cache held, up to the first that cannot be: what is behind it
     /// stays in the iterator.
     ///
     /// # Safety
     /// Nobody uses the blocks any more.
-    ///
-    /// # Errors
-    /// The block that is not live, and why.
     pub unsafe fn flush(
         &self,
         class: SizeClass,
         blocks: &mut impl Iterator<Item = S::Addr>,
-    ) -> Result<(), (S::Addr, BadFree)> {
+    ) -> Flushed<S::Addr> {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
-        let refused =
-            blocks.find_map(|addr| Some((addr, shared.arena.give_slot_of(addr, class, &grant).err()?)));
-        let retain_bytes = shared.config.retain_bytes;
-        if shared.arena.idle_bytes() > retain_bytes {
-            shared.arena.trim(retain_bytes, &grant);
-        }
-        refused.map_or(Ok(()), Err)
+        shared.rise();
+        let flushed = shared.arena.give_many(class, blocks, &grant);
+        self.fall(&mut shared, &grant);
+        flushed
     }
 
     /// Makes the block at `addr`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
@@ -287,26 +313,6 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     pub fn stats(&self) -> Stats {
         let shared = self.shared.lock();
         Stats { limit_bytes: shared.config.max_bytes, ..shared.arena.stats() }
-    }
-
-    /// Frames created and frames given up so far.
-    pub fn turnover(&self) -> (u64, u64) {
-        let shared = self.shared.lock();
-        (shared.arena.creates(), shared.arena.unmaps())
-    }
-
-    /// Changes [`PoolConfig::retain_bytes`] alone, from the next block on that comes back.
-    pub fn retain(&self, bytes: u64) {
-        self.shared.lock().config.retain_bytes = bytes;
-    }
-
-    /// Gives back the idle frames that nobody has needed since the last call.
-    pub fn decay(&self) -> u64 {
-        let mut shared = self.shared.lock();
-        let keep_bytes = shared.arena.idle_bytes() - shared.arena.idle_low_bytes();
-        let given = shared.arena.trim(keep_bytes, &Frames(&self.budget));
-        shared.arena.mark_idle();
-        given
     }
 
     /// Keeps the lock until [`let_go`](Self::let_go): for a fork.

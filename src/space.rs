@@ -62,6 +62,12 @@ pub unsafe trait Space {
     /// # Errors
     /// [`SpaceError`] when that failed; then `from` is backed as before and `to` is not.
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError>;
+
+    /// What free granules of backed frames hold is needed no more: their memory may be given back. They stay backed, and
+    /// hold anything.
+    fn forget(&self, free: Span) {
+        let _ = free;
+    }
 }
 
 /// A space whose bytes the processor can touch.

@@ -322,6 +322,52 @@ fn a_thread_that_only_frees_gives_the_blocks_to_others() {
 }
 
 #[test]
+fn a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next() {
+    // On its own: a thread that takes over another's cache has what was in it.
+    if !role("neighbours") {
+        let name = "a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next";
+        let (code, error) = child(name, "neighbours");
+        return assert_eq!(code, Some(0), "{error}");
+    }
+    const LINE: usize = 64;
+    let blocks: Vec<Box<u64>> = (0..64).map(Box::new).collect();
+    let (mine, yours): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    let lines = |blocks: &[(usize, Box<u64>)]| -> Vec<usize> {
+        blocks.iter().map(|(_, block)| &raw const **block as usize / LINE).collect()
+    };
+    let kept = lines(&mine);
+    thread::spawn(move || {
+        for (_, block) in yours {
+            drop(block);
+            let again = std::hint::black_box(Box::new(1u64));
+            let line = &raw const *again as usize / LINE;
+            assert!(!kept.contains(&line), "it works on a line of the thread that has the neighbour");
+        }
+    })
+    .join()
+    .unwrap();
+    drop(mine);
+}
+
+#[test]
+fn what_blocks_of_one_size_leave_serves_the_next_size() {
+    if role("phases") {
+        let mut draw = Draw(12);
+        for bytes in [24, 400, 64, 1100, 40, 200, 2000, 96] {
+            let mut blocks: Vec<Vec<u8>> = (0..(8 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
+            while !blocks.is_empty() {
+                blocks.swap_remove(draw.below(blocks.len()));
+            }
+        }
+        let most_bytes = Global::stats().peak_reserved_bytes;
+        assert!(most_bytes < 32 << 20, "{} MiB for 8 MiB of blocks and what holds them", most_bytes >> 20);
+        return;
+    }
+    let (code, error) = child("what_blocks_of_one_size_leave_serves_the_next_size", "phases");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
 fn collecting_gives_memory_back_to_the_system() {
     if role("collecting") {
         let blocks: Vec<Vec<u8>> = (0..300).map(|_| vec![1; 100_000]).collect();
@@ -331,7 +377,7 @@ fn collecting_gives_memory_back_to_the_system() {
         let before = Global::stats().reserved_bytes;
         let collected = gc::collect().unwrap();
         let after = Global::stats().reserved_bytes;
-        assert!(collected.host_bytes >= 20 << 20, "{collected:?}");
+        assert!(collected.host_bytes >= 12 << 20, "{collected:?}");
         assert!(after < 8 << 20 && after < before, "{before} bytes before, {after} after");
         return;
     }
@@ -350,7 +396,7 @@ fn what_nobody_needs_for_a_second_goes_back_as_work_goes_on() {
             thread::sleep(Duration::from_millis(20));
         }
         let after = Global::stats().reserved_bytes;
-        assert!(before > 20 << 20 && after < 12 << 20, "{before} bytes before, {after} after");
+        assert!(before > 14 << 20 && after < 8 << 20, "{before} bytes before, {after} after");
         return;
     }
     let (code, error) = child("what_nobody_needs_for_a_second_goes_back_as_work_goes_on", "decaying");
@@ -368,9 +414,14 @@ fn resident_bytes() -> usize {
 #[test]
 fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_heap() {
     if role("peak") {
-        for bytes in [1000, 100_000, 5 << 20] {
-            let blocks: Vec<Vec<u8>> = (0..(300 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
+        let mut draw = Draw(11);
+        for bytes in [60, 1000, 100_000, 5 << 20] {
+            let mut blocks: Vec<Vec<u8>> = (0..(300 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
             assert!(resident_bytes() > 280 << 20);
+            // In any order: the last blocks of a class lie in all of its slabs.
+            while !blocks.is_empty() {
+                blocks.swap_remove(draw.below(blocks.len()));
+            }
             drop(blocks);
             thread::sleep(Duration::from_secs(2));
             assert!(

@@ -412,6 +412,19 @@ impl<M: Metadata> Commit<M> {
         trimmed
     }
 
+    /// The parts of a free run that lie in backed frames of which something else is live: at its start and at its end.
+    pub(super) fn shared_parts(&self, free: Span) -> [Option<Span>; 2] {
+        let frames = self.frames_of(free);
+        let part = |frame: u32| {
+            let start = free.start.0.max(frame << self.shift);
+            let end = free.end().min((frame + 1) << self.shift);
+            let shared = self.backed.contains(frame) && self.live[frame as usize] > 0;
+            shared.then(|| Span::new(start, end - start))
+        };
+        let (first, last) = (frames.start, frames.end - 1);
+        [part(first), if last > first { part(last) } else { None }]
+    }
+
     pub(super) fn idle_low_bytes(&self) -> u64 {
         self.idle_low.min(self.idle.len()) as u64 * self.frame_bytes
     }

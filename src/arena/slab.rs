@@ -114,6 +114,17 @@ pub(super) enum NotTaken {
     Inside,
 }
 
+/// Where [`Slabs::give_many`] stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// Every block is back.
+    Done,
+    /// A slab got its last slot back and is gone; this was its span. There may be more blocks.
+    Closed(Span),
+    /// No taken slot of that class starts there. There may be more blocks.
+    Refused(Offset),
+}
+
 /// All slabs of an arena.
 pub(super) struct Slabs<M: Metadata> {
     classes: Classes,
@@ -361,8 +372,7 @@ impl<M: Metadata> Slabs<M> {
         slab.used -= 1;
         if slab.used == 0 {
             self.close(unit, slab, cut);
-            let start = (unit << self.unit_granules_shift) - self.skew;
-            return Ok(Some(Span::new(start, cut.units << self.unit_granules_shift)));
+            return Ok(Some(self.span_of(unit, cut)));
         }
         if slab.used + 1 == cut.slots {
             self.link(unit, slab);
@@ -372,12 +382,69 @@ impl<M: Metadata> Slabs<M> {
         Ok(None)
     }
 
+    /// Gives slots of one class back. How many, and where it stopped.
+    pub(super) fn give_many(
+        &mut self,
+        class: SizeClass,
+        blocks: &mut impl Iterator<Item = Offset>,
+    ) -> (u32, Stop) {
+        let cut = self.cut(class);
+        let mut given = 0;
+        for at in blocks {
+            if !self.give_quickly(class, cut, at) {
+                // The first or the last slot of its slab that is taken, a slab of several units, or no taken slot.
+                let found = self.find(at).filter(|found| found.slab.class == class);
+                match found.map(|found| self.give(found, at)) {
+                    Some(Ok(None)) => {}
+                    Some(Ok(Some(span))) => return (given + 1, Stop::Closed(span)),
+                    Some(Err(_)) | None => return (given, Stop::Refused(at)),
+                }
+            }
+            given += 1;
+        }
+        (given, Stop::Done)
+    }
+
+    /// Gives a slot back if that changes neither whether its slab is full nor whether it is empty. Bits and count are
+    /// changed in place: where blocks come in any order, this is all that most of them need.
+    #[inline]
+    fn give_quickly(&mut self, class: SizeClass, cut: Cut, at: Offset) -> bool {
+        let unit = self.unit_of(at);
+        let start = unit as usize * (ROW + self.words);
+        let Some(cells) = self.units.get_mut(start..start + ROW + self.words) else { return false };
+        let what = cells[0];
+        if what as u32 & (HEAD | 0xff) != HEAD | class.0 as u32 {
+            return false;
+        }
+        let within = at.0 + ((self.skew as u64) << self.granule_shift) - ((unit as u64) << self.unit_shift);
+        let slot = (within * cut.reciprocal as u64) >> 32;
+        let (used, word, bit) = ((what >> 32) as u32, slot / 64, 1 << (slot % 64));
+        let taken = slot * cut.slot_bytes as u64 == within && slot < cut.slots as u64;
+        let Some(free) = cells.get_mut(ROW + word as usize).filter(|free| taken && **free & bit == 0) else {
+            return false;
+        };
+        if used == 1 || used == cut.slots {
+            return false;
+        }
+        *free |= bit;
+        let hint = (what >> 8) as u16;
+        cells[0] = what - (1 << 32) - if word < hint as u64 { (hint as u64 - word) << 8 } else { 0 };
+        true
+    }
+
+    /// The span of a slab.
+    fn span_of(&self, unit: u32, cut: Cut) -> Span {
+        Span::new((unit << self.unit_granules_shift) - self.skew, cut.units << self.unit_granules_shift)
+    }
+
     /// A slab whose last slot came back.
     fn close(&mut self, unit: u32, slab: Slab, cut: Cut) {
         if cut.slots > 1 {
             self.unlink(unit, slab);
         }
         bits::clear_range(&mut self.slabs, unit..unit + cut.units);
+        // No head any more: whoever looks at the row alone must see that.
+        self.write(unit, [0; ROW]);
     }
 
     /// Puts a slab into the list of its class: first, or second behind one that lies lower, so that the lowest slabs

@@ -1,15 +1,26 @@
-//! A thread's cache: two magazines for each size class, and the paths that hit them.
+//! A thread's cache: for each size class a loaded magazine and one behind it, and the paths that hit the loaded one.
+//!
+//! A magazine is 64 words at a multiple of their size, of which the first stays 0. So its state is one pointer, to the first
+//! word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
 
+mod exchange;
+mod spare;
+
+pub(super) use exchange::Own;
+pub(super) use spare::Spare;
+
+use super::owner::{self, Tags};
 use super::thread;
-use crate::pool::magazine::Magazine;
 use crate::size::{HOST, HOST_CLASSES, SizeClass};
 use crate::sync::Blank;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::null_mut;
 
 /// The most blocks of a magazine: 32 costs 2 % of speed, 128 costs 4 % of memory (measured).
-pub(super) const MOST: usize = 64;
+pub(super) const MOST: usize = WORDS - 1;
+const WORDS: usize = 64;
+const MAGAZINE_BYTES: usize = WORDS * size_of::<usize>();
 
-/// How many blocks of a class a magazine holds: 16 KiB of them, at least 8, at most 64.
+/// How many blocks of a class a magazine holds: 16 KiB of them, at least 8, at most [`MOST`].
 pub(super) const fn capacity(class: SizeClass) -> usize {
     let capacity = (16 << 10) / HOST.slot_bytes(class);
     if capacity > MOST as u64 {
@@ -21,35 +32,58 @@ pub(super) const fn capacity(class: SizeClass) -> usize {
     }
 }
 
-/// How full the loaded magazine of one class is.
+/// The blocks of a magazine lie at its end, below them a 0.
+#[derive(Clone, Copy)]
+#[repr(C, align(512))]
+struct Magazine([usize; WORDS]);
+
+const _: () = assert!(size_of::<Magazine>() == MAGAZINE_BYTES && align_of::<Magazine>() == MAGAZINE_BYTES);
+
+/// What the hits of a class do not look at.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Bin {
-    pub(super) len: u32,
-    /// 0 until the class is first used.
-    pub(super) capacity: u32,
+struct Back {
+    /// The top of the magazine behind; null until the class is first used.
+    behind: *mut usize,
+    /// How many blocks the loaded magazine may hold now.
+    capacity: usize,
 }
 
-/// A thread's cache. All zeros is one that was never used.
+/// A thread's cache. All zeros, but for the tops, is one that was never used.
 #[repr(C)]
 pub(super) struct Cache {
-    pub(super) bins: [Bin; HOST_CLASSES],
-    pub(super) loaded: [[usize; MOST]; HOST_CLASSES],
-    pub(super) previous: [Magazine<usize, MOST>; HOST_CLASSES],
+    tops: [*mut usize; HOST_CLASSES],
+    tags: Tags,
     /// The next cache that no thread has.
-    pub(super) next: *mut Cache,
+    next: *mut Cache,
+    backs: [Back; HOST_CLASSES],
+    /// Blocks that other threads carved, to go back to the slabs.
+    away: [[usize; MOST]; owner::CLASSES],
+    away_len: [usize; owner::CLASSES],
+    magazines: [[Magazine; 2]; HOST_CLASSES],
 }
 
-/// The cache of whoever has none: every magazine is empty, and full. Nobody writes to it, since `allocate` and `free`
-/// write only where the length is not 0 or less than the capacity, and here both are 0.
+/// The magazine of whoever has none: its top says that it is empty, and full.
+static NONE: Blank<Magazine> = Blank::new(Magazine([0; WORDS]));
+
+const fn no_top() -> *mut usize {
+    // One behind the last word of a static.
+    NONE.get().wrapping_add(1).cast()
+}
+
+/// The cache of whoever has none. Nobody writes to it: the hits write only where a magazine is not empty or not full, and
+/// here all are both.
 pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
-    bins: [Bin { len: 0, capacity: 0 }; HOST_CLASSES],
-    loaded: [[0; MOST]; HOST_CLASSES],
-    previous: [const { Magazine::new() }; HOST_CLASSES],
+    tops: [no_top(); HOST_CLASSES],
+    tags: Tags::none(),
     next: null_mut(),
+    backs: [Back { behind: null_mut(), capacity: 0 }; HOST_CLASSES],
+    away: [[0; MOST]; owner::CLASSES],
+    away_len: [0; owner::CLASSES],
+    magazines: [[Magazine([0; WORDS]); 2]; HOST_CLASSES],
 });
 
-/// A block of a class: one TLS load, one load, a test, two stores and a load. `benches/compare` holds us to it.
+/// A block of a class: the cache, its top, the word below, a test, a store. INSTRUCTIONS
 ///
 /// # Safety
 /// `class` is less than `HOST_CLASSES`.
@@ -57,148 +91,37 @@ pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
 pub(super) unsafe fn allocate(class: SizeClass) -> *mut u8 {
     let cache = thread::cache();
     // SAFETY: 1. The cache is this thread's own, or the shared empty one, which is only read. 2. `class` is in range, as
-    // the caller promises. 3. `len <= MOST` is an invariant of every cache.
+    // the caller promises. 3. Below every top lies a word of its magazine: a block, or the 0 below them.
     unsafe {
-        let bin = (&raw mut (*cache).bins).cast::<Bin>().add(class.0 as usize);
-        let len = (*bin).len;
-        if len == 0 {
-            return refill(class);
+        let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize);
+        let below = (*top).sub(1);
+        let block = *below;
+        if block == 0 {
+            return exchange::refill(class);
         }
-        let len = len - 1;
-        (*bin).len = len;
-        let loaded = (&raw mut (*cache).loaded).cast::<[usize; MOST]>().add(class.0 as usize).cast::<usize>();
-        *loaded.add(len as usize) as *mut u8
+        *top = below;
+        block as *mut u8
     }
 }
 
-/// Takes a block of a class back: as many steps.
+/// Takes a block of a class back: the cache, its top, a test, two stores; of a small one its owner before.
 ///
 /// # Safety
 /// As for [`allocate`]; and the block is the caller's to give back. Where it is not, the flush of its magazine tells.
 #[inline(always)]
 pub(super) unsafe fn free(at: *mut u8, class: SizeClass) {
     let cache = thread::cache();
-    // SAFETY: 1. to 3. as in `allocate`. 4. `len < capacity <= MOST` where it is written.
+    // SAFETY: 1. and 2. as in `allocate`. 3. A top that is no multiple of a magazine's size lies in its magazine.
     unsafe {
-        let bin = (&raw mut (*cache).bins).cast::<Bin>().add(class.0 as usize);
-        let len = (*bin).len;
-        if len == (*bin).capacity {
-            return spill(at, class);
+        if !(*cache).tags.keep(at, class) {
+            return exchange::send_back(at, class);
         }
-        let loaded = (&raw mut (*cache).loaded).cast::<[usize; MOST]>().add(class.0 as usize).cast::<usize>();
-        *loaded.add(len as usize) = at as usize;
-        (*bin).len = len + 1;
-    }
-}
-
-/// The loaded magazine is empty, or this thread has no cache yet, or no more.
-#[cold]
-#[inline(never)]
-fn refill(class: SizeClass) -> *mut u8 {
-    let Some(mut cache) = thread::obtain() else { return super::shared::take_one(class) };
-    // SAFETY: 1. The cache is this thread's own, and nothing below calls back into it.
-    let cache = unsafe { cache.as_mut() };
-    let (bin, loaded, previous) = cache.of(class);
-    if bin.len == 0 {
-        if previous.is_empty() {
-            super::shared::depot(class).exchange_empty_for_full(previous);
+        let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize);
+        let above = *top;
+        if above.addr() % MAGAZINE_BYTES == 0 {
+            return exchange::spill(at, class);
         }
-        bin.len = previous.pop_all(&mut loaded[..bin.capacity as usize]) as u32;
-    }
-    if bin.len == 0 {
-        bin.len = super::shared::refill(class, &mut loaded[..bin.capacity as usize]) as u32;
-    }
-    match bin.len.checked_sub(1) {
-        Some(len) => {
-            bin.len = len;
-            loaded[len as usize] as *mut u8
-        }
-        None => null_mut(),
-    }
-}
-
-/// The loaded magazine is full, or this thread has no cache yet, or no more.
-#[cold]
-#[inline(never)]
-fn spill(at: *mut u8, class: SizeClass) {
-    let Some(mut cache) = thread::obtain() else {
-        return super::shared::flush(class, &mut [at as usize]);
-    };
-    // SAFETY: 1. The cache is this thread's own, and nothing below calls back into it.
-    let cache = unsafe { cache.as_mut() };
-    let (bin, loaded, previous) = cache.of(class);
-    if bin.len == bin.capacity {
-        if !previous.is_empty() && !super::shared::depot(class).exchange_full_for_empty(previous) {
-            super::shared::flush(class, previous.as_mut_slice());
-            previous.drain().for_each(drop);
-        }
-        let moved = previous.push_all(&loaded[..bin.len as usize]);
-        debug_assert_eq!(moved, bin.len as usize);
-        bin.len = 0;
-    }
-    loaded[bin.len as usize] = at as usize;
-    bin.len += 1;
-}
-
-impl Cache {
-    /// What the cache has of one class, which is made ready at its first use.
-    fn of(&mut self, class: SizeClass) -> (&mut Bin, &mut [usize; MOST], &mut Magazine<usize, MOST>) {
-        let at = class.0 as usize;
-        let (bin, previous) = (&mut self.bins[at], &mut self.previous[at]);
-        if bin.capacity == 0 {
-            let capacity = capacity(class);
-            bin.capacity = capacity as u32;
-            *previous = Magazine::with_capacity(capacity);
-        }
-        (bin, &mut self.loaded[at], previous)
-    }
-
-    /// Gives every block to the depots, and what they have no room for to the slabs.
-    pub(super) fn empty(&mut self) {
-        for class in (0..HOST_CLASSES).map(|class| SizeClass(class as u8)) {
-            if self.bins[class.0 as usize].capacity == 0 {
-                continue;
-            }
-            let (bin, loaded, previous) = self.of(class);
-            super::shared::flush(class, &mut loaded[..bin.len as usize]);
-            bin.len = 0;
-            if !previous.is_empty() && !super::shared::depot(class).exchange_full_for_empty(previous) {
-                super::shared::flush(class, previous.as_mut_slice());
-                previous.drain().for_each(drop);
-            }
-        }
-    }
-}
-
-/// Caches that no thread has, for the next thread that comes.
-pub(super) struct Spare {
-    first: *mut Cache,
-    caches: usize,
-}
-
-// SAFETY: 1. A cache in the list is nobody's; whoever takes it out under the lock has it alone.
-unsafe impl Send for Spare {}
-
-impl Spare {
-    pub(super) const NONE: Spare = Spare { first: null_mut(), caches: 0 };
-
-    pub(super) fn put(&mut self, mut cache: NonNull<Cache>) {
-        // SAFETY: 1. The caller gives its own cache up.
-        unsafe { cache.as_mut() }.next = self.first;
-        self.first = cache.as_ptr();
-        self.caches += 1;
-    }
-
-    pub(super) fn take(&mut self) -> Option<NonNull<Cache>> {
-        let cache = NonNull::new(self.first)?;
-        // SAFETY: 1. A cache in the list lives for good, and is nobody's.
-        self.first = unsafe { cache.as_ref() }.next;
-        self.caches -= 1;
-        Some(cache)
-    }
-
-    /// How many there are.
-    pub(super) fn caches(&self) -> usize {
-        self.caches
+        *above = at as usize;
+        *top = above.add(1);
     }
 }

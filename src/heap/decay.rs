@@ -1,70 +1,42 @@
-//! How much idle memory the heap keeps, and for how long.
-//!
-//! 1. Idle memory above a bound goes back to the system at once. So a program that has freed a peak is small again even if it
-//!    never calls the heap any more.
-//! 2. The bound follows the program. Where memory was given back and had to be backed again within `ADAPT_MS`, it rises by
-//!    as much, up to `MOST_BYTES`: that was given back too early. While that does not happen, it halves every `DECAY_MS`
-//!    down to `LEAST_BYTES`.
-//! 3. What lay idle for the whole of the last `DECAY_MS` goes back, as calls come.
+//! When the heap gives memory back: at an ebb, and by time. How much it keeps is `pool/idle.rs`'s.
 
-use super::shared::HeapPool;
+use super::shared::{self, HeapPool};
+use crate::pool::PoolConfig;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The bound at rest: what a program keeps that does nothing.
-pub(super) const LEAST_BYTES: u64 = 24 << 20;
-const MOST_BYTES: u64 = 256 << 20;
+/// What the heap keeps: 16 MiB idle at rest, up to 256 MiB while that much comes and goes.
+pub(super) const CONFIG: PoolConfig =
+    PoolConfig::DEFAULT.retain_bytes(16 << 20).retain_most_bytes(256 << 20).ebb_bytes(16 << 20);
+
+/// What lay idle for so long is given up.
 const DECAY_MS: usize = 1000;
-const ADAPT_MS: usize = 20;
+/// What is backed again after so long was not given up too early.
+const SETTLE_MS: usize = 100;
 
 // Relaxed throughout: two threads that tick at once do the work twice, which does no harm; the pool has its own lock.
 static DECAYED_MS: AtomicUsize = AtomicUsize::new(0);
-static ADAPTED_MS: AtomicUsize = AtomicUsize::new(0);
-static CREATES: AtomicUsize = AtomicUsize::new(0);
-static UNMAPS: AtomicUsize = AtomicUsize::new(0);
-static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
+static SETTLED_MS: AtomicUsize = AtomicUsize::new(0);
 
-/// Called wherever the pool's lock was taken anyway.
+/// Called wherever the pool's lock was taken anyway, and no magazine is in between.
 #[inline]
 pub(super) fn tick(pool: &HeapPool) {
+    if pool.take_ebb() {
+        shared::ebb(pool);
+    }
     let now = now_ms();
-    if let Some(elapsed_ms) = due(&ADAPTED_MS, now, ADAPT_MS) {
-        adapt(pool, elapsed_ms < 5 * ADAPT_MS, due(&DECAYED_MS, now, DECAY_MS).is_some());
+    if due(&SETTLED_MS, now, SETTLE_MS) {
+        pool.settle();
+        if due(&DECAYED_MS, now, DECAY_MS) {
+            pool.decay();
+        }
     }
 }
 
-/// The time since this last gave one, if that is so long ago.
+/// Whether it is so long ago that this was last due.
 #[inline]
-fn due(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> Option<usize> {
+fn due(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> bool {
     let last = last_ms.load(Relaxed);
-    let elapsed_ms = now.wrapping_sub(last);
-    let due = elapsed_ms >= every_ms && last_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok();
-    due.then_some(elapsed_ms)
-}
-
-#[cold]
-#[inline(never)]
-fn adapt(pool: &HeapPool, lately: bool, decay: bool) {
-    let (creates, unmaps) = pool.turnover();
-    let since =
-        |counter: &AtomicUsize, now: u64| (now as usize).wrapping_sub(counter.swap(now as usize, Relaxed));
-    let (created, given_up) = (since(&CREATES, creates), since(&UNMAPS, unmaps));
-    // What was given up before the last time, and created since: not the other way around. Before and after a pause, the
-    // two have nothing to do with each other.
-    let given_up_before = GIVEN_UP.swap(if lately { given_up } else { 0 }, Relaxed);
-    let again_bytes = if lately { (created.min(given_up_before) as u64) << 21 } else { 0 };
-    let config = pool.config();
-    let retain_bytes = match again_bytes {
-        0 if decay => (config.retain_bytes / 2).max(LEAST_BYTES),
-        again_bytes => (config.retain_bytes + again_bytes).clamp(LEAST_BYTES, MOST_BYTES),
-    };
-    if retain_bytes != config.retain_bytes {
-        pool.retain(retain_bytes);
-    }
-    if decay {
-        pool.decay();
-        // What lay idle for so long was not given up too early, should it be needed now.
-        UNMAPS.store(pool.turnover().1 as usize, Relaxed);
-    }
+    now.wrapping_sub(last) >= every_ms && last_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
 }
 
 #[cfg(unix)]

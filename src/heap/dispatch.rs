@@ -13,14 +13,21 @@ const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
 /// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
 #[inline(always)]
 fn class(layout: Layout) -> Option<SizeClass> {
-    let (bytes, align) = (layout.size(), layout.align());
-    if align <= 16 {
-        // No layout is so large that this overflows.
-        let sixteenths = (bytes + 15) >> 4;
-        return if sixteenths < TABLE.len() { Some(SizeClass(TABLE[sixteenths])) } else { None };
+    if layout.align() <= 16 && layout.size() <= MOST_BYTES {
+        return Some(plain_class(layout));
     }
-    HOST.class(bytes as u64, align as u64)
+    HOST.class(layout.size() as u64, layout.align() as u64)
 }
+
+/// The class of a layout that the table has.
+#[inline(always)]
+fn plain_class(layout: Layout) -> SizeClass {
+    // SAFETY: 1. The table goes to `MOST_BYTES`, and the layout is no larger.
+    SizeClass(unsafe { *TABLE.get_unchecked((layout.size() + 15) >> 4) })
+}
+
+/// The largest size of the table.
+const MOST_BYTES: usize = (HOST_TABLE.len() - 1) << 4;
 
 // SAFETY: 1. A block is handed out once and stays until it is given back: a cache's blocks are this thread's, a slab's
 // bits and a span's are set under the pool's lock. 2. It has at least the size and alignment of its layout: slots are
@@ -28,21 +35,26 @@ fn class(layout: Layout) -> Option<SizeClass> {
 unsafe impl GlobalAlloc for Global {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match class(layout) {
-            // SAFETY: 1. The class is one of the host's.
-            Some(class) => unsafe { cache::allocate(class) },
-            None => shared::allocate(layout).map_or(null_mut(), |block| block.addr.as_ptr()),
+        if layout.align() > 16 {
+            return allocate_aligned(layout);
         }
+        if layout.size() > MOST_BYTES {
+            return allocate_span(layout);
+        }
+        // SAFETY: 1. The class is one of the host's.
+        unsafe { cache::allocate(plain_class(layout)) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        match (class(layout), NonNull::new(at)) {
-            // SAFETY: 1. The class is one of the host's. 2. The caller gives the block up.
-            (Some(class), _) => unsafe { cache::free(at, class) },
-            (None, Some(at)) => shared::free(at, layout),
-            (None, None) => {}
+        if layout.align() > 16 {
+            return free_aligned(at, layout);
         }
+        if layout.size() > MOST_BYTES {
+            return free_span(at, layout);
+        }
+        // SAFETY: 1. The class is one of the host's. 2. The caller gives the block up.
+        unsafe { cache::free(at, plain_class(layout)) }
     }
 
     #[inline]
@@ -82,6 +94,42 @@ unsafe impl GlobalAlloc for Global {
             }
             moved
         }
+    }
+}
+
+/// A block of a layout that the table does not have.
+#[cold]
+#[inline(never)]
+fn allocate_aligned(layout: Layout) -> *mut u8 {
+    match HOST.class(layout.size() as u64, layout.align() as u64) {
+        // SAFETY: 1. The class is one of the host's.
+        Some(class) => unsafe { cache::allocate(class) },
+        None => allocate_span(layout),
+    }
+}
+
+/// Takes such a block back.
+#[cold]
+#[inline(never)]
+fn free_aligned(at: *mut u8, layout: Layout) {
+    match HOST.class(layout.size() as u64, layout.align() as u64) {
+        // SAFETY: 1. The class is one of the host's. 2. The caller of `dealloc` gives the block up.
+        Some(class) => unsafe { cache::free(at, class) },
+        None => free_span(at, layout),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_span(layout: Layout) -> *mut u8 {
+    shared::allocate(layout).map_or(null_mut(), |block| block.addr.as_ptr())
+}
+
+#[cold]
+#[inline(never)]
+fn free_span(at: *mut u8, layout: Layout) {
+    if let Some(at) = NonNull::new(at) {
+        shared::free(at, layout);
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the threads share: the depots, and a pool of mapped memory below them.
 
-use super::cache::{Cache, Spare};
+use super::cache::{self, Cache, MOST, Own, Spare};
+use super::owner::{self, Tags};
 use super::{decay, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::depot::Depot;
-use crate::pool::{Pool, PoolConfig, Stats};
+use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,7 +20,7 @@ pub(super) type HeapPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-static DEPOTS: [Depot<HostLock, usize>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
+static DEPOTS: [Depot<HostLock, usize, MOST, 64>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
@@ -40,8 +41,9 @@ fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let config = PoolConfig::DEFAULT.retain_bytes(decay::LEAST_BYTES);
-        let pool = Pool::new(space, MappedTables, config).ok()?;
+        let bytes = space.len_bytes();
+        let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
+        owner::prepare(bytes);
         POOL.get_or_init(|| pool);
     }
     drop(making);
@@ -53,23 +55,64 @@ fn make() -> Option<&'static HeapPool> {
     POOL.get()
 }
 
-/// The depot of a class.
-#[inline]
-pub(super) fn depot(class: SizeClass) -> &'static Depot<HostLock, usize> {
-    &DEPOTS[class.0 as usize]
+/// What is out of the slabs of a class, in programs and in caches, and how many slabs there are.
+struct Use {
+    blocks: AtomicUsize,
+    slabs: AtomicUsize,
+}
+
+/// Relaxed throughout: the numbers guide, and every change of one is counted sooner or later.
+static USES: [Use; HOST_CLASSES] =
+    [const { Use { blocks: AtomicUsize::new(0), slabs: AtomicUsize::new(0) } }; HOST_CLASSES];
+
+/// Slabs of a class that are worth emptying caches for.
+const LEAN_BYTES: u64 = 512 << 10;
+
+/// Whether most of a class's slabs is free, and would be given up but for the blocks in caches and in the depot, which lie
+/// anywhere.
+pub(super) fn is_lean(class: SizeClass) -> bool {
+    let of = &USES[class.0 as usize];
+    let (blocks, slabs) = (of.blocks.load(Ordering::Relaxed) as u64, of.slabs.load(Ordering::Relaxed) as u64);
+    let slabs_bytes = slabs * HOST.slab_bytes(class);
+    slabs_bytes >= LEAN_BYTES && blocks * HOST.slot_bytes(class) < slabs_bytes / 4
+}
+
+/// The most magazines that a depot keeps: 256 KiB of blocks, at least two.
+const fn depth(class: SizeClass) -> usize {
+    let depth = (256 << 10) / (cache::capacity(class) as u64 * HOST.slot_bytes(class));
+    if depth < 2 { 2 } else { depth as usize }
+}
+
+/// Brings a magazine's blocks to the depot of their class, if it has room.
+pub(super) fn bring(class: SizeClass, blocks: &[usize]) -> bool {
+    DEPOTS[class.0 as usize].bring(blocks, depth(class))
+}
+
+/// Fetches a magazine's blocks from the depot of a class. How many.
+pub(super) fn fetch(class: SizeClass, out: &mut [usize]) -> usize {
+    DEPOTS[class.0 as usize].fetch(out)
+}
+
+/// Gives the blocks in the depot of a class to the slabs.
+pub(super) fn empty_depot(class: SizeClass) {
+    for magazine in DEPOTS[class.0 as usize].trim(usize::MAX) {
+        flush(class, magazine.as_slice());
+    }
 }
 
 /// Fills a magazine from the slabs so that its pops come out lowest first. How many.
 pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
     let Some(pool) = pool() else { return 0 };
-    let mut offsets = [Offset(0); super::cache::MOST];
+    let mut offsets = [Offset(0); MOST];
     let wanted = out.len().min(offsets.len());
     let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return 0 };
     let base = base(pool);
-    for (block, offset) in out.iter_mut().zip(offsets[..taken].iter().rev()) {
+    for (block, offset) in out.iter_mut().zip(offsets[..taken.blocks].iter().rev()) {
         *block = base + offset.0 as usize;
     }
-    taken
+    USES[class.0 as usize].blocks.fetch_add(taken.blocks, Ordering::Relaxed);
+    USES[class.0 as usize].slabs.fetch_add(taken.slabs as usize, Ordering::Relaxed);
+    taken.blocks
 }
 
 /// One block, for a thread without a cache.
@@ -78,16 +121,30 @@ pub(super) fn take_one(class: SizeClass) -> *mut u8 {
     if refill(class, &mut block) == 1 { block[0] as *mut u8 } else { null_mut() }
 }
 
-/// Gives blocks to the slabs, in the order of their addresses.
-pub(super) fn flush(class: SizeClass, blocks: &mut [usize]) {
-    let Some(pool) = pool() else { return };
-    blocks.sort_unstable();
-    let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
-    // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
-    while let Err((at, why)) = unsafe { pool.flush(class, &mut blocks) } {
-        misuse::found(at, HOST.slot_bytes(class) as usize, why);
+/// Gives blocks to the slabs.
+pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
+    if blocks.is_empty() {
+        return;
     }
-    decay::tick(pool);
+    let Some(pool) = pool() else { return };
+    let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
+    loop {
+        // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
+        let flushed = unsafe { pool.flush(class, &mut blocks) };
+        USES[class.0 as usize].blocks.fetch_sub(flushed.blocks as usize, Ordering::Relaxed);
+        USES[class.0 as usize].slabs.fetch_sub(flushed.slabs as usize, Ordering::Relaxed);
+        match flushed.refused {
+            Some((at, why)) => misuse::found(at, HOST.slot_bytes(class) as usize, why),
+            None => break,
+        }
+    }
+}
+
+/// To be called after a flush, when the cache is in order again: it may be emptied here.
+pub(super) fn tick() {
+    if let Some(pool) = POOL.get() {
+        decay::tick(pool);
+    }
 }
 
 /// A block above the size classes.
@@ -123,25 +180,28 @@ pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
 }
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.
-pub(super) fn adopt() -> Option<NonNull<Cache>> {
+pub(super) fn adopt() -> Option<Own> {
     if let Some(cache) = SPARE.lock().take() {
         return Some(cache);
     }
     pool()?;
+    // A table starts at a page, and a cache is no more strictly aligned.
+    const _: () = assert!(align_of::<Cache>() <= 4096);
     let words = size_of::<Cache>().div_ceil(size_of::<u64>());
     let memory = MappedTables.table::<u64>(words).ok()?;
-    Some(NonNull::from(memory.leak()).cast())
+    // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
+    Some(unsafe { Own::make(NonNull::from(memory.leak()).cast(), Tags::new()) })
 }
 
 /// Takes the cache of a thread that ends.
-pub(super) fn abandon(mut cache: NonNull<Cache>) {
+pub(super) fn abandon(cache: Own) {
+    cache.empty_lean();
     let mut spare = SPARE.lock();
     if spare.caches() < WARM_CACHES {
         return spare.put(cache);
     }
     drop(spare);
-    // SAFETY: 1. Its thread does not have it any more, and nobody else does before the line below.
-    unsafe { cache.as_mut() }.empty();
+    cache.empty();
     SPARE.lock().put(cache);
 }
 
@@ -149,9 +209,8 @@ pub(super) fn abandon(mut cache: NonNull<Cache>) {
 fn empty_spare() {
     let mut emptied = Spare::NONE;
     // Taken before it is emptied, so that no lock is held while the slabs are given its blocks.
-    while let Some(mut cache) = { SPARE.lock().take() } {
-        // SAFETY: 1. It is out of the list, and nobody's.
-        unsafe { cache.as_mut() }.empty();
+    while let Some(cache) = { SPARE.lock().take() } {
+        cache.empty();
         emptied.put(cache);
     }
     let mut spare = SPARE.lock();
@@ -165,13 +224,17 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
     let Some(pool) = POOL.get() else { return 0 };
     super::thread::empty_own();
     empty_spare();
-    for (class, depot) in DEPOTS.iter().enumerate() {
-        for mut magazine in depot.trim(usize::MAX) {
-            flush(SizeClass(class as u8), magazine.as_mut_slice());
-            magazine.drain().for_each(drop);
-        }
-    }
+    (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
     pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
+}
+
+/// Empties what caches can be reached and the depots, after much was freed, and gives back what lies between blocks.
+#[cold]
+pub(super) fn ebb(pool: &HeapPool) {
+    super::thread::empty_own();
+    empty_spare();
+    (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
+    pool.purge();
 }
 
 /// What [`trim`] could give back without emptying anything.

@@ -57,6 +57,18 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
         self.held.lock().take(magazine)
     }
 
+    /// Copies the blocks of a magazine that is kept elsewhere, if it holds fewer than `most` magazines. `false`, and nothing
+    /// is changed, when it holds as many, or is full, or `blocks` are none or too many for a magazine.
+    pub fn bring(&self, blocks: &[T], most: usize) -> bool {
+        self.held.lock().bring(blocks, most)
+    }
+
+    /// Copies the blocks that came last to the start of `out`, in order. How many: 0 where there are none, or `out` is
+    /// shorter than what was brought.
+    pub fn fetch(&self, out: &mut [T]) -> usize {
+        self.held.lock().fetch(out)
+    }
+
     /// Up to `magazines` of those that came first, for the reclaimer, who gives their blocks to the slabs.
     ///
     /// The lock is held while one is taken out and not between two, so owners wait for one copy at most. What is
@@ -104,6 +116,26 @@ enum End {
 }
 
 impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
+    fn bring(&mut self, blocks: &[T], most: usize) -> bool {
+        if self.len >= most.min(DEPTH) || blocks.is_empty() || blocks.len() > N {
+            return false;
+        }
+        let set = &mut self.sets[(self.first + self.len) % DEPTH];
+        set.push_all(blocks);
+        self.len += 1;
+        true
+    }
+
+    fn fetch(&mut self, out: &mut [T]) -> usize {
+        let Some(newest) = self.len.checked_sub(1) else { return 0 };
+        let set = &mut self.sets[(self.first + newest) % DEPTH];
+        if set.len() > out.len() {
+            return 0;
+        }
+        self.len = newest;
+        set.pop_all(out)
+    }
+
     fn take(&mut self, magazine: &mut Magazine<T, N>) -> bool {
         if self.len == DEPTH || magazine.is_empty() {
             return false;
@@ -213,9 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn blocks_kept_elsewhere_are_copied_in_and_out_as_far_as_there_is_room() {
+        let depot = Small::new();
+        assert!(depot.bring(&[1, 2], 2) && depot.bring(&[3], 2));
+        assert!(!depot.bring(&[4], 2), "it holds the most that was asked for");
+        assert!(
+            !depot.bring(&[], 3) && !depot.bring(&[4, 5, 6], 3),
+            "nothing, or more than a magazine holds"
+        );
+        let mut out = [0; 2];
+        assert_eq!((depot.fetch(&mut out), out), (1, [3, 0]));
+        assert_eq!(depot.fetch(&mut out[..1]), 0, "there is no room for two");
+        assert_eq!((depot.fetch(&mut out), out), (2, [1, 2]));
+        assert_eq!((depot.fetch(&mut out), depot.stats()), (0, stats(0, 0)));
+    }
+
+    #[test]
     fn a_depot_without_depth_takes_nothing() {
         static DEPOT: Depot<SpinLock, u32, 2, 0> = Depot::new();
-        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)));
+        assert!(!DEPOT.exchange_full_for_empty(&mut full(10)) && !DEPOT.bring(&[1], 9));
         assert!(!DEPOT.exchange_empty_for_full(&mut Magazine::new()));
         assert_eq!(DEPOT.trim(1).count(), 0);
     }

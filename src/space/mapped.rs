@@ -96,6 +96,11 @@ unsafe impl Space for Mapped {
         self.range.decommit(at, len);
     }
 
+    fn forget(&self, free: Span) {
+        let (at, len) = self.bytes(free);
+        self.range.forget(at, len);
+    }
+
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
         let contents = self.commit(to)?;
         self.decommit(from);

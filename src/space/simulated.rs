@@ -17,6 +17,7 @@ pub struct Simulated {
     created: AtomicUsize,
     moved: AtomicUsize,
     unmapped: AtomicUsize,
+    forgotten: AtomicUsize,
     /// Requests until one fails; 0: none does.
     fail_in: AtomicUsize,
     /// Once failing, every request does.
@@ -34,6 +35,8 @@ pub struct SimulatedCounts {
     pub moved: u64,
     /// Frames given up.
     pub unmapped: u64,
+    /// Granules in backed frames whose contents were forgotten.
+    pub forgotten: u64,
 }
 
 impl Simulated {
@@ -58,6 +61,7 @@ impl Simulated {
             created: AtomicUsize::new(0),
             moved: AtomicUsize::new(0),
             unmapped: AtomicUsize::new(0),
+            forgotten: AtomicUsize::new(0),
             fail_in: AtomicUsize::new(0),
             fail_on: AtomicUsize::new(0),
         }
@@ -77,6 +81,7 @@ impl Simulated {
             created: self.created.load(Ordering::Relaxed) as u64,
             moved: self.moved.load(Ordering::Relaxed) as u64,
             unmapped: self.unmapped.load(Ordering::Relaxed) as u64,
+            forgotten: self.forgotten.load(Ordering::Relaxed) as u64,
         }
     }
 
@@ -135,6 +140,10 @@ unsafe impl Space for Simulated {
 
     fn decommit(&self, frames: Span) {
         self.unmapped.fetch_add(self.frames(frames), Ordering::Relaxed);
+    }
+
+    fn forget(&self, free: Span) {
+        self.forgotten.fetch_add(free.granules as usize, Ordering::Relaxed);
     }
 
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {

@@ -5,7 +5,7 @@ use core::ptr::{NonNull, null_mut};
 use std::io;
 
 /// Small programs stay on small pages: huge ones from here on.
-const HUGE_FROM: usize = 8 << 20;
+const HUGE_FROM: usize = 2 << 20;
 
 /// A mapping of this process's own.
 #[derive(Debug)]
@@ -126,6 +126,13 @@ impl Range {
             }
         }
         Ok(Contents::Zeroed)
+    }
+
+    /// Gives memory back that stays committed, where that can be done.
+    pub(super) fn forget(&self, at: usize, len: usize) {
+        let place = self.at(at, len);
+        // SAFETY: 1. The place is this mapping's own, committed and unused.
+        unsafe { forget(place, len) };
     }
 
     pub(super) fn decommit(&self, at: usize, len: usize) {

@@ -1,0 +1,220 @@
+//! Blocks of one size class by the magazine: what a cache takes from the slabs, and gives back to them, at once.
+
+#![forbid(unsafe_code)]
+
+use super::commit::Grant;
+use super::metadata::Metadata;
+use super::slab::Stop;
+use super::{Arena, NoBlock};
+use crate::error::BadFree;
+use crate::size::{Offset, SizeClass};
+use crate::space::Space;
+
+/// Blocks that were taken at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Refilled {
+    /// How many.
+    pub blocks: usize,
+    /// Slabs that were opened for them.
+    pub slabs: u32,
+    /// Whether more memory had to be backed for them.
+    pub created: bool,
+}
+
+/// Blocks that were given back at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Flushed<A> {
+    /// How many.
+    pub blocks: u32,
+    /// Slabs whose last blocks they were, which are gone.
+    pub slabs: u32,
+    /// The first that cannot be given back, and why: it and what is behind it are not counted.
+    pub refused: Option<(A, BadFree)>,
+}
+
+impl<S: Space, M: Metadata> Arena<S, M> {
+    /// Blocks of one size class, until `out` is full, with at most one new slab.
+    ///
+    /// # Errors
+    /// [`NoBlock`] when there is not even one.
+    pub fn take_many(
+        &mut self,
+        class: SizeClass,
+        out: &mut [Offset],
+        grant: &impl Grant,
+    ) -> Result<Refilled, NoBlock> {
+        let (mut slabs_opened, creates) = (0, self.creates());
+        let mut taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
+        if taken == 0 && !out.is_empty() && self.slabs.is_some() {
+            if let Err(why) = self.open_slab(class, grant) {
+                self.stats.failures += 1;
+                return Err(why);
+            }
+            slabs_opened = 1;
+            taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
+        }
+        if taken > 0 {
+            let bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class)) * taken as u64;
+            let stats = &mut self.stats;
+            stats.in_use_bytes += bytes;
+            stats.peak_in_use_bytes = stats.peak_in_use_bytes.max(stats.in_use_bytes);
+            stats.blocks += taken as u64;
+            stats.allocations += taken as u64;
+        }
+        Ok(Refilled { blocks: taken, slabs: slabs_opened, created: self.creates() > creates })
+    }
+
+    /// Gives blocks of one size class back, up to the first that cannot be: what is behind it stays in the iterator.
+    pub fn give_many(
+        &mut self,
+        class: SizeClass,
+        blocks: &mut impl Iterator<Item = S::Addr>,
+        grant: &impl Grant,
+    ) -> Flushed<S::Addr> {
+        let mut flushed = Flushed { blocks: 0, slabs: 0, refused: None };
+        loop {
+            let Some(slabs) = &mut self.slabs else { return flushed };
+            let (space, mut last, mut foreign) = (&self.space, None, false);
+            let mut offsets = core::iter::from_fn(|| {
+                let addr = blocks.next()?;
+                last = Some(addr);
+                let at = space.offset(addr);
+                foreign = at.is_none();
+                at
+            });
+            let (given, stop) = slabs.give_many(class, &mut offsets);
+            let slot_bytes = slabs.slot_bytes(class);
+            flushed.blocks += given;
+            self.stats.in_use_bytes -= slot_bytes * given as u64;
+            self.stats.blocks -= given as u64;
+            let refused = match stop {
+                Stop::Done if !foreign => return flushed,
+                Stop::Done => BadFree::Foreign,
+                Stop::Closed(span) => {
+                    flushed.slabs += 1;
+                    let given = self.give_granules(span, grant);
+                    debug_assert_eq!(given, Ok(()));
+                    continue;
+                }
+                Stop::Refused(at) => self.no_slot(at, slot_bytes),
+            };
+            flushed.refused = last.map(|addr| (addr, refused));
+            return flushed;
+        }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::arena::{SpanIndex, Stats, Unlimited};
+    use crate::size::HOST_GEOMETRY;
+    use crate::space::{MappedTables, Simulated};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    type Subject = Arena<Simulated, MappedTables>;
+
+    fn subject() -> Subject {
+        Arena::new(Simulated::new(256 << 20, HOST_GEOMETRY), MappedTables).unwrap()
+    }
+
+    /// So many blocks of a class, by magazines of 63.
+    fn take(arena: &mut Subject, class: SizeClass, blocks: usize) -> (Vec<u64>, u32) {
+        let (mut taken, mut slabs) = (Vec::new(), 0);
+        while taken.len() < blocks {
+            let mut out = [Offset(0); 63];
+            let wanted = out.len().min(blocks - taken.len());
+            let refilled = arena.take_many(class, &mut out[..wanted], &Unlimited).unwrap();
+            assert!(refilled.blocks > 0 && refilled.slabs <= 1);
+            taken.extend(out[..refilled.blocks].iter().map(|&at| arena.space.addr(at)));
+            slabs += refilled.slabs;
+        }
+        (taken, slabs)
+    }
+
+    fn give(arena: &mut Subject, class: SizeClass, blocks: &[u64]) -> Flushed<u64> {
+        arena.give_many(class, &mut blocks.iter().copied(), &Unlimited)
+    }
+
+    fn in_use(arena: &Subject) -> (u64, u64) {
+        let Stats { in_use_bytes, blocks, .. } = arena.stats();
+        (in_use_bytes, blocks)
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_that_come_back_in_any_order_leave_no_slab(
+            class in 0..40u8, blocks in 1..700usize, order in any::<prop::sample::Index>(), step in 1..97usize, part in 1..64usize,
+        ) {
+            let (mut arena, class) = (subject(), SizeClass(class));
+            let (mut taken, slabs) = take(&mut arena, class, blocks);
+            taken.rotate_left(order.index(blocks));
+            let mut shuffled: Vec<u64> = Vec::new();
+            for from in 0..step {
+                shuffled.extend(taken.iter().skip(from).step_by(step));
+            }
+            let mut closed = 0;
+            for blocks in shuffled.chunks(part) {
+                let flushed = give(&mut arena, class, blocks);
+                prop_assert_eq!((flushed.blocks as usize, flushed.refused), (blocks.len(), None));
+                closed += flushed.slabs;
+            }
+            prop_assert_eq!((closed, in_use(&arena)), (slabs, (0, 0)));
+            prop_assert_eq!(arena.index.next_live(crate::size::Granule(0)), None);
+        }
+    }
+
+    #[test]
+    fn the_first_block_that_cannot_be_given_back_is_told_and_what_is_behind_it_stays() {
+        for class in [SizeClass(0), SizeClass(12), SizeClass(39)] {
+            let mut arena = subject();
+            let (taken, _) = take(&mut arena, class, 100);
+            let (other, _) = take(&mut arena, SizeClass(20), 3);
+            let slot_bytes = in_use(&arena).0;
+            for (wrong, why) in [
+                (taken[3], BadFree::AlreadyFree { offset_bytes: 0 }),
+                (taken[50] + 8, BadFree::Interior { offset_bytes: 0 }),
+                (other[1], BadFree::WrongSize { offset_bytes: 0, held_bytes: 0, given_bytes: 0 }),
+                (7, BadFree::Foreign),
+            ] {
+                let mut blocks = [taken[3], wrong, taken[5]].into_iter();
+                let flushed = arena.give_many(class, &mut blocks, &Unlimited);
+                let (at, found) = flushed.refused.unwrap();
+                assert_eq!((flushed.blocks, at, blocks.next()), (1, wrong, Some(taken[5])), "{found}");
+                assert_eq!(core::mem::discriminant(&found), core::mem::discriminant(&why), "{found}");
+                let mut again = [Offset(0)];
+                arena.take_many(class, &mut again, &Unlimited).unwrap();
+                assert_eq!(arena.space.addr(again[0]), taken[3], "the lowest that is free");
+            }
+            assert_eq!(in_use(&arena).0, slot_bytes);
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_last_slot_of_a_slab_is_no_block() {
+        let mut arena = subject();
+        let class = SizeClass(2);
+        let (taken, _) = take(&mut arena, class, 2);
+        let behind = taken[0] + 65_536 / 48 * 48;
+        let flushed = give(&mut arena, class, &[behind]);
+        assert!(
+            matches!(flushed.refused, Some((at, BadFree::Interior { .. })) if at == behind),
+            "{flushed:?}"
+        );
+    }
+
+    #[test]
+    fn a_block_given_back_after_its_slab_is_gone_is_told() {
+        let mut arena = subject();
+        let (taken, _) = take(&mut arena, SizeClass(3), 2);
+        let flushed = give(&mut arena, SizeClass(3), &[taken[0], taken[1], taken[0]]);
+        assert_eq!((flushed.blocks, flushed.slabs), (2, 1));
+        assert!(
+            matches!(flushed.refused, Some((at, BadFree::AlreadyFree { .. })) if at == taken[0]),
+            "{flushed:?}"
+        );
+    }
+}

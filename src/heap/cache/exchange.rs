@@ -1,0 +1,309 @@
+//! Where the loaded magazine does not help: the one behind it, the depot, the slabs.
+
+use super::{Back, Cache, MAGAZINE_BYTES, MOST, Magazine, capacity, no_top, owner};
+use crate::heap::owner::Tags;
+use crate::heap::{shared, thread};
+use crate::size::{HOST_CLASSES, SizeClass};
+use core::ptr::NonNull;
+
+/// The blocks of a class that a thread keeps where most of the class's slabs is free: each may keep a whole slab.
+const LEAN: usize = 8;
+
+/// A cache that is this thread's, or nobody's: nobody else reads or writes it.
+#[derive(Clone, Copy)]
+pub(in crate::heap) struct Own(NonNull<Cache>);
+
+/// The loaded magazine is empty, or this thread has no cache yet, or no more.
+#[cold]
+#[inline(never)]
+pub(super) fn refill(class: SizeClass) -> *mut u8 {
+    let Some(own) = thread::obtain() else { return shared::take_one(class) };
+    let mut bin = own.bin(class);
+    if bin.loaded().is_empty() {
+        bin.unload(capacity(class));
+        if bin.behind().is_empty() {
+            let room = bin.room();
+            let mut blocks = shared::fetch(class, room);
+            if blocks == 0 {
+                blocks = shared::refill(class, room);
+            }
+            if owner::tagged(class) {
+                own.tags().claim(&room[..blocks]);
+            }
+            bin.load(blocks);
+        } else {
+            bin.swap();
+        }
+    }
+    bin.pop() as *mut u8
+}
+
+/// The loaded magazine is full, or this thread has no cache yet, or no more.
+#[cold]
+#[inline(never)]
+pub(super) fn spill(at: *mut u8, class: SizeClass) {
+    let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
+    // SAFETY: 1. The class is one of the host's.
+    if !unsafe { own.tags().keep(at, class) } {
+        return send_back(at, class);
+    }
+    let mut bin = own.bin(class);
+    let full = bin.is_full();
+    if full {
+        let lean = shared::is_lean(class);
+        if lean || bin.back().capacity < capacity(class) {
+            own.empty_class(class);
+            bin.unload(if lean { LEAN.min(capacity(class)) } else { capacity(class) });
+            if lean {
+                shared::empty_depot(class);
+            }
+        } else {
+            let behind = bin.behind();
+            if !behind.is_empty() && !shared::bring(class, behind) {
+                shared::flush(class, behind);
+            }
+            bin.unload_behind();
+            bin.swap();
+        }
+    }
+    bin.push(at as usize);
+    if full {
+        shared::tick();
+    }
+}
+
+/// Takes a small block that another cache carved.
+#[cold]
+#[inline(never)]
+pub(super) fn send_back(at: *mut u8, class: SizeClass) {
+    let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
+    let (blocks, len) = own.away(class);
+    blocks[*len] = at as usize;
+    *len += 1;
+    if *len == blocks.len() {
+        shared::flush(class, blocks);
+        *len = 0;
+        shared::tick();
+    }
+}
+
+impl Own {
+    /// # Safety
+    /// The cache is this thread's own, or nobody's, and lives for good.
+    pub(in crate::heap) unsafe fn of(cache: NonNull<Cache>) -> Own {
+        Own(cache)
+    }
+
+    /// Makes a cache of memory that is all zeros.
+    ///
+    /// # Safety
+    /// The memory is as large and as aligned as a cache, nobody else's, and lives for good.
+    pub(in crate::heap) unsafe fn make(memory: NonNull<Cache>, tags: Tags) -> Own {
+        // SAFETY: 1. As the caller promises.
+        unsafe {
+            (&raw mut (*memory.as_ptr()).tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*memory.as_ptr()).tags).write(tags);
+            (*memory.as_ptr()).tags.begin();
+        }
+        Own(memory)
+    }
+
+    /// The cache itself, which whoever calls this has no longer.
+    pub(in crate::heap) fn leave(self) -> NonNull<Cache> {
+        self.0
+    }
+
+    fn tags(self) -> &'static Tags {
+        // SAFETY: 1. The cache is made, and for good; its tags are only read, or atomic.
+        unsafe { &(*self.0.as_ptr()).tags }
+    }
+
+    /// What the cache has of one class, made ready at its first use.
+    fn bin(self, class: SizeClass) -> Bin {
+        let (cache, at) = (self.0.as_ptr(), class.0 as usize);
+        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places.
+        unsafe {
+            let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(at);
+            let back = (&raw mut (*cache).backs).cast::<Back>().add(at);
+            let mut bin = Bin { top, back, class };
+            if (*back).behind.is_null() {
+                let magazines = (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(at).cast::<usize>();
+                let words = MAGAZINE_BYTES / size_of::<usize>();
+                (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
+                (*back).capacity = capacity(class);
+                bin.unload(capacity(class));
+                bin.unload_behind();
+            }
+            bin
+        }
+    }
+
+    /// Small blocks that other caches carved, and how many there are.
+    fn away<'a>(self, class: SizeClass) -> (&'a mut [usize; MOST], &'a mut usize) {
+        let (cache, at) = (self.0.as_ptr(), class.0 as usize);
+        // SAFETY: 1. The cache is ours, and nobody calls this twice at a time.
+        unsafe { (&mut (*cache).away[at], &mut (*cache).away_len[at]) }
+    }
+
+    /// The bin of a class, if it was ever used.
+    fn used(self, class: SizeClass) -> Option<Bin> {
+        // SAFETY: 1. The cache is ours.
+        let behind = unsafe { (*self.0.as_ptr()).backs[class.0 as usize].behind };
+        (!behind.is_null()).then(|| self.bin(class))
+    }
+
+    /// Gives every block to the slabs.
+    pub(in crate::heap) fn empty(self) {
+        classes().for_each(|class| self.empty_class(class));
+        for class in (0..owner::CLASSES).map(|class| SizeClass(class as u8)) {
+            let (blocks, len) = self.away(class);
+            shared::flush(class, &blocks[..*len]);
+            *len = 0;
+        }
+    }
+
+    /// Gives the blocks of classes to the slabs of which most is free.
+    pub(in crate::heap) fn empty_lean(self) {
+        classes().filter(|&class| shared::is_lean(class)).for_each(|class| self.empty_class(class));
+    }
+
+    fn empty_class(self, class: SizeClass) {
+        let Some(mut bin) = self.used(class) else { return };
+        shared::flush(class, bin.loaded());
+        shared::flush(class, bin.behind());
+        bin.unload(bin.back().capacity);
+        bin.unload_behind();
+    }
+}
+
+fn classes() -> impl Iterator<Item = SizeClass> {
+    (0..HOST_CLASSES).map(|class| SizeClass(class as u8))
+}
+
+/// One class of a cache: the loaded magazine and the one behind it.
+struct Bin {
+    top: *mut *mut usize,
+    back: *mut Back,
+    class: SizeClass,
+}
+
+/// The end of the magazine that a top is in.
+fn end(top: *mut usize) -> *mut usize {
+    top.map_addr(|top| ((top - 1) | (MAGAZINE_BYTES - 1)) + 1)
+}
+
+/// The blocks below a top.
+///
+/// # Safety
+/// The top is of a magazine of `capacity`, and nobody writes there while the slice is used.
+unsafe fn below<'a>(top: *mut usize, capacity: usize) -> &'a [usize] {
+    // SAFETY: 1. A magazine's blocks lie between the start of its capacity and its top.
+    unsafe {
+        let bottom = end(top).sub(capacity);
+        core::slice::from_raw_parts(bottom, top.offset_from(bottom) as usize)
+    }
+}
+
+// Every `unsafe` below rests on this: 1. The bin is of a cache of our own, and ready: both tops are in their magazines,
+// no further below the end than the capacity.
+impl Bin {
+    fn top(&self) -> *mut usize {
+        // SAFETY: 1. See above.
+        unsafe { *self.top }
+    }
+
+    fn set_top(&mut self, top: *mut usize) {
+        // SAFETY: 1. See above.
+        unsafe { *self.top = top }
+    }
+
+    fn back(&self) -> Back {
+        // SAFETY: 1. See above.
+        unsafe { *self.back }
+    }
+
+    fn set_back(&mut self, back: Back) {
+        // SAFETY: 1. See above.
+        unsafe { *self.back = back }
+    }
+
+    /// The blocks of the loaded magazine, until it is written to.
+    fn loaded<'a>(&self) -> &'a [usize] {
+        // SAFETY: 1. See above.
+        unsafe { below(self.top(), self.back().capacity) }
+    }
+
+    /// The blocks of the magazine behind, until it is written to.
+    fn behind<'a>(&self) -> &'a [usize] {
+        // SAFETY: 1. See above.
+        unsafe { below(self.back().behind, capacity(self.class)) }
+    }
+
+    fn is_full(&self) -> bool {
+        self.top().addr() % MAGAZINE_BYTES == 0
+    }
+
+    /// Exchanges the two, where both have their full capacity.
+    fn swap(&mut self) {
+        let (top, back) = (self.top(), self.back());
+        debug_assert_eq!(back.capacity, capacity(self.class));
+        self.set_back(Back { behind: top, ..back });
+        self.set_top(back.behind);
+    }
+
+    /// Forgets the loaded blocks, which are somewhere else now; there is room for `most`.
+    fn unload(&mut self, most: usize) {
+        // SAFETY: 1. See above. 2. `most` is less than the words of a magazine: the word below is one of it.
+        unsafe {
+            let bottom = end(self.top()).sub(most);
+            bottom.sub(1).write(0);
+            self.set_top(bottom);
+        }
+        self.set_back(Back { capacity: most, ..self.back() });
+    }
+
+    /// Forgets the blocks behind.
+    fn unload_behind(&mut self) {
+        let back = self.back();
+        // SAFETY: 1. See above. The word below the full capacity is never written.
+        let bottom = unsafe { end(back.behind).sub(capacity(self.class)) };
+        self.set_back(Back { behind: bottom, ..back });
+    }
+
+    /// The places of an empty loaded magazine, until it is written to in another way.
+    fn room<'a>(&mut self) -> &'a mut [usize] {
+        let capacity = self.back().capacity;
+        // SAFETY: 1. See above.
+        unsafe { core::slice::from_raw_parts_mut(end(self.top()).sub(capacity), capacity) }
+    }
+
+    /// The first `blocks` places of the room hold blocks now.
+    fn load(&mut self, blocks: usize) {
+        debug_assert!(blocks <= self.back().capacity && self.loaded().is_empty());
+        // SAFETY: 1. See above.
+        self.set_top(unsafe { self.top().add(blocks) });
+    }
+
+    /// The uppermost block, or 0.
+    fn pop(&mut self) -> usize {
+        // SAFETY: 1. See above. Below the lowest block lies a 0.
+        unsafe {
+            let below = self.top().sub(1);
+            let block = *below;
+            if block != 0 {
+                self.set_top(below);
+            }
+            block
+        }
+    }
+
+    /// Puts a block on top of a magazine that is not full.
+    fn push(&mut self, block: usize) {
+        debug_assert!(!self.is_full());
+        // SAFETY: 1. See above.
+        unsafe {
+            *self.top() = block;
+            self.set_top(self.top().add(1));
+        }
+    }
+}

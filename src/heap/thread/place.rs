@@ -1,0 +1,89 @@
+//! Where a thread keeps the pointer to its cache: one word that is there from a thread's start to its very end.
+
+use crate::heap::cache::{Cache, EMPTY};
+
+pub(super) use word::{get, set};
+
+/// Puts another cache there. The one that was.
+pub(super) fn replace(cache: *mut Cache) -> *mut Cache {
+    let old = get();
+    set(cache);
+    old
+}
+
+/// A word of the initial-exec model. Compiled into a library, `thread_local!` asks for its address by a call, before which
+/// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod word {
+    use super::{Cache, EMPTY};
+    use core::arch::{asm, global_asm};
+
+    /// Two versions of the crate in one program have a word each.
+    macro_rules! name {
+        () => {
+            concat!("\"democratising_cache_", env!("CARGO_PKG_VERSION"), "\"")
+        };
+    }
+
+    global_asm!(
+        ".pushsection .tdata.democratising_cache,\"awT\",@progbits",
+        concat!(".globl ", name!()),
+        concat!(".hidden ", name!()),
+        concat!(".type ", name!(), ",@object"),
+        ".p2align 3",
+        concat!(name!(), ": .quad {empty}"),
+        concat!(".size ", name!(), ", 8"),
+        ".popsection",
+        empty = sym EMPTY,
+    );
+
+    #[inline(always)]
+    pub(in crate::heap) fn get() -> *mut Cache {
+        let cache;
+        // SAFETY: 1. The word is this thread's, and always holds a cache. 2. Reading it changes nothing.
+        unsafe {
+            asm!(
+                concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
+                "mov {at}, qword ptr fs:[{at}]",
+                at = out(reg) cache,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        cache
+    }
+
+    #[inline(always)]
+    pub(in crate::heap) fn set(cache: *mut Cache) {
+        // SAFETY: 1. The word is this thread's, and nothing refers to it.
+        unsafe {
+            asm!(
+                concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
+                "mov qword ptr fs:[{at}], {cache}",
+                at = out(reg) _,
+                cache = in(reg) cache,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+mod word {
+    use super::{Cache, EMPTY};
+    use crate::sync::Cell;
+
+    std::thread_local! {
+        /// Without a destructor it is one access, at any time of a thread's life.
+        static CACHE: Cell<*mut Cache> = const { Cell::new(EMPTY.get()) };
+    }
+
+    #[inline(always)]
+    pub(in crate::heap) fn get() -> *mut Cache {
+        CACHE.with(Cell::get)
+    }
+
+    #[inline(always)]
+    pub(in crate::heap) fn set(cache: *mut Cache) {
+        CACHE.with(|at| at.set(cache));
+    }
+}

@@ -1,0 +1,119 @@
+//! How much idle memory a pool keeps, on a space that counts what it is asked for.
+
+use democratising::space::{MappedTables, Simulated};
+use democratising::{Pool, PoolConfig, SpinLock};
+use std::alloc::Layout;
+
+type Subject = Pool<Simulated, SpinLock, MappedTables>;
+const FRAME: usize = 2 << 20;
+const FRAMES: u64 = FRAME as u64;
+
+fn pool(config: PoolConfig) -> Subject {
+    Pool::new(Simulated::device(1 << 30, FRAME), MappedTables, config.slack_permille(1000)).unwrap()
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, 1).unwrap()
+}
+
+fn take(pool: &Subject, blocks: usize, bytes: usize) -> Vec<u64> {
+    (0..blocks).map(|_| pool.allocate(layout(bytes)).unwrap().addr).collect()
+}
+
+fn give(pool: &Subject, blocks: impl IntoIterator<Item = u64>, bytes: usize) {
+    for addr in blocks {
+        // SAFETY: 1. A simulated block has no bytes that anybody could use.
+        unsafe { pool.free(addr, layout(bytes)).unwrap() };
+    }
+}
+
+fn idle_frames(pool: &Subject) -> u64 {
+    pool.idle_bytes() / FRAMES
+}
+
+#[test]
+fn what_is_idle_beyond_the_bound_goes_as_blocks_come_back() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(3 * FRAMES));
+    let blocks = take(&pool, 10, FRAME);
+    give(&pool, blocks, FRAME);
+    assert_eq!((idle_frames(&pool), pool.stats().unmaps), (3, 7));
+}
+
+#[test]
+fn what_is_soon_needed_again_was_given_up_too_early_and_more_is_kept() {
+    let config = PoolConfig::DEFAULT.retain_bytes(2 * FRAMES).retain_most_bytes(6 * FRAMES);
+    let pool = pool(config);
+    let round = || {
+        let blocks = take(&pool, 10, FRAME);
+        give(&pool, blocks, FRAME);
+        idle_frames(&pool)
+    };
+    assert_eq!(round(), 2);
+    // Eight were given up, and needed again: as many more would be kept, but for the most.
+    assert_eq!([round(), round()], [6, 6]);
+    // Each decay halves what is kept beyond the bound.
+    pool.decay();
+    let kept = [round()];
+    assert!(kept[0] >= 4, "{kept:?}");
+    for _ in 0..10 {
+        pool.settle();
+        pool.decay();
+    }
+    assert_eq!(idle_frames(&pool), 0);
+    pool.settle();
+    assert_eq!(round(), 2, "what was given up before has nothing to do with what is needed now");
+}
+
+#[test]
+fn what_nobody_needed_between_two_decays_is_given_up() {
+    let pool = pool(PoolConfig::DEFAULT);
+    let blocks = take(&pool, 10, FRAME);
+    give(&pool, blocks, FRAME);
+    assert_eq!((pool.decay(), idle_frames(&pool)), (0, 10), "it was needed since the pool was made");
+    let four = take(&pool, 4, FRAME);
+    give(&pool, four, FRAME);
+    assert_eq!((pool.decay(), idle_frames(&pool)), (6 * FRAMES, 4));
+}
+
+#[test]
+fn an_ebb_is_told_once_when_half_is_gone_and_much_is_left_over() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(0).ebb_bytes(4 * FRAMES));
+    // Two blocks a frame, of which one goes: nothing is idle, and half is free.
+    let blocks = take(&pool, 40, FRAME / 2);
+    assert!(!pool.take_ebb());
+    give(&pool, blocks.iter().copied().step_by(2), FRAME / 2);
+    assert!(!pool.take_ebb(), "just half is not less");
+    give(&pool, [blocks[1]], FRAME / 2);
+    assert_eq!((pool.take_ebb(), pool.take_ebb()), (true, false));
+    let purged = pool.purge();
+    assert_eq!(purged, 19 * FRAMES / 2);
+    assert_eq!(pool.with_space(|space| space.counts().forgotten * (64 << 10)), purged);
+    // And again at a quarter.
+    give(&pool, blocks.iter().copied().skip(3).step_by(2).take(10), FRAME / 2);
+    assert!(pool.take_ebb());
+}
+
+#[test]
+fn an_ebb_that_a_rise_follows_makes_the_next_one_later() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(0).ebb_bytes(2 * FRAMES));
+    let mut ebbs = 0;
+    let kept = take(&pool, 40, FRAME / 2);
+    for round in 0..10 {
+        let blocks = take(&pool, 40, FRAME / 2);
+        give(&pool, blocks.iter().copied().step_by(2), FRAME / 2);
+        give(&pool, blocks.iter().copied().skip(1).step_by(2), FRAME / 2);
+        if round == 0 {
+            give(&pool, kept.iter().copied().step_by(2), FRAME / 2);
+        }
+        ebbs += pool.take_ebb() as u32;
+    }
+    assert!((1..=4).contains(&ebbs), "{ebbs} of 10 times");
+}
+
+#[test]
+fn without_a_bound_nothing_ebbs_and_nothing_is_given_up() {
+    let pool = pool(PoolConfig::DEFAULT);
+    let blocks = take(&pool, 100, FRAME);
+    give(&pool, blocks, FRAME);
+    assert_eq!((pool.take_ebb(), pool.stats().unmaps, idle_frames(&pool)), (false, 0, 100));
+}
