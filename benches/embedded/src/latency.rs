@@ -53,8 +53,8 @@ pub fn patterns(holes: usize) -> Vec<Pattern> {
         },
         Pattern {
             name: "holes a little too short, large",
-            before: comb(4_160),
-            timed: again(4_168).chain(again(4_200)).collect(),
+            before: comb(4_032),
+            timed: again(4_040).chain(again(4_072)).collect(),
         },
         Pattern { name: "holes that are long enough", before: comb(2_048), timed: again(2_000).collect() },
         Pattern {
