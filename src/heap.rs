@@ -8,16 +8,21 @@
 //! 4. Before a thread has a cache, and after it has given its cache up, it works on a shared empty one, which is both
 //!    empty and full: "first use" and "magazine empty" are one branch.
 //! 5. Larger blocks are spans of the pool, under its lock.
-//! 6. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs.
+//! 6. Whoever gives a block back says its layout, or the address says its class: a table has a byte for every slab unit.
+//! 7. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs.
 
 pub mod fixed;
 
+#[cfg(feature = "std")]
+mod by_address;
 #[cfg(feature = "std")]
 mod cache;
 #[cfg(feature = "std")]
 mod decay;
 #[cfg(feature = "std")]
 mod dispatch;
+#[cfg(feature = "std")]
+mod errno;
 #[cfg(feature = "std")]
 mod misuse;
 #[cfg(feature = "std")]

@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 pub struct Misuse {
     /// The address that was freed.
     pub addr: usize,
-    /// The bytes it was freed with; of a small block, those of its size class.
+    /// The bytes it was freed with; of a small block, those of its size class; 0 where nobody said.
     pub bytes: usize,
     /// What is wrong.
     pub why: BadFree,

@@ -2,11 +2,12 @@
 
 use super::cache::{self, Cache, MOST, Own, Spare};
 use super::owner::{self, Tags};
-use super::{decay, misuse};
+use super::{by_address, decay, errno, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
-use crate::pool::depot::Depot;
+use crate::pool::depot::BareDepot;
+use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
@@ -20,7 +21,10 @@ pub(super) type HeapPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-static DEPOTS: [Depot<HostLock, usize, MOST, 64>; HOST_CLASSES] = [const { Depot::new() }; HOST_CLASSES];
+/// Side by side, so that a fork touches a page for their locks, and not one for each.
+static DEPOTS: [BareDepot<HostLock, usize, MOST>; HOST_CLASSES] = [const { BareDepot::bare() }; HOST_CLASSES];
+/// The most magazines of a depot.
+const DEPTH: usize = 64;
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
@@ -43,7 +47,11 @@ fn make() -> Option<&'static HeapPool> {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
+        if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
+            return None;
+        }
         owner::prepare(bytes);
+        furnish();
         POOL.get_or_init(|| pool);
     }
     drop(making);
@@ -53,6 +61,23 @@ fn make() -> Option<&'static HeapPool> {
         fork::register();
     }
     POOL.get()
+}
+
+/// Gives the depots their room, of which a page becomes real when it is first used. Without memory they take nothing.
+fn furnish() {
+    type Set = Magazine<usize, MOST>;
+    const SETS: usize = DEPTH * HOST_CLASSES;
+    const _: () = assert!(align_of::<Set>() <= align_of::<u64>());
+    let Ok(words) = MappedTables.table::<u64>((SETS * size_of::<Set>()).div_ceil(size_of::<u64>())) else {
+        return;
+    };
+    // SAFETY: 1. The table is as long and as aligned as so many sets, lives for good, and is nobody else's. 2. A set is words,
+    // and all zeros is an empty one.
+    let sets = unsafe { core::slice::from_raw_parts_mut(words.leak().as_mut_ptr().cast::<Set>(), SETS) };
+    for (depot, sets) in DEPOTS.iter().zip(sets.chunks_exact_mut(DEPTH)) {
+        // One that has room already keeps it: when the pool was first made, something behind this failed.
+        let _ = depot.furnish(sets);
+    }
 }
 
 /// What is out of the slabs of a class, in programs and in caches, and how many slabs there are.
@@ -102,14 +127,21 @@ pub(super) fn empty_depot(class: SizeClass) {
 
 /// Fills a magazine from the slabs so that its pops come out lowest first. How many.
 pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
-    let Some(pool) = pool() else { return 0 };
+    let Some(pool) = pool() else {
+        errno::no_memory();
+        return 0;
+    };
     let mut offsets = [Offset(0); MOST];
     let wanted = out.len().min(offsets.len());
-    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else { return 0 };
+    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else {
+        errno::no_memory();
+        return 0;
+    };
     let base = base(pool);
     for (block, offset) in out.iter_mut().zip(offsets[..taken.blocks].iter().rev()) {
         *block = base + offset.0 as usize;
     }
+    by_address::slots_taken(class, &out[..taken.blocks]);
     USES[class.0 as usize].blocks.fetch_add(taken.blocks, Ordering::Relaxed);
     USES[class.0 as usize].slabs.fetch_add(taken.slabs as usize, Ordering::Relaxed);
     taken.blocks
@@ -127,6 +159,7 @@ pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
         return;
     }
     let Some(pool) = pool() else { return };
+    let _kept = errno::Kept::now();
     let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
     loop {
         // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
@@ -142,6 +175,7 @@ pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.
 pub(super) fn tick() {
+    let _kept = errno::Kept::now();
     if let Some(pool) = POOL.get() {
         decay::tick(pool);
     }
@@ -150,8 +184,13 @@ pub(super) fn tick() {
 /// A block above the size classes.
 pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
     let nothing = NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 };
-    let pool = pool().ok_or(nothing)?;
-    let block = pool.allocate(layout)?;
+    let told = |why| {
+        errno::no_memory();
+        why
+    };
+    let pool = pool().ok_or(nothing).map_err(told)?;
+    let block = pool.allocate(layout).map_err(told)?;
+    by_address::span_taken(block.addr);
     decay::tick(pool);
     Ok(block)
 }
@@ -159,11 +198,29 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
 /// Takes a block above the size classes back.
 pub(super) fn free(at: NonNull<u8>, layout: Layout) {
     let Some(pool) = pool() else { return misuse::found(at, layout.size(), BadFree::Foreign) };
+    let _kept = errno::Kept::now();
     // SAFETY: 1. The block was freed, so nobody uses it; one that is somebody's is refused.
     if let Err(why) = unsafe { pool.free(at, layout) } {
         misuse::found(at, layout.size(), why);
     }
     decay::tick(pool);
+}
+
+/// Takes a block above the size classes back, of whatever size it is.
+pub(super) fn free_unsized(at: NonNull<u8>) {
+    let Some(pool) = POOL.get() else { return misuse::found(at, 0, BadFree::Foreign) };
+    let _kept = errno::Kept::now();
+    // SAFETY: 1. The block was freed, so nobody uses it; one that is none is refused.
+    if let Err(why) = unsafe { pool.free_unsized(at) } {
+        misuse::found(at, 0, why);
+    }
+    decay::tick(pool);
+}
+
+/// The bytes of the live block at an address.
+pub(super) fn usable_bytes(at: NonNull<u8>) -> Result<usize, BadFree> {
+    // No block is longer than the addresses of a process.
+    POOL.get().ok_or(BadFree::Foreign)?.usable_bytes(at).map(|bytes| bytes as usize)
 }
 
 /// Makes a block above the size classes longer or shorter where it stands.
@@ -188,6 +245,7 @@ pub(super) fn adopt() -> Option<Own> {
     // A table starts at a page, and a cache is no more strictly aligned.
     const _: () = assert!(align_of::<Cache>() <= 4096);
     let words = size_of::<Cache>().div_ceil(size_of::<u64>());
+    let _kept = errno::Kept::now();
     let memory = MappedTables.table::<u64>(words).ok()?;
     // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
     Some(unsafe { Own::make(NonNull::from(memory.leak()).cast(), Tags::new()) })

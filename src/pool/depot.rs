@@ -1,26 +1,31 @@
 //! A depot: full magazines of one size class, shared, so that what one owner frees another may take.
 //!
-//! 1. A depot holds the blocks of up to `DEPTH` magazines in itself: no memory is asked for, ever. Where nothing is cached
-//!    `DEPTH` is 0 and a depot is a lock and two counters; in a process the sets lie in zeroed static memory, of which only those ever
-//!    used become real.
+//! 1. A depot holds the blocks of up to `DEPTH` magazines, in itself: no memory is asked for, ever. Where nothing is cached
+//!    `DEPTH` is 0 and a depot is a lock and three counters. A process has many depots that it never uses, and takes the locks of
+//!    all of them to fork: there they stand side by side, and the sets of each come from elsewhere when it is first used.
 //! 2. Under the lock blocks are only copied, from a magazine or to one. Nothing that could wait, fail or call back is done
 //!    there; blocks for which there is no room stay with the caller, who gives them to the slabs.
 //! 3. Owners take what came last, since it is warm. The reclaimer takes what came first.
 
 use super::magazine::{Block, Magazine};
 use crate::sync::{Lock, const_unless_loom};
+use core::marker::PhantomData;
 use lock_api::RawMutex;
 
-/// Full magazines of one size class, at most `DEPTH`.
+/// Full magazines of one size class, at most `DEPTH`, or, where `S` is a slice, as many as it is furnished with.
 #[derive(Debug)]
-pub struct Depot<L: RawMutex, T, const N: usize = 64, const DEPTH: usize = 16> {
-    held: Lock<L, Ring<T, N, DEPTH>>,
+pub struct Depot<L: RawMutex, T, const N: usize = 64, const DEPTH: usize = 16, S = [Magazine<T, N>; DEPTH]> {
+    held: Lock<L, Ring<S>>,
+    blocks: PhantomData<fn(T) -> T>,
 }
+
+/// A depot whose sets lie elsewhere.
+pub type BareDepot<L, T, const N: usize = 64> = Depot<L, T, N, 0, &'static mut [Magazine<T, N>]>;
 
 /// `len` sets of blocks from `first` on, around the end.
 #[derive(Debug)]
-struct Ring<T, const N: usize, const DEPTH: usize> {
-    sets: [Magazine<T, N>; DEPTH],
+struct Ring<S> {
+    sets: S,
     first: usize,
     len: usize,
 }
@@ -39,10 +44,38 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     const_unless_loom! {
         /// An empty depot.
         pub const fn new() -> Self {
-            Depot { held: Lock::new(Ring { sets: [const { Magazine::new() }; DEPTH], first: 0, len: 0 }) }
+            let sets = [const { Magazine::new() }; DEPTH];
+            Depot { held: Lock::new(Ring { sets, first: 0, len: 0 }), blocks: PhantomData }
+        }
+    }
+}
+
+impl<L: RawMutex, T: Block, const N: usize> BareDepot<L, T, N> {
+    const_unless_loom! {
+        /// A depot with room for nothing yet.
+        pub const fn bare() -> Self {
+            Depot { held: Lock::new(Ring { sets: &mut [], first: 0, len: 0 }), blocks: PhantomData }
         }
     }
 
+    /// Gives it room for as many magazines as `sets` are.
+    ///
+    /// # Errors
+    /// The sets, where it has room already.
+    pub fn furnish(&self, sets: &'static mut [Magazine<T, N>]) -> Result<(), &'static mut [Magazine<T, N>]> {
+        let mut held = self.held.lock();
+        if !held.sets.is_empty() {
+            return Err(sets);
+        }
+        held.sets = sets;
+        Ok(())
+    }
+}
+
+impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize, S> Depot<L, T, N, DEPTH, S>
+where
+    S: AsRef<[Magazine<T, N>]> + AsMut<[Magazine<T, N>]>,
+{
     /// Fills an empty magazine with the blocks that came last. `false`, and nothing is changed, when the depot has none
     /// or the magazine is not empty or is smaller than what was brought.
     pub fn exchange_empty_for_full(&self, magazine: &mut Magazine<T, N>) -> bool {
@@ -99,7 +132,7 @@ impl<L: RawMutex, T: Block, const N: usize, const DEPTH: usize> Depot<L, T, N, D
     /// What it holds.
     pub fn stats(&self) -> DepotStats {
         let held = self.held.lock();
-        DepotStats { magazines: held.len, blocks: held.sets.iter().map(Magazine::len).sum() }
+        DepotStats { magazines: held.len, blocks: held.sets.as_ref().iter().map(Magazine::len).sum() }
     }
 }
 
@@ -115,53 +148,79 @@ enum End {
     Newest,
 }
 
-impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
-    fn bring(&mut self, blocks: &[T], most: usize) -> bool {
-        if self.len >= most.min(DEPTH) || blocks.is_empty() || blocks.len() > N {
+impl<S> Ring<S> {
+    /// The set that is `distance` behind the first.
+    fn set<T: Block, const N: usize>(&mut self, distance: usize) -> &mut Magazine<T, N>
+    where
+        S: AsMut<[Magazine<T, N>]>,
+    {
+        let sets = self.sets.as_mut();
+        let at = (self.first + distance) % sets.len();
+        &mut sets[at]
+    }
+
+    fn depth<T, const N: usize>(&self) -> usize
+    where
+        S: AsRef<[Magazine<T, N>]>,
+    {
+        self.sets.as_ref().len()
+    }
+
+    fn bring<T: Block, const N: usize>(&mut self, blocks: &[T], most: usize) -> bool
+    where
+        S: AsRef<[Magazine<T, N>]> + AsMut<[Magazine<T, N>]>,
+    {
+        if self.len >= most.min(self.depth()) || blocks.is_empty() || blocks.len() > N {
             return false;
         }
-        let set = &mut self.sets[(self.first + self.len) % DEPTH];
-        set.push_all(blocks);
+        self.set(self.len).push_all(blocks);
         self.len += 1;
         true
     }
 
-    fn fetch(&mut self, out: &mut [T]) -> usize {
+    fn fetch<T: Block, const N: usize>(&mut self, out: &mut [T]) -> usize
+    where
+        S: AsMut<[Magazine<T, N>]>,
+    {
         let Some(newest) = self.len.checked_sub(1) else { return 0 };
-        let set = &mut self.sets[(self.first + newest) % DEPTH];
+        let set = self.set(newest);
         if set.len() > out.len() {
             return 0;
         }
+        let taken = set.pop_all(out);
         self.len = newest;
-        set.pop_all(out)
+        taken
     }
 
-    fn take(&mut self, magazine: &mut Magazine<T, N>) -> bool {
-        if self.len == DEPTH || magazine.is_empty() {
+    fn take<T: Block, const N: usize>(&mut self, magazine: &mut Magazine<T, N>) -> bool
+    where
+        S: AsRef<[Magazine<T, N>]> + AsMut<[Magazine<T, N>]>,
+    {
+        if self.len == self.depth() || magazine.is_empty() {
             return false;
         }
-        let set = (self.first + self.len) % DEPTH;
-        self.sets[set].take_from(magazine);
+        self.set(self.len).take_from(magazine);
         self.len += 1;
         true
     }
 
-    fn give(&mut self, magazine: &mut Magazine<T, N>, end: End) -> bool {
-        if self.len == 0 {
+    fn give<T: Block, const N: usize>(&mut self, magazine: &mut Magazine<T, N>, end: End) -> bool
+    where
+        S: AsRef<[Magazine<T, N>]> + AsMut<[Magazine<T, N>]>,
+    {
+        let Some(newest) = self.len.checked_sub(1) else { return false };
+        let set = self.set(match end {
+            End::Oldest => 0,
+            End::Newest => newest,
+        });
+        if !magazine.is_empty() || magazine.capacity() < set.len() {
             return false;
         }
-        let set = match end {
-            End::Oldest => self.first,
-            End::Newest => (self.first + self.len - 1) % DEPTH,
-        };
-        if !magazine.is_empty() || magazine.capacity() < self.sets[set].len() {
-            return false;
-        }
-        magazine.take_from(&mut self.sets[set]);
+        magazine.take_from(set);
         if let End::Oldest = end {
-            self.first = (self.first + 1) % DEPTH;
+            self.first = (self.first + 1) % self.depth();
         }
-        self.len -= 1;
+        self.len = newest;
         true
     }
 }
@@ -170,6 +229,7 @@ impl<T: Block, const N: usize, const DEPTH: usize> Ring<T, N, DEPTH> {
 mod tests {
     use super::*;
     use crate::sync::SpinLock;
+    use std::boxed::Box;
 
     type Small = Depot<SpinLock, u32, 2, 3>;
 
@@ -245,19 +305,17 @@ mod tests {
     }
 
     #[test]
-    fn blocks_kept_elsewhere_are_copied_in_and_out_as_far_as_there_is_room() {
-        let depot = Small::new();
-        assert!(depot.bring(&[1, 2], 2) && depot.bring(&[3], 2));
-        assert!(!depot.bring(&[4], 2), "it holds the most that was asked for");
-        assert!(
-            !depot.bring(&[], 3) && !depot.bring(&[4, 5, 6], 3),
-            "nothing, or more than a magazine holds"
-        );
+    fn a_bare_depot_takes_nothing_until_it_is_furnished_once() {
+        static DEPOT: BareDepot<SpinLock, u32, 2> = BareDepot::bare();
+        let sets = || Box::leak(Box::new([const { Magazine::new() }; 2]));
+        assert!(!DEPOT.bring(&[1, 2], 9) && DEPOT.fetch(&mut [0; 2]) == 0 && DEPOT.trim(1).count() == 0);
+        assert!(DEPOT.furnish(sets()).is_ok());
+        assert!(DEPOT.bring(&[1, 2], 9) && DEPOT.bring(&[3], 9) && !DEPOT.bring(&[4], 9));
+        assert_eq!(DEPOT.furnish(sets()).map_err(|sets| sets.len()), Err(2));
         let mut out = [0; 2];
-        assert_eq!((depot.fetch(&mut out), out), (1, [3, 0]));
-        assert_eq!(depot.fetch(&mut out[..1]), 0, "there is no room for two");
-        assert_eq!((depot.fetch(&mut out), out), (2, [1, 2]));
-        assert_eq!((depot.fetch(&mut out), depot.stats()), (0, stats(0, 0)));
+        assert_eq!((DEPOT.fetch(&mut out), out[0]), (1, 3));
+        assert_eq!((DEPOT.fetch(&mut out), out), (2, [1, 2]));
+        assert_eq!(DEPOT.fetch(&mut out), 0);
     }
 
     #[test]

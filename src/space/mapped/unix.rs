@@ -5,7 +5,7 @@ use core::ptr::{NonNull, null_mut};
 use std::io;
 
 /// Small programs stay on small pages: huge ones from here on.
-const HUGE_FROM: usize = 2 << 20;
+const HUGE_FROM: usize = 4 << 20;
 
 /// A mapping of this process's own.
 #[derive(Debug)]

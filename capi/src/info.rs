@@ -1,0 +1,124 @@
+//! What the GNU C library tells about its heap, told about this one.
+
+use crate::line::Line;
+use core::ffi::c_int;
+use core::fmt::{self, Write};
+use heap::{Global, gc};
+
+/// Gives idle memory back to the system, all of it whatever `keep_bytes` says: what the program needs again comes back. 1 if
+/// there was any.
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_trim(_keep_bytes: usize) -> c_int {
+    gc::collect().is_ok_and(|collected| collected.host_bytes > 0) as c_int
+}
+
+/// Takes no settings: 0, which says so.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallopt(_setting: c_int, _value: c_int) -> c_int {
+    0
+}
+
+/// The heap's numbers in the fields that the GNU C library has for them: all that is backed is the arena, what caches hold
+/// counts as in use.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo2() -> libc::mallinfo2 {
+    let stats = Global::stats();
+    libc::mallinfo2 {
+        arena: stats.reserved_bytes as usize,
+        ordblks: 0,
+        smblks: 0,
+        hblks: 0,
+        hblkhd: 0,
+        usmblks: 0,
+        fsmblks: 0,
+        uordblks: stats.in_use_bytes as usize,
+        fordblks: stats.reserved_bytes.saturating_sub(stats.in_use_bytes) as usize,
+        keepcost: stats.idle_bytes as usize,
+    }
+}
+
+/// [`mallinfo2`] in numbers that stop at the largest `int`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mallinfo() -> libc::mallinfo {
+    let stats = mallinfo2();
+    let int = |number: usize| c_int::try_from(number).unwrap_or(c_int::MAX);
+    libc::mallinfo {
+        arena: int(stats.arena),
+        ordblks: 0,
+        smblks: 0,
+        hblks: 0,
+        hblkhd: 0,
+        usmblks: 0,
+        fsmblks: 0,
+        uordblks: int(stats.uordblks),
+        fordblks: int(stats.fordblks),
+        keepcost: int(stats.keepcost),
+    }
+}
+
+/// Prints the heap's numbers to standard error.
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_stats() {
+    print(2);
+}
+
+/// Prints the heap's numbers to a descriptor.
+pub(crate) fn print(descriptor: c_int) {
+    let mut text = Line::new();
+    let _ = tell(&mut text);
+    text.print(descriptor);
+}
+
+/// Bytes as people read them.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Integers only: floating point pulls in far more than two digits are worth.
+        let (unit, shift) = match self.0 {
+            bytes if bytes < 10 << 10 => return write!(f, "{bytes:>9} B"),
+            bytes if bytes < 10 << 20 => ("KiB", 10),
+            _ => ("MiB", 20),
+        };
+        let tenths = ((self.0 as u128 * 10) >> shift) as u64;
+        write!(f, "{:>7}.{} {unit}", tenths / 10, tenths % 10)
+    }
+}
+
+/// The heap and the process in numbers.
+fn tell(out: &mut Line) -> fmt::Result {
+    let stats = Global::stats();
+    // SAFETY: 1. All zeros is a value, and the place for the answer is valid.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = core::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        (libc::getpid(), usage)
+    };
+    writeln!(out, "democratising: the heap of process {pid}")?;
+    writeln!(
+        out,
+        "  in use, with what caches hold  {}   in {} blocks",
+        Bytes(stats.in_use_bytes),
+        stats.blocks
+    )?;
+    writeln!(out, "    at most                      {}", Bytes(stats.peak_in_use_bytes))?;
+    writeln!(
+        out,
+        "  backed by memory               {}   of it idle {}",
+        Bytes(stats.reserved_bytes),
+        Bytes(stats.idle_bytes)
+    )?;
+    writeln!(out, "    at most                      {}", Bytes(stats.peak_reserved_bytes))?;
+    writeln!(out, "  blocks taken from the slabs    {:>9}", stats.allocations)?;
+    writeln!(out, "  frames made, given back        {:>9}   {}", stats.creates, stats.unmaps)?;
+    writeln!(out, "  requests that failed           {:>9}", stats.failures)?;
+    let milliseconds = |time: libc::timeval| time.tv_sec * 1000 + time.tv_usec / 1000;
+    writeln!(
+        out,
+        "  the process: {} ms user, {} ms system, at most {} resident, {} page faults",
+        milliseconds(usage.ru_utime),
+        milliseconds(usage.ru_stime),
+        Bytes(usage.ru_maxrss as u64 * 1024),
+        usage.ru_minflt
+    )
+}

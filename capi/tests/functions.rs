@@ -1,0 +1,131 @@
+//! Every function that the object has, called by programs written for that: see `programs`.
+
+mod common;
+
+use common::{Folder, command, compile, object, run};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+#[test]
+fn a_c_program_gets_what_the_standards_say() {
+    let folder = Folder::new("c");
+    let program = compile("cc", &[], "check.c", folder.path());
+    let plug_in = compile("cc", &["-shared", "-fPIC"], "plug_in.c", folder.path());
+    let done = run(&mut command(program, [plug_in]), true, folder.path());
+    assert!(done.status.success() && done.out == "all held\n", "{done:?}");
+}
+
+#[test]
+fn a_cxx_program_has_every_form_of_new_and_delete() {
+    let folder = Folder::new("cxx");
+    let program = compile("c++", &["-std=c++17"], "check.cpp", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "all held\n", "{done:?}");
+}
+
+#[test]
+fn new_without_memory_and_without_a_cxx_library_says_so_and_ends() {
+    // A C program that calls `operator new` by its name has nobody to throw.
+    let folder = Folder::new("no-cxx");
+    let program = compile("cc", &[], "no_cxx.c", folder.path());
+    let done = run(&mut command(&program, ["throws"]), true, folder.path());
+    assert!(done.err.contains("operator new: no memory for"), "{done:?}");
+    assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{done:?}");
+    let done = run(&mut command(&program, ["gives-null"]), true, folder.path());
+    assert!(done.status.success() && done.out == "null\n", "{done:?}");
+}
+
+#[test]
+fn misuse_ends_the_program_with_a_line_that_says_what() {
+    let folder = Folder::new("misuse");
+    let program = compile("cc", &[], "misuse.c", folder.path());
+    for (case, words) in [
+        ("twice-small", "freed twice"),
+        ("twice-large", "freed twice"),
+        ("foreign", "somebody else"),
+        ("foreign-realloc", "somebody else"),
+        ("inside-small", "inside a block"),
+        ("inside-large", "inside a block"),
+    ] {
+        let done = run(&mut command(&program, [case]), true, folder.path());
+        let line = done.err.lines().find(|line| line.starts_with("democratising: 0x"));
+        assert!(line.is_some_and(|line| line.contains(words)), "{case}: {done:?}");
+        assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{case}: {done:?}");
+    }
+    let done = run(&mut command(&program, ["nothing"]), true, folder.path());
+    assert!(done.status.success() && done.err.is_empty(), "{done:?}");
+}
+
+#[test]
+fn free_leaves_errno_alone_though_the_system_refuses() {
+    if !common::has("strace") {
+        return;
+    }
+    let folder = Folder::new("errno");
+    let program = compile("cc", &[], "errno.c", folder.path());
+    let log = folder.path().join("calls");
+    let mut traced =
+        command("strace", ["-qq", "-e", "trace=madvise", "-e", "inject=madvise:error=EINVAL", "-o"]);
+    traced.arg(&log).arg("-E").arg(format!("LD_PRELOAD={}", object().display())).arg(program);
+    let done = run(&mut traced, false, folder.path());
+    assert!(done.status.success() && done.out == "errno stayed\n", "{done:?}");
+    let refused = std::fs::read_to_string(&log).unwrap();
+    assert!(refused.contains("MADV_DONTNEED) = -1 EINVAL"), "nothing was given back: {refused}");
+}
+
+/// The number in front of a word of a text.
+fn number_before(text: &str, word: &str) -> Option<u64> {
+    text[..text.find(word)?].split_whitespace().last()?.parse().ok()
+}
+
+#[test]
+fn statistics_are_printed_at_the_end_where_they_are_asked_for() {
+    let folder = Folder::new("stats");
+    // `ls` closes its standard error before it ends.
+    let done = run(command("ls", ["/"]).env("DEMOCRATISING_STATS", "1"), true, folder.path());
+    assert!(done.status.success() && done.err.starts_with("democratising: the heap of process "), "{done:?}");
+    assert!(number_before(&done.err, "blocks\n").is_some_and(|blocks| blocks > 10), "{done:?}");
+    for value in ["0", ""] {
+        let done = run(command("ls", ["/"]).env("DEMOCRATISING_STATS", value), true, folder.path());
+        assert!(done.status.success() && done.err.is_empty(), "{done:?}");
+    }
+    let done = run(command("ls", ["/"]).env_remove("DEMOCRATISING_STATS"), true, folder.path());
+    assert!(done.status.success() && done.err.is_empty(), "{done:?}");
+}
+
+#[test]
+fn a_program_with_little_address_space_runs() {
+    let folder = Folder::new("limited");
+    // 300 MB of addresses: what the heap reserves shrinks, and what cannot be had is an error of the program's.
+    let script = "ulimit -v 300000; x=$(printf '%01000000d' 7); echo ${#x}; exec sort --version";
+    let plain = run(&mut command("bash", ["-c", script]), false, folder.path());
+    let done = run(&mut command("bash", ["-c", script]), true, folder.path());
+    assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{done:?}");
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn malloc_and_free_find_their_cache_without_a_call() {
+    if !common::has("objdump") {
+        return;
+    }
+    let listed = Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(object()).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let addresses = Command::new("nm").args(["-D", "--defined-only"]).arg(object()).output().unwrap();
+    let addresses = String::from_utf8_lossy(&addresses.stdout);
+    for (name, most) in [("malloc", 18), ("free", 38)] {
+        let line = addresses.lines().find(|line| line.ends_with(&format!(" T {name}"))).unwrap();
+        let start = format!("{}:", line.split(' ').next().unwrap().trim_start_matches('0'));
+        // From the first instruction to the first return: the hit, since slow paths are jumps behind it.
+        let hit: Vec<&str> = text
+            .lines()
+            .skip_while(|line| line.trim_start().split('\t').next() != Some(&start))
+            .take_while(|line| !line.trim().is_empty())
+            .collect();
+        let end =
+            hit.iter().position(|line| line.split('\t').nth(1).is_some_and(|part| part.trim() == "ret"));
+        let end = end.unwrap_or_else(|| panic!("{name} does not return: {hit:#?}")) + 1;
+        assert!(end <= most, "{name}: {end} instructions, more than {most}: {hit:#?}");
+        assert!(!hit[..end].iter().any(|line| line.contains("call")), "{name}: {hit:#?}");
+    }
+}
