@@ -9,10 +9,13 @@
 #![deny(unsafe_code)]
 
 mod alloc;
+mod arena;
 mod claim;
 mod memory;
 mod misuse;
+mod plan;
 mod single;
+mod slabs;
 mod spans;
 mod state;
 
@@ -24,13 +27,15 @@ pub use spans::LiveSpans;
 
 use crate::arena::{Block, Stats};
 use crate::error::{BadFree, OutOfMemory};
-use crate::sync::{Lock, SpinLock, const_unless_loom};
+use crate::space::Contents;
+use crate::sync::{Held, Lock, SpinLock, const_unless_loom};
 use core::alloc::Layout;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use lock_api::RawMutex;
 use memory::Memory;
+use slabs::Chore;
 use state::State;
 
 /// A heap over up to `ARENAS` ranges of memory, behind a lock of the caller's kind.
@@ -126,22 +131,42 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// [`OutOfMemory`], after the function for low memory had its chance.
     pub fn allocate(&self, layout: Layout) -> Result<Block<NonNull<u8>>, OutOfMemory> {
         match self.take(layout) {
-            Some(block) => Ok(block),
+            Some((addr, bytes)) => Ok(Block { addr, bytes: bytes as u64, contents: Contents::Unknown }),
             None => Err(self.state.lock().report(layout)),
         }
     }
 
     #[inline]
-    fn take(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        // The lock is let go at the end of this line.
-        let block = self.state.lock().allocate(layout);
-        block.or_else(|| self.take_anyhow(layout))
+    fn take(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        self.take_at_hand(layout).or_else(|| self.take_anyhow(layout))
+    }
+
+    /// A block without asking anybody else. What is rare is called last, with the lock in hand.
+    #[inline]
+    fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let mut state = self.state.lock();
+        match state.take_slot(layout) {
+            Some((at, bytes, None)) => Some((at, bytes)),
+            Some((at, bytes, Some(chore))) => Some((Self::take_last(state, at, chore), bytes)),
+            None => Self::take_else(state, layout),
+        }
+    }
+
+    #[inline(never)]
+    fn take_last(mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, chore: Chore) -> NonNull<u8> {
+        state.filled(chore);
+        at
+    }
+
+    #[inline(never)]
+    fn take_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        state.allocate(layout)
     }
 
     /// What can be done when no arena has a block.
     #[cold]
     #[inline(never)]
-    fn take_anyhow(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+    fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let block = self.state.lock().allocate_from_memory(layout);
         if block.is_some() {
             return block;
@@ -177,8 +202,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when it is not live or not of that size; then nothing has changed, and nobody else is told.
     #[allow(unsafe_code)]
+    #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
-        self.state.lock().free(at, layout)
+        let mut state = self.state.lock();
+        match state.give_slot(at, layout) {
+            Some(None) => Ok(()),
+            Some(Some(chore)) => {
+                Self::give_last(state, chore);
+                Ok(())
+            }
+            None => state.free(at, layout),
+        }
+    }
+
+    #[inline(never)]
+    fn give_last(mut state: Held<'_, L, State<ARENAS>>, chore: Chore) {
+        state.emptied(chore);
     }
 
     /// Gives a block back whose size is not known, as C's `free` does.
@@ -202,7 +241,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.state.lock().resize(at, old, new_bytes)
+        self.state.lock().resize(at, old, new_bytes, false)
     }
 
     /// The bytes that the live block at `at` can use.
@@ -271,7 +310,9 @@ impl<L: RawMutex, const ARENAS: usize> Default for FixedHeap<L, ARENAS> {
 impl<L: RawMutex, const ARENAS: usize> fmt::Debug for FixedHeap<L, ARENAS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.state.try_lock() {
-            Some(state) => f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive(),
+            Some(mut state) => {
+                f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive()
+            }
             None => f.write_str("FixedHeap(<locked>)"),
         }
     }

@@ -60,6 +60,15 @@ impl<'a> Fixed<'a> {
     }
 }
 
+impl Fixed<'_> {
+    /// The address of an offset, if it is less than the length.
+    #[inline]
+    pub(crate) fn find_addr(&self, at: usize) -> Option<NonNull<u8>> {
+        // SAFETY: 1. The offset is less than the length of the borrowed bytes.
+        (at < self.len).then(|| unsafe { self.start.add(at) })
+    }
+}
+
 // SAFETY: 1. `Fixed` is an exclusive borrow of bytes, which any thread may hold.
 unsafe impl Send for Fixed<'_> {}
 // SAFETY: 1. Through a shared `Fixed` only numbers are computed; no byte is touched.
@@ -73,14 +82,17 @@ unsafe impl<'a> Space for Fixed<'a> {
     type Index<M: Metadata> = FitTable<M, Unframed>;
     type Tables = Borrowed<'a>;
 
+    #[inline]
     fn geometry(&self) -> Geometry {
         self.geometry
     }
 
+    #[inline]
     fn len_bytes(&self) -> u64 {
         self.len as u64
     }
 
+    #[inline]
     fn alignment(&self) -> Alignment {
         Alignment {
             max_bytes: MAX_ALIGN as u64,
@@ -88,14 +100,17 @@ unsafe impl<'a> Space for Fixed<'a> {
         }
     }
 
+    #[inline]
     fn addr(&self, at: Offset) -> NonNull<u8> {
         assert!(at.0 < self.len as u64, "{at} of a space of {} bytes", self.len);
         // SAFETY: 1. The offset is less than the length of the borrowed bytes.
         unsafe { self.start.add(at.0 as usize) }
     }
 
+    #[inline]
     fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
-        let at = (addr.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
+        // Below the start it wraps, beyond every length.
+        let at = (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize);
         (at < self.len).then_some(Offset(at as u64))
     }
 

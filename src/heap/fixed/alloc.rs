@@ -4,24 +4,13 @@
 
 use super::FixedHeap;
 use super::misuse::without_unwinding;
-use crate::arena::Block;
+use super::state::State;
 use crate::error::BadFree;
-use crate::space::Contents;
+use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
-
-/// Makes the first `bytes` of a block zero that are not known to be.
-///
-/// # Safety
-/// The block is live, the caller's alone and at least that long.
-unsafe fn zero(block: &Block<NonNull<u8>>, bytes: usize) {
-    if block.contents == Contents::Unknown {
-        // SAFETY: 1. The caller's.
-        unsafe { block.addr.write_bytes(0, bytes) };
-    }
-}
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
@@ -39,14 +28,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         new: Layout,
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
-        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let aligned = at.as_ptr() as usize % new.align() == 0 && old.align() == new.align();
+        let shrinks = aligned && new.size() <= old.size();
+        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let in_place = if aligned { new.size() } else { old.size() };
-        // SAFETY: 1. The caller gives up what is cut off.
-        if unsafe { self.resize(at, old, in_place) }? && aligned {
+        if self.state.lock().resize(at, old, in_place, aligned)? && aligned {
             return Ok(Some(at));
         }
-        let Some(to) = take() else { return Ok(None) };
+        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.0) } else { take() };
+        let Some(to) = to else {
+            if shrinks {
+                self.state.lock().shrink_anyhow(at, old, new.size())?;
+                return Ok(Some(at));
+            }
+            return Ok(None);
+        };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart. 3. Nobody uses the old one any more.
         unsafe {
@@ -61,7 +58,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let take = || self.take(new).map(|block| block.addr);
+        let take = || self.take(new).map(|block| block.0);
         // SAFETY: 1. The caller's promise, handed on.
         match unsafe { self.move_to(at, old, new, take) } {
             Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
@@ -73,14 +70,40 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
-    #[inline]
-    fn take_global(&self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        let block = self.state.lock().allocate(layout);
-        block.or_else(|| {
-            let mut block = None;
-            without_unwinding(&mut || block = self.take_anyhow(layout));
-            block
-        })
+    #[inline(always)]
+    fn take_global(&self, layout: Layout) -> *mut u8 {
+        let mut state = self.state.lock();
+        match state.take_slot(layout) {
+            Some((at, _, None)) => at.as_ptr(),
+            Some((at, _, Some(chore))) => Self::take_last(state, at, chore).as_ptr(),
+            None => self.take_global_else(state, layout),
+        }
+    }
+
+    #[inline(never)]
+    fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        if let Some((at, _)) = state.allocate(layout) {
+            return at.as_ptr();
+        }
+        drop(state);
+        let mut block = None;
+        without_unwinding(&mut || block = self.take_anyhow(layout));
+        block.map_or(ptr::null_mut(), |(at, _)| at.as_ptr())
+    }
+
+    #[inline(never)]
+    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout) {
+        let freed = state.free(at, layout);
+        drop(state);
+        if let Err(why) = freed {
+            self.misused_quietly(why);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn misused_quietly(&self, why: BadFree) {
+        without_unwinding(&mut || self.misused(why));
     }
 }
 
@@ -89,28 +112,32 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENAS> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.take_global(layout).map_or(ptr::null_mut(), |block| block.addr.as_ptr())
+        self.take_global(layout)
     }
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: 1. The caller uses the block no more.
-        let freed = NonNull::new(at).ok_or(BadFree::Foreign).and_then(|at| unsafe { self.free(at, layout) });
-        if let Err(why) = freed {
-            without_unwinding(&mut || self.misused(why));
+        let Some(at) = NonNull::new(at) else { return self.misused_quietly(BadFree::Foreign) };
+        let mut state = self.state.lock();
+        match state.give_slot(at, layout) {
+            Some(None) => {}
+            Some(Some(chore)) => Self::give_last(state, chore),
+            None => self.give_global_else(state, at, layout),
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some(block) = self.take_global(layout) else { return ptr::null_mut() };
-        // SAFETY: 1. The block is new and has the bytes of the layout.
-        unsafe { zero(&block, layout.size()) };
-        block.addr.as_ptr()
+        let at = self.take_global(layout);
+        if !at.is_null() {
+            // SAFETY: 1. The block is new and has the bytes of the layout.
+            unsafe { at.write_bytes(0, layout.size()) };
+        }
+        at
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || self.take_global(new).map(|block| block.addr);
+        let take = || NonNull::new(self.take_global(new));
         let moved = match NonNull::new(at) {
             // SAFETY: 1. The caller uses the old address no more unless it gets null.
             Some(at) => unsafe { self.move_to(at, old, new, take) },
@@ -119,7 +146,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         match moved {
             Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
             Err(why) => {
-                without_unwinding(&mut || self.misused(why));
+                self.misused_quietly(why);
                 ptr::null_mut()
             }
         }
@@ -131,15 +158,15 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 unsafe impl<L: RawMutex, const ARENAS: usize> Allocator for FixedHeap<L, ARENAS> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let block = self.take(layout).ok_or(AllocError)?;
-        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+        let (at, _) = self.take(layout).ok_or(AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let block = self.take(layout).ok_or(AllocError)?;
+        let (at, _) = self.take(layout).ok_or(AllocError)?;
         // SAFETY: 1. The block is new and has the bytes of the layout.
-        unsafe { zero(&block, layout.size()) };
-        Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
+        unsafe { at.write_bytes(0, layout.size()) };
+        Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     #[inline]

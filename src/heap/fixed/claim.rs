@@ -2,13 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::{Arena, Borrowed, NoArena};
-use crate::space::{Fixed, Geometry};
+use super::arena::FixedArena;
+use super::plan::Plan;
+use crate::arena::{Borrowed, NoArena};
+use crate::space::Fixed;
 use core::fmt;
 use core::mem::MaybeUninit;
-
-/// An arena over memory that nobody else will ever use.
-pub(super) type FixedArena = Arena<Fixed<'static>, Borrowed<'static>>;
 
 /// Why a range of memory was not claimed. The heap is as it was, and the range was not written to, unless it is
 /// [`NoArena`](Self::NoArena).
@@ -96,51 +95,38 @@ impl core::error::Error for NotClaimed {}
 /// The blocks come first, so they are aligned as well as the memory itself is: a range that starts at a multiple of 4 KiB
 /// and is as long holds as many blocks aligned to that as can be.
 pub(super) fn divide(bytes: &'static mut [MaybeUninit<u8>]) -> Result<FixedArena, NotClaimed> {
-    let geometry = Fixed::geometry_for(bytes.len() as u64);
-    let granule = geometry.granule_bytes() as usize;
-    let skip = skip(bytes, granule);
+    let plan = Plan::of(bytes.len());
+    let granule = 1 << plan.granule_shift;
+    let skip = (bytes.as_ptr() as usize).wrapping_neg() & (granule - 1);
     let given = bytes.len();
     let bytes = bytes.get_mut(skip..).unwrap_or_default();
-    let granules = most(bytes, geometry);
+    let granules = most(bytes.len(), plan);
     if granules == 0 {
         return Err(too_small(skip, given));
     }
     let (range, tables) = bytes.split_at_mut(granules * granule);
-    Arena::new(Fixed::with_geometry(range, geometry), Borrowed::new(tables)).map_err(NotClaimed::NoArena)
+    FixedArena::new(Fixed::with_geometry(range, plan.geometry()), plan, Borrowed::new(tables))
+        .map_err(NotClaimed::NoArena)
 }
 
-/// The bytes before the first granule.
-fn skip(bytes: &[MaybeUninit<u8>], granule: usize) -> usize {
-    (bytes.as_ptr() as usize).wrapping_neg() & (granule - 1)
-}
-
-/// The most granules that fit `bytes`, which start with one, with the tables for them behind.
-fn most(bytes: &mut [MaybeUninit<u8>], geometry: Geometry) -> usize {
-    let granule = geometry.granule_bytes() as usize;
+/// The most granules that fit `len` bytes, which start with one, with the tables for them behind.
+fn most(len: usize, plan: Plan) -> usize {
     let mut fit = 0;
-    let mut end = bytes.len() / granule + 1;
+    let mut end = (len >> plan.granule_shift) + 1;
     while fit + 1 < end {
         let granules = fit + (end - fit) / 2;
-        let range = granules * granule;
+        let rest = len - (granules << plan.granule_shift);
         // Tables are aligned to what a granule is aligned to, so they need what they need and no more.
-        let tables = table_bytes(&mut bytes[..range], geometry);
-        if tables <= (bytes.len() - range) as u64 { fit = granules } else { end = granules }
+        let fits = FixedArena::metadata_bytes(granules as u32, plan) <= rest as u64;
+        if fits { fit = granules } else { end = granules }
     }
     fit
-}
-
-fn table_bytes(range: &mut [MaybeUninit<u8>], geometry: Geometry) -> u64 {
-    Arena::<Fixed, Borrowed>::metadata_bytes(&Fixed::with_geometry(range, geometry))
 }
 
 /// What the smallest arena needs, `skip` bytes behind the start.
 #[cold]
 fn too_small(skip: usize, given: usize) -> NotClaimed {
-    /// The smallest granule.
-    #[repr(align(8))]
-    struct One([MaybeUninit<u8>; 8]);
-    let geometry = Fixed::geometry_for(0);
-    let mut one = One([MaybeUninit::uninit(); 8]);
-    let least_bytes = skip as u64 + geometry.granule_bytes() + table_bytes(&mut one.0, geometry);
+    let plan = Plan::of(0);
+    let least_bytes = skip as u64 + (1 << plan.granule_shift) + FixedArena::metadata_bytes(1, plan);
     NotClaimed::TooSmall { given_bytes: given as u64, least_bytes }
 }

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-use super::claim::{self, FixedArena, NotClaimed};
+use super::arena::{FixedArena, Resized};
+use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
 use super::misuse::{LowMemory, OnMisuse};
-use crate::arena::{Block, LiveSpan, Stats, Unlimited};
+use super::plan::MOST_BYTES;
+use super::slabs::Chore;
+use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::size::Offset;
-use crate::space::Space;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
@@ -24,8 +26,8 @@ impl Range {
     pub(super) fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
         let given_bytes = len as u64;
         match start.checked_add(len) {
-            Some(_) if len > isize::MAX as usize => {
-                Err(NotClaimed::TooLarge { given_bytes, most_bytes: isize::MAX as u64 })
+            Some(_) if given_bytes > MOST_BYTES.min(isize::MAX as u64) => {
+                Err(NotClaimed::TooLarge { given_bytes, most_bytes: MOST_BYTES.min(isize::MAX as u64) })
             }
             Some(end) if start > 0 => Ok(Range { start, end }),
             _ => Err(NotClaimed::NoRange { start: start as u64, given_bytes }),
@@ -37,19 +39,18 @@ impl Range {
     }
 }
 
-/// One range: noted at first, then an arena.
-struct Claim {
-    range: Range,
-    arena: Option<FixedArena>,
-}
-
 /// Everything behind the lock.
 pub(super) struct State<const ARENAS: usize> {
-    claims: [Option<Claim>; ARENAS],
+    /// The ranges that were claimed, each divided, or about to be: then it is noted only.
+    arenas: [Option<FixedArena>; ARENAS],
+    ranges: [Option<Range>; ARENAS],
+    in_use_bytes: usize,
+    peak_in_use_bytes: usize,
+    allocations: u64,
+    frees: u64,
+    failures: u64,
     /// The static array that is to be claimed at the first request.
     unclaimed: Option<&'static Memory>,
-    peak_in_use_bytes: u64,
-    failures: u64,
     pub(super) bad_frees: u64,
     pub(super) misuse: OnMisuse,
     pub(super) low_memory: Option<LowMemory>,
@@ -59,10 +60,14 @@ pub(super) struct State<const ARENAS: usize> {
 impl<const ARENAS: usize> State<ARENAS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
-            claims: [const { None }; ARENAS],
-            unclaimed,
+            arenas: [const { None }; ARENAS],
+            ranges: [None; ARENAS],
+            in_use_bytes: 0,
             peak_in_use_bytes: 0,
+            allocations: 0,
+            frees: 0,
             failures: 0,
+            unclaimed,
             bad_frees: 0,
             misuse: OnMisuse::Panic,
             low_memory: None,
@@ -72,7 +77,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Divides the static array that the heap was made over, and takes a block from it. Under the lock: whoever comes second
     /// is to find it divided.
-    pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<Block<NonNull<u8>>> {
+    pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         if let Some(bytes) = memory::take(self.unclaimed.take()?) {
             // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
             let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
@@ -84,13 +89,11 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Takes note of a range that overlaps no other: [`settle`](Self::settle) follows.
     pub(super) fn note(&mut self, range: Range) -> Result<(), NotClaimed> {
-        if let Some(other) = self.claims.iter().flatten().find(|claim| claim.range.overlaps(range)) {
-            let Range { start, end } = other.range;
-            return Err(NotClaimed::Overlaps { start: start as u64, claimed_bytes: (end - start) as u64 });
+        if let Some(Range { start, end }) = self.ranges.iter().flatten().find(|other| other.overlaps(range)) {
+            return Err(NotClaimed::Overlaps { start: *start as u64, claimed_bytes: (end - start) as u64 });
         }
-        let free = self.claims.iter_mut().find(|claim| claim.is_none());
-        let place = free.ok_or(NotClaimed::TooMany { most: ARENAS })?;
-        *place = Some(Claim { range, arena: None });
+        let free = self.ranges.iter_mut().find(|range| range.is_none());
+        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = Some(range);
         Ok(())
     }
 
@@ -100,64 +103,140 @@ impl<const ARENAS: usize> State<ARENAS> {
         range: Range,
         arena: Result<FixedArena, NotClaimed>,
     ) -> Result<u64, NotClaimed> {
-        let noted = |claim: &Option<Claim>| {
-            claim.as_ref().is_some_and(|claim| claim.range == range && claim.arena.is_none())
-        };
-        let Some(place) = self.claims.iter_mut().find(|claim| noted(claim)) else { return Ok(0) };
+        let Some(place) = self.ranges.iter().position(|noted| *noted == Some(range)) else { return Ok(0) };
         match arena {
             Ok(arena) => {
-                let bytes = arena.backed_bytes();
-                *place = Some(Claim { range, arena: Some(arena) });
+                let bytes = arena.bytes() as u64;
+                self.arenas[place] = Some(arena);
                 Ok(bytes)
             }
             Err(why) => {
-                *place = None;
+                self.ranges[place] = None;
                 Err(why)
             }
         }
     }
 
     fn arenas(&self) -> impl Iterator<Item = &FixedArena> {
-        self.claims.iter().flatten().filter_map(|claim| claim.arena.as_ref())
+        self.arenas.iter().flatten()
     }
 
-    /// The arena that has an address.
+    /// The arena that has an address, and where in it that is.
     #[inline]
-    fn arena_of(&mut self, at: NonNull<u8>) -> Result<&mut FixedArena, BadFree> {
-        let mut arenas = self.claims.iter_mut().flatten().filter_map(|claim| claim.arena.as_mut());
-        arenas.find(|arena| arena.space().offset(at).is_some()).ok_or(BadFree::Foreign)
+    fn arena_of(&mut self, at: NonNull<u8>) -> Result<(&mut FixedArena, usize), BadFree> {
+        for arena in self.arenas.iter_mut().flatten() {
+            if let Some(at) = arena.offset(at) {
+                return Ok((arena, at));
+            }
+        }
+        Err(BadFree::Foreign)
+    }
+
+    /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
+    #[inline(always)]
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+        let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
+        self.took(taken.1);
+        Some(taken)
+    }
+
+    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
+    #[inline(always)]
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Option<Chore>> {
+        let (bytes, chore) = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
+        self.freed(bytes);
+        Some(chore)
+    }
+
+    /// Does what `take_slot` left to do.
+    #[inline(never)]
+    pub(super) fn filled(&mut self, chore: Chore) {
+        if let Some(Some(arena)) = self.arenas.first_mut() {
+            arena.filled(chore);
+        }
+    }
+
+    /// Does what `give_slot` left to do.
+    #[inline(never)]
+    pub(super) fn emptied(&mut self, chore: Chore) {
+        if let Some(Some(arena)) = self.arenas.first_mut() {
+            arena.freed(chore);
+        }
     }
 
     #[inline]
-    pub(super) fn allocate(&mut self, layout: Layout) -> Option<Block<NonNull<u8>>> {
-        let mut arenas = self.claims.iter_mut().flatten().filter_map(|claim| claim.arena.as_mut());
-        let block = arenas.find_map(|arena| arena.allocate(layout, &Unlimited).ok())?;
-        self.note_peak();
-        Some(block)
+    fn took(&mut self, bytes: usize) {
+        self.in_use_bytes += bytes;
+        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        self.allocations += 1;
     }
 
     #[inline]
-    fn note_peak(&mut self) {
-        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes());
+    fn freed(&mut self, bytes: usize) {
+        self.in_use_bytes -= bytes;
+        self.frees += 1;
     }
 
-    #[inline]
+    /// A block, and the bytes that it can use.
+    #[inline(never)]
+    pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        for arena in self.arenas.iter_mut().flatten() {
+            if let Some((addr, bytes)) = arena.allocate(layout) {
+                self.took(bytes);
+                return Some((addr, bytes));
+            }
+        }
+        None
+    }
+
+    #[inline(never)]
     pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
-        self.arena_of(at)?.free(at, layout, &Unlimited)
+        let (arena, at) = self.arena_of(at)?;
+        let bytes = arena.free(at, layout)?;
+        self.freed(bytes);
+        Ok(())
     }
 
     pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Result<(), BadFree> {
-        self.arena_of(at)?.free_unsized(at, &Unlimited)
+        let (arena, at) = self.arena_of(at)?;
+        let bytes = arena.free_unsized(at)?;
+        self.freed(bytes);
+        Ok(())
     }
 
-    pub(super) fn resize(&mut self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        let done = self.arena_of(at)?.resize(at, old, new_bytes, &Unlimited)?;
-        self.note_peak();
-        Ok(done)
+    /// Whether the block has its new size where it stands. With `may_move` it stays also where another would serve better.
+    pub(super) fn resize(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new_bytes: usize,
+        may_move: bool,
+    ) -> Result<bool, BadFree> {
+        let (arena, at) = self.arena_of(at)?;
+        let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else {
+            return Ok(false);
+        };
+        self.in_use_bytes = self.in_use_bytes - had + has;
+        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        Ok(true)
+    }
+
+    /// Makes a block smaller for which there is no other place.
+    pub(super) fn shrink_anyhow(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new_bytes: usize,
+    ) -> Result<(), BadFree> {
+        if !self.resize(at, old, new_bytes, false)? {
+            self.arena_of(at)?.0.stay();
+        }
+        Ok(())
     }
 
     pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Result<u64, BadFree> {
-        self.arena_of(at)?.usable_bytes(at)
+        let (arena, at) = self.arena_of(at)?;
+        arena.usable_bytes(at).map(|bytes| bytes as u64)
     }
 
     pub(super) fn failed(&mut self) {
@@ -181,7 +260,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.low_memory_runs = false;
     }
 
-    pub(super) fn report(&self, layout: Layout) -> OutOfMemory {
+    pub(super) fn report(&mut self, layout: Layout) -> OutOfMemory {
         let stats = self.stats();
         OutOfMemory {
             device: DeviceId::Host,
@@ -193,37 +272,35 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
-    #[inline]
-    fn in_use_bytes(&self) -> u64 {
-        self.arenas().map(|arena| arena.in_use_bytes()).sum()
-    }
-
     pub(super) fn free_bytes(&self) -> u64 {
-        self.arenas().map(|arena| arena.backed_bytes() - arena.in_use_bytes()).sum()
+        (self.arenas().map(FixedArena::bytes).sum::<usize>() - self.in_use_bytes) as u64
     }
 
-    pub(super) fn stats(&self) -> Stats {
-        let mut sum =
-            Stats { failures: self.failures, peak_in_use_bytes: self.peak_in_use_bytes, ..Stats::default() };
+    /// The heap in numbers, after what is kept open is closed.
+    pub(super) fn stats(&mut self) -> Stats {
+        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
+        let mut sum = Stats {
+            in_use_bytes: self.in_use_bytes as u64,
+            peak_in_use_bytes: self.peak_in_use_bytes as u64,
+            blocks: self.allocations - self.frees,
+            allocations: self.allocations,
+            failures: self.failures,
+            ..Stats::default()
+        };
         for arena in self.arenas() {
-            let stats = arena.stats();
-            sum.in_use_bytes += stats.in_use_bytes;
-            sum.reserved_bytes += stats.reserved_bytes;
-            sum.peak_reserved_bytes += stats.peak_reserved_bytes;
-            sum.limit_bytes += arena.backed_bytes();
-            sum.largest_free_bytes = sum.largest_free_bytes.max(stats.largest_free_bytes);
-            sum.blocks += stats.blocks;
-            sum.allocations += stats.allocations;
+            sum.reserved_bytes += arena.high_water_bytes() as u64;
+            sum.peak_reserved_bytes += arena.high_water_bytes() as u64;
+            sum.limit_bytes += arena.bytes() as u64;
+            sum.largest_free_bytes = sum.largest_free_bytes.max(arena.largest_free_bytes() as u64);
         }
         sum
     }
 
-    /// The first live span at or behind `from` of the first claim at or behind `claim`; with the number of that claim.
-    pub(super) fn live_span(&self, claim: usize, from: Offset) -> Option<(usize, LiveSpan<NonNull<u8>>)> {
+    /// The first live span at or behind `from` of the first arena at or behind `number`; with the number of that arena.
+    pub(super) fn live_span(&self, number: usize, from: Offset) -> Option<(usize, LiveSpan<NonNull<u8>>)> {
         let mut from = from;
-        for (number, claim) in self.claims.iter().enumerate().skip(claim) {
-            let arena = claim.as_ref().and_then(|claim| claim.arena.as_ref());
-            if let Some(span) = arena.and_then(|arena| arena.live_span(from)) {
+        for (number, arena) in self.arenas.iter().enumerate().skip(number) {
+            if let Some(span) = arena.as_ref().and_then(|arena| arena.live_span(from.0 as usize)) {
                 return Some((number, span));
             }
             from = Offset(0);

@@ -8,9 +8,9 @@ use crate::size::Span;
 use core::ops::{ControlFlow, Range};
 
 /// Spans of the own list that are looked at before the next longer list is.
-const LOOKED: usize = 4;
+pub(super) const LOOKED: usize = 4;
 /// Spans of about the length that are tried for an alignment before a span that surely holds it is.
-const ALIGNED_LOOKED: usize = 16;
+const ALIGNED_LOOKED: usize = 4;
 /// Free spans that are compared, at both ends, when nothing that is backed fits.
 const COMPARED: u32 = 64;
 /// Granules that are searched for a hidden span before the lists are.

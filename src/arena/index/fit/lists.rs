@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::marks;
 use crate::arena::metadata::{Metadata, NoTable};
 
 /// log2 of the lists of a doubling.
@@ -16,8 +17,8 @@ const LISTS: u32 = 1 << SHIFT;
 type Row = [u32; LISTS as usize + 1];
 const FILLED: usize = LISTS as usize;
 
-/// A span's length, then, if it is free, the next and the previous of its list.
-type Slot = [u32; 3];
+/// A span's length, then, if it is free, the next and the previous of its list. What a live span has marked is its own.
+pub(super) type Slot = [u32; 4];
 const LENGTH: usize = 0;
 const NEXT: usize = 1;
 const PREV: usize = 2;
@@ -70,7 +71,17 @@ impl<M: Metadata> Lists<M> {
     /// The length kept in a slot.
     #[inline]
     pub(super) fn length(&self, slot: u32) -> u32 {
-        self.slots[slot as usize][LENGTH]
+        marks::length(self.slots[slot as usize][LENGTH])
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, slot: u32) -> &Slot {
+        &self.slots[slot as usize]
+    }
+
+    #[inline]
+    pub(super) fn slot_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.slots[slot as usize]
     }
 
     #[inline]
@@ -78,12 +89,17 @@ impl<M: Metadata> Lists<M> {
         self.slots[slot as usize][LENGTH] = length;
     }
 
+    #[inline]
+    pub(super) fn find_slot_mut(&mut self, slot: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(slot as usize)
+    }
+
     /// Puts a slot in front of the list of its length.
     #[inline]
     pub(super) fn push(&mut self, set: u32, slot: u32, length: u32) {
         let (row, column) = self.place(set, List::of(length));
         let head = self.rows[row][column];
-        self.slots[slot as usize] = [length, head, 0];
+        self.slots[slot as usize] = [length, head, 0, 0];
         self.rows[row][column] = slot + 1;
         match head.checked_sub(1) {
             Some(head) => self.slots[head as usize][PREV] = slot + 1,
@@ -97,7 +113,7 @@ impl<M: Metadata> Lists<M> {
     /// Takes a slot out of its list.
     #[inline]
     pub(super) fn pull(&mut self, set: u32, slot: u32) {
-        let [length, next, prev] = self.slots[slot as usize];
+        let [length, next, prev, _] = self.slots[slot as usize];
         if let Some(next) = next.checked_sub(1) {
             self.slots[next as usize][PREV] = prev;
         }
@@ -146,6 +162,11 @@ impl<M: Metadata> Lists<M> {
             };
             Some(slot)
         })
+    }
+
+    /// Whether every span of a set is shorter than `length`, or than twice as long: by the doublings that hold any.
+    pub(super) fn is_below(&self, set: u32, length: u32) -> bool {
+        self.filled[set as usize] >> (List::of(length).0 >> SHIFT) <= 1
     }
 
     /// The length of the longest span of a set.

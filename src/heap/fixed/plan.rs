@@ -1,0 +1,143 @@
+//! How a range is counted, by its length: granules, and the sizes that slabs serve.
+
+#![forbid(unsafe_code)]
+
+use crate::arena::index::fit::marks;
+use crate::size::Geometry;
+
+/// log2 of the bytes of a granule where there are slabs.
+pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
+/// The bytes of a block of the fit table there: of the shortest span.
+pub(super) const BLOCK_BYTES: usize = 16 << SLAB_GRANULE_SHIFT;
+/// The largest slot.
+pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
+/// The longest range, whose blocks can all be named.
+pub(super) const MOST_BYTES: u64 = marks::MOST_BLOCKS as u64 * BLOCK_BYTES as u64;
+
+/// The units of a range.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// log2 of the bytes of a granule.
+    pub(super) granule_shift: u32,
+    /// Whether there are no slabs.
+    pub(super) flat: bool,
+    /// The sizes of slots.
+    pub(super) sizes: &'static Sizes,
+    /// Granules that a slab has at least.
+    pub(super) slab_granules: u32,
+}
+
+impl Plan {
+    /// The units for a range of `len` bytes.
+    ///
+    /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
+    /// pass over the bits of at most 10,240 granules. From there on what is at most 2 KiB long comes from slabs; below 4 MiB from
+    /// fewer and smaller ones.
+    pub(super) const fn of(len: usize) -> Plan {
+        let granule_shift = match len >> 10 {
+            0..16 => 3,
+            16..128 => 4,
+            128..320 => 5,
+            _ => SLAB_GRANULE_SHIFT,
+        };
+        let flat = granule_shift < SLAB_GRANULE_SHIFT;
+        if len < 4 << 20 {
+            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16 }
+        } else {
+            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 64 }
+        }
+    }
+
+    /// The same for a space.
+    pub(super) const fn geometry(self) -> Geometry {
+        Geometry::spans(1 << self.granule_shift)
+    }
+}
+
+/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    /// The class of each multiple of 8, less one.
+    classes: [u8; MOST_SLOT_BYTES / 8],
+    shift: u32,
+}
+
+/// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
+static MANY: Sizes = Sizes::new(3);
+/// Multiples of 16: half as many slabs that hold little.
+static FEW: Sizes = Sizes::new(4);
+
+impl Sizes {
+    const fn new(shift: u32) -> Sizes {
+        let mut classes = [0; MOST_SLOT_BYTES / 8];
+        // Classes before the first band's end, in units of the first band.
+        let band = 512 >> shift;
+        let first = least_units(shift) - 1;
+        let mut eighth = 0;
+        while eighth < classes.len() {
+            let units = eighth >> (shift - 3);
+            let class = match units / band {
+                0 => units,
+                1 => band + (units - band) / 2,
+                _ => band + band / 2 + (units - 2 * band) / 4,
+            };
+            classes[eighth] = if class > first { (class - first) as u8 } else { 0 };
+            eighth += 1;
+        }
+        Sizes { classes, shift }
+    }
+
+    /// How many classes there are.
+    pub(super) const fn count(&self) -> usize {
+        self.classes[self.classes.len() - 1] as usize + 1
+    }
+
+    /// The class of a size, which is not zero and at most that of the largest slot.
+    #[inline]
+    pub(super) fn class(&self, bytes: usize) -> Option<usize> {
+        let class = self.classes.get(bytes.wrapping_sub(1) >> 3)?;
+        Some(*class as usize)
+    }
+
+    /// The bytes of the slots of a class: 64 of the smallest make a block.
+    pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
+        let band = 512 >> self.shift;
+        let class = class + least_units(self.shift) - 1;
+        let units = if class < band {
+            class + 1
+        } else if class < band + band / 2 {
+            band + (class - band + 1) * 2
+        } else {
+            2 * band + (class - band - band / 2 + 1) * 4
+        };
+        (units << self.shift) as u32
+    }
+}
+
+/// The units of the smallest slots, of which 64 make a block.
+const fn least_units(shift: u32) -> usize {
+    (BLOCK_BYTES / 64) >> shift
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
+        for sizes in [&MANY, &FEW] {
+            assert!(sizes.count() <= marks::MOST_TAGS);
+            for bytes in 1..=MOST_SLOT_BYTES {
+                let class = sizes.class(bytes).unwrap();
+                assert!(sizes.slot_bytes(class) as usize >= bytes);
+                assert!(
+                    class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
+                    "{bytes}"
+                );
+                let align = 1 << bytes.trailing_zeros();
+                assert!(align <= 8 || sizes.slot_bytes(class) as usize % align == 0, "{bytes}");
+            }
+            assert_eq!((sizes.class(0), sizes.class(MOST_SLOT_BYTES + 1)), (None, None));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! `FixedHeap`: one randomized script over claimed memory of every size and start, and what it promises beside.
+
+mod block;
+mod promises;
+mod script;
+mod slabs;

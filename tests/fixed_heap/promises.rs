@@ -1,0 +1,259 @@
+//! What a fixed heap promises beside.
+
+use crate::block::{Live, Ram, layout};
+use allocator_api2::alloc::Allocator;
+use democratising::error::{BadFree, OutOfMemory};
+use democratising::heap::fixed::{NotClaimed, OnMisuse};
+use democratising::{FixedHeap, SpinLock, StaticMemory, TensorBuf};
+use std::alloc::GlobalAlloc;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+#[test]
+fn the_tables_take_a_small_share_of_the_memory() {
+    let mut told = Vec::new();
+    for len in (11..=25).flat_map(|shift| [1usize << shift, (1 << shift) + (1 << (shift - 2))]) {
+        let ram = Ram::new(len);
+        let heap = FixedHeap::<SpinLock, 1>::empty();
+        let bytes = ram.give(&heap, 0, len).unwrap();
+        told.push((len, (len as u64 - bytes) as f64 * 100.0 / len as f64));
+    }
+    for (len, percent) in told {
+        println!("{len:>9} bytes: tables {percent:.2} %");
+        let most_percent = match len >> 10 {
+            0..16 => 5.0,
+            _ => 3.0,
+        };
+        assert!(percent <= most_percent, "{len} bytes: tables take {percent:.2} %");
+    }
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn a_heap_of_1_gib_serves_large_and_small_blocks() {
+    let ram = Ram::new(1 << 30);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    let bytes = ram.give(&heap, 0, 1 << 30).unwrap();
+    assert!(bytes > (1 << 30) / 100 * 97);
+    let blocks: Vec<_> = [900 << 20, 1, 100, 5000, 4096, 30 << 20]
+        .map(|bytes| (layout(bytes, 4096), heap.allocate(layout(bytes, 4096)).unwrap().addr))
+        .into();
+    assert!(heap.allocate(layout(200 << 20, 8)).is_err());
+    for (layout, at) in blocks {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { heap.free(at, layout) }.unwrap();
+    }
+    assert!(heap.allocate(layout(1000 << 20, 8)).is_ok());
+}
+
+#[test]
+fn ranges_that_are_no_memory_are_refused() {
+    let heap = FixedHeap::<SpinLock, 2>::empty();
+    // SAFETY: 1. Each is refused before anything is written.
+    unsafe {
+        let null = heap.claim(std::ptr::null_mut(), 4096);
+        assert_eq!(null, Err(NotClaimed::NoRange { start: 0, given_bytes: 4096 }));
+        let wrapping = heap.claim(std::ptr::without_provenance_mut(usize::MAX - 100), 4096);
+        assert!(matches!(wrapping, Err(NotClaimed::NoRange { .. })), "{wrapping:?}");
+        let large = heap.claim(std::ptr::without_provenance_mut(4096), isize::MAX as usize + 1);
+        assert!(matches!(large, Err(NotClaimed::TooLarge { .. })), "{large:?}");
+    }
+    assert_eq!(heap.stats(), FixedHeap::<SpinLock, 2>::empty().stats());
+}
+
+#[test]
+fn adjacent_ranges_may_be_claimed_and_overlapping_ones_may_not() {
+    let ram = Ram::new(64 << 10);
+    let heap = FixedHeap::<SpinLock, 3>::empty();
+    ram.give(&heap, 0, 16 << 10).unwrap();
+    ram.give(&heap, 16 << 10, 16 << 10).unwrap();
+    let held = heap.allocate(layout(8000, 8)).unwrap();
+    for (at, len) in [(0, 16 << 10), (100, 8), (0, 64 << 10), ((32 << 10) - 1, 4096)] {
+        let refused = ram.give(&heap, at, len);
+        assert!(matches!(refused, Err(NotClaimed::Overlaps { .. })), "{refused:?}");
+    }
+    ram.give(&heap, 32 << 10, 16 << 10).unwrap();
+    assert_eq!(ram.give(&heap, 48 << 10, 16 << 10), Err(NotClaimed::TooMany { most: 3 }));
+    // SAFETY: 1. Nobody uses the block.
+    unsafe { heap.free(held.addr, layout(8000, 8)) }.unwrap();
+}
+
+#[test]
+fn a_block_grows_in_place_into_free_neighbours_and_shrinks_in_place() {
+    let ram = Ram::new(16 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 12 << 10).unwrap();
+    // SAFETY: 1. Each block is used with its newest layout, and not after its free.
+    unsafe {
+        let at = heap.alloc(layout(1000, 8));
+        assert_eq!(heap.realloc(at, layout(1000, 8), 9000), at);
+        assert_eq!(heap.realloc(at, layout(9000, 8), 2000), at);
+        let next = heap.alloc(layout(6000, 8));
+        assert!(!next.is_null(), "what was cut off can be had");
+        assert!(heap.realloc(at, layout(2000, 8), 9000).is_null(), "there is no room now");
+        heap.dealloc(at, layout(2000, 8));
+        heap.dealloc(next, layout(6000, 8));
+    }
+    assert_eq!(heap.stats().in_use_bytes, 0);
+}
+
+#[test]
+fn an_alignment_of_4_kib_costs_no_more_than_the_block() {
+    let ram = Ram::new(40 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    let start = ram.at(0).align_offset(4096);
+    ram.give(&heap, start, 32 << 10).unwrap();
+    let count = std::iter::from_fn(|| heap.allocate(layout(4096, 4096)).ok()).count();
+    assert_eq!(count, 7, "of 8 only the one with the tables is missing");
+    assert_eq!(heap.stats().in_use_bytes, 7 * 4096);
+    assert!(heap.allocate(layout(1, 1 << 30)).is_err());
+}
+
+thread_local! {
+    static SEEN: Cell<Option<BadFree>> = const { Cell::new(None) };
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+    static SPARE: Cell<Option<NonNull<u8>>> = const { Cell::new(None) };
+}
+
+#[test]
+fn a_bad_free_is_counted_and_told_as_the_program_chose() {
+    let ram = Ram::new(16 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 16 << 10).unwrap();
+    let block = heap.allocate(layout(100, 8)).unwrap().addr;
+    // SAFETY: 1. Freed once; what follows is refused.
+    unsafe { heap.free(block, layout(100, 8)) }.unwrap();
+    // SAFETY: 1. It is refused.
+    let again = || unsafe { Allocator::deallocate(&heap, block, layout(100, 8)) };
+    let panicked = catch_unwind(AssertUnwindSafe(again)).unwrap_err();
+    assert!(panicked.downcast_ref::<String>().unwrap().contains("freed twice"));
+    heap.on_misuse(OnMisuse::Hook(|why| SEEN.set(Some(why))));
+    again();
+    assert!(matches!(SEEN.take(), Some(BadFree::AlreadyFree { .. })));
+    // SAFETY: 1. It is refused, and nothing is read.
+    assert!(unsafe { heap.realloc(block.as_ptr(), layout(100, 8), 200) }.is_null());
+    assert!(matches!(SEEN.take(), Some(BadFree::AlreadyFree { .. })));
+    heap.on_misuse(OnMisuse::Ignore);
+    again();
+    assert_eq!((SEEN.take(), heap.bad_frees()), (None, 4));
+    // SAFETY: 1. It is refused.
+    assert!(unsafe { heap.free(block, layout(100, 8)) }.is_err());
+    assert_eq!(heap.bad_frees(), 4, "an error that is returned is not counted");
+}
+
+/// A global allocator must not unwind, so there a panic ends the program: which is another one here.
+#[test]
+fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic() {
+    const MARK: &str = "FIXED_HEAP_TEST_FREES_TWICE";
+    const NAME: &str =
+        "promises::a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic";
+    if std::env::var_os(MARK).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains("freed twice"), "{told}");
+        assert!(
+            output.status.code().is_none_or(|code| code != 0 && code != 101),
+            "{}: it unwound",
+            output.status
+        );
+        return;
+    }
+    let ram = Ram::new(4096);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 4096).unwrap();
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: 1. The second free is refused.
+        unsafe {
+            let block = heap.alloc(layout(100, 8));
+            heap.dealloc(block, layout(100, 8));
+            heap.dealloc(block, layout(100, 8));
+        }
+    }));
+    std::process::exit(101);
+}
+
+/// A heap whose low-memory function can name it.
+static SHORT: FixedHeap<SpinLock, 1> = FixedHeap::over(&SHORT_MEMORY);
+static SHORT_MEMORY: StaticMemory<8192> = StaticMemory::new();
+
+#[test]
+fn before_a_request_fails_the_program_may_give_memory_back_once() {
+    let spare = layout(4096, 8);
+    SPARE.set(Some(SHORT.allocate(spare).unwrap().addr));
+    SHORT.on_low_memory(Some(|report: &OutOfMemory| {
+        ASKED.set(ASKED.get() + 1);
+        assert!(report.largest_free_bytes < report.requested_bytes);
+        assert!(SHORT.allocate(layout(7000, 8)).is_err(), "not locked, and not called again");
+        let Some(block) = SPARE.take() else { return false };
+        // SAFETY: 1. The spare block is used by nobody.
+        unsafe { SHORT.free(block, layout(4096, 8)) }.unwrap();
+        true
+    }));
+    let block = SHORT.allocate(layout(6000, 8)).unwrap();
+    assert_eq!((ASKED.get(), SHORT.stats().failures), (1, 1));
+    let report = SHORT.allocate(layout(6000, 8)).unwrap_err();
+    assert_eq!((ASKED.get(), SHORT.stats().failures), (2, 3));
+    assert_eq!((report.requested_bytes, report.limit_bytes), (6000, SHORT.stats().limit_bytes));
+    SHORT.on_low_memory(None);
+    // SAFETY: 1. Nobody uses the block.
+    unsafe { SHORT.free_unsized(block.addr) }.unwrap();
+    assert_eq!(SHORT.stats().in_use_bytes, 0);
+}
+
+#[test]
+fn a_static_array_serves_one_heap_only() {
+    static MEMORY: StaticMemory<4096> = StaticMemory::new();
+    let (first, second): (FixedHeap, FixedHeap) = (FixedHeap::over(&MEMORY), FixedHeap::over(&MEMORY));
+    let block = first.allocate(layout(1000, 8)).unwrap();
+    assert!(second.allocate(layout(8, 8)).is_err());
+    assert_eq!(second.stats().limit_bytes, 0);
+    // SAFETY: 1. Nobody uses the block.
+    unsafe { first.free(block.addr, layout(1000, 8)) }.unwrap();
+}
+
+#[test]
+fn eight_threads_find_a_static_array_divided() {
+    static MEMORY: StaticMemory<{ 1 << 20 }> = StaticMemory::new();
+    static HEAP: FixedHeap = FixedHeap::over(&MEMORY);
+    std::thread::scope(|scope| {
+        for thread in 0..8u8 {
+            scope.spawn(move || {
+                for round in 0..200usize {
+                    let layout = layout(1 + round * 7 % 3000, 1 << (round % 7));
+                    let at = HEAP.allocate(layout).unwrap().addr;
+                    let block = Live { at, layout, pattern: thread };
+                    block.fill();
+                    assert!(block.holds(layout.size(), thread));
+                    // SAFETY: 1. Nobody uses the block.
+                    unsafe { HEAP.free(at, layout) }.unwrap();
+                }
+            });
+        }
+    });
+    let stats = HEAP.stats();
+    assert_eq!((stats.blocks, stats.in_use_bytes, stats.allocations, stats.failures), (0, 0, 1600, 0));
+}
+
+#[test]
+fn tensors_live_in_a_fixed_heap() {
+    let ram = Ram::new(64 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 64 << 10).unwrap();
+    let ones = TensorBuf::<f32, _>::from_fn_in(&[16, 16], &heap, |_| 1.0).unwrap();
+    let zeros = TensorBuf::<f32, _>::zeros_in(&[16, 16], &heap).unwrap();
+    assert_eq!(ones.iter().zip(&*zeros).map(|(a, b)| a + b).sum::<f32>(), 256.0);
+    assert!(TensorBuf::<f32, _>::zeros_in(&[1 << 20], &heap).is_err());
+    assert_eq!(heap.stats().in_use_bytes, 2048);
+    drop((ones, zeros));
+    assert_eq!(heap.stats().in_use_bytes, 0);
+}
+
+#[test]
+fn the_heap_itself_is_small_enough_for_a_microcontroller() {
+    let one = size_of::<FixedHeap<SpinLock, 1>>();
+    let each = size_of::<FixedHeap<SpinLock, 2>>() - one;
+    // Pointers and lengths are half as long there.
+    assert!(one <= 336 && each <= 224, "{one} bytes with one arena, {each} for each further one");
+}

@@ -1,0 +1,118 @@
+//! Small blocks: how much of the memory they can have, and that a shrink never fails.
+
+use crate::block::{Live, Ram, layout};
+use democratising::error::BadFree;
+use democratising::heap::fixed::OnMisuse;
+use democratising::{FixedHeap, SpinLock};
+use std::alloc::{GlobalAlloc, Layout};
+use std::ptr::NonNull;
+
+fn heap(ram: &Ram, bytes: usize) -> FixedHeap<SpinLock, 1> {
+    let heap = FixedHeap::empty();
+    ram.give(&heap, 0, bytes).unwrap();
+    heap
+}
+
+/// Blocks of one layout until there is no memory.
+fn fill(heap: &FixedHeap<SpinLock, 1>, layout: Layout) -> Vec<NonNull<u8>> {
+    // SAFETY: 1. No layout here is empty.
+    std::iter::from_fn(|| NonNull::new(unsafe { heap.alloc(layout) })).collect()
+}
+
+fn give_all(heap: &FixedHeap<SpinLock, 1>, blocks: impl IntoIterator<Item = NonNull<u8>>, layout: Layout) {
+    for block in blocks {
+        // SAFETY: 1. It was allocated so and is used by nobody.
+        unsafe { heap.free(block, layout) }.unwrap();
+    }
+}
+
+#[test]
+fn blocks_of_any_small_size_can_have_95_percent_of_the_memory() {
+    const BYTES: usize = 4 << 20;
+    let ram = Ram::new(BYTES + 4096);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    ram.give(&heap, ram.at(0).align_offset(4096), BYTES).unwrap();
+    let multiples = (2..=512).map(|eights| layout(8 * eights, 8));
+    for layout in multiples.chain((4..=12).map(|shift| layout(1 << shift, 1 << shift))) {
+        let blocks = fill(&heap, layout);
+        let percent = (blocks.len() * layout.size()) as f64 * 100.0 / BYTES as f64;
+        assert!(percent >= 95.0, "{layout:?}: {percent:.1} %");
+        assert!(blocks.iter().all(|block| block.as_ptr() as usize % layout.align() == 0), "{layout:?}");
+        give_all(&heap, blocks, layout);
+        assert_eq!(heap.stats().in_use_bytes, 0);
+    }
+}
+
+#[test]
+fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
+    for bytes in [100 << 10, 1 << 20, 5 << 20] {
+        let ram = Ram::new(bytes);
+        let heap = heap(&ram, bytes);
+        heap.on_misuse(OnMisuse::Panic);
+        for (old, new) in [(2048, 100), (512, 24), (5000, 3000), (40_000, 10), (100, 99)] {
+            let (old, new) = (layout(old, 8), layout(new, 8));
+            let blocks = fill(&heap, old);
+            let failures = heap.stats().failures;
+            for (pattern, &at) in blocks.iter().enumerate() {
+                Live { at, layout: old, pattern: pattern as u8 }.fill();
+            }
+            let mut smaller = Vec::new();
+            for (pattern, at) in blocks.into_iter().enumerate() {
+                // SAFETY: 1. The block is used under its new address only.
+                let to = unsafe { heap.realloc(at.as_ptr(), old, new.size()) };
+                let at = NonNull::new(to).expect("a shrink needs no memory");
+                assert!(Live { at, layout: new, pattern: 0 }.holds(new.size(), pattern as u8));
+                smaller.push(at);
+            }
+            assert_eq!(heap.stats().failures, failures, "nothing was asked for in vain");
+            give_all(&heap, smaller, new);
+            let stats = heap.stats();
+            assert_eq!((stats.blocks, stats.in_use_bytes), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_block_is_not_taken_for_one_of_another_size_and_a_second_free_is_refused() {
+    let ram = Ram::new(5 << 20);
+    let heap = heap(&ram, 5 << 20);
+    let sizes = [8, 16, 24, 40, 100, 500, 513, 700, 1024, 1025, 2048, 2049, 3000];
+    for bytes in sizes {
+        let held = layout(bytes, 8);
+        let [first, second] = [(); 2].map(|()| heap.allocate(held).unwrap());
+        for other in sizes.map(|bytes| layout(bytes, 8)).into_iter().filter(|other| {
+            // Both serve as the same block.
+            heap.allocate(*other).is_ok_and(|block| {
+                // SAFETY: 1. It is used by nobody.
+                unsafe { heap.free(block.addr, *other) }.unwrap();
+                block.bytes != first.bytes
+            })
+        }) {
+            // SAFETY: 1. It is refused.
+            let refused = unsafe { heap.free(first.addr, other) };
+            assert!(matches!(refused, Err(BadFree::WrongSize { .. })), "{held:?} as {other:?}: {refused:?}");
+        }
+        // SAFETY: 1. It is used by nobody; the second free is refused.
+        let (freed, again) = unsafe { (heap.free(first.addr, held), heap.free(first.addr, held)) };
+        assert_eq!(freed, Ok(()));
+        assert!(matches!(again, Err(BadFree::AlreadyFree { .. } | BadFree::Interior { .. })), "{again:?}");
+        give_all(&heap, [second.addr], held);
+    }
+    assert_eq!(heap.live_spans().count(), 0);
+}
+
+#[test]
+fn empty_slabs_that_are_kept_are_there_for_a_large_request() {
+    let ram = Ram::new(1 << 20);
+    let heap = heap(&ram, 1 << 20);
+    let largest = heap.stats().largest_free_bytes as usize;
+    let blocks: Vec<_> = (1..100)
+        .map(|eights| (heap.allocate(layout(16 * eights, 8)).unwrap().addr, layout(16 * eights, 8)))
+        .collect();
+    for (block, layout) in blocks {
+        give_all(&heap, [block], layout);
+    }
+    // Not asked for its numbers first, which would close them.
+    let all = heap.allocate(layout(largest, 8)).unwrap();
+    give_all(&heap, [all.addr], layout(largest, 8));
+}
