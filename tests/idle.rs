@@ -1,6 +1,7 @@
 //! How much idle memory a pool keeps, on a space that counts what it is asked for.
 
-use democratising::space::{MappedTables, Simulated};
+use democratising::arena::ByFit;
+use democratising::space::{MappedTables, Simulated, WithIndex};
 use democratising::{Pool, PoolConfig, SpinLock};
 use std::alloc::Layout;
 
@@ -91,6 +92,19 @@ fn an_ebb_is_told_once_when_half_is_gone_and_much_is_left_over() {
     // And again at a quarter.
     give(&pool, blocks.iter().copied().skip(3).step_by(2).take(10), FRAME / 2);
     assert!(pool.take_ebb());
+}
+
+#[test]
+fn the_fit_table_purges_too_and_reaches_the_space_below_it() {
+    let space = WithIndex::<_, ByFit>::new(Simulated::device(1 << 30, FRAME));
+    let pool: Pool<_, SpinLock, MappedTables> = Pool::new(space, MappedTables, PoolConfig::DEFAULT).unwrap();
+    let blocks: Vec<u64> = (0..8).map(|_| pool.allocate(layout(FRAME / 2)).unwrap().addr).collect();
+    for &addr in blocks.iter().step_by(2) {
+        // SAFETY: 1. A simulated block has no bytes that anybody could use.
+        unsafe { pool.free(addr, layout(FRAME / 2)).unwrap() };
+    }
+    assert_eq!(pool.purge(), 2 * FRAMES);
+    assert_eq!(pool.with_space(|space| space.inner().counts().forgotten * (64 << 10)), 2 * FRAMES);
 }
 
 #[test]

@@ -63,6 +63,10 @@ unsafe impl<S: Space, I: IndexKind> Space for WithIndex<S, I> {
         self.space.commit(frames)
     }
 
+    fn forget(&self, free: Span) {
+        self.space.forget(free);
+    }
+
     fn decommit(&self, frames: Span) {
         self.space.decommit(frames);
     }
