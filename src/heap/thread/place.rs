@@ -13,15 +13,16 @@ pub(super) fn replace(cache: *mut Cache) -> *mut Cache {
 
 /// A word of the initial-exec model. Compiled into a library, `thread_local!` asks for its address by a call, before which
 /// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib")))]
 mod word {
     use super::{Cache, EMPTY};
     use core::arch::{asm, global_asm};
 
-    /// Two versions of the crate in one program have a word each.
+    /// Two versions of the crate in one program have a word each. Nobody can see the word of a Rust library that is linked at run
+    /// time; the linker says the name then, and the name says what to do.
     macro_rules! name {
         () => {
-            concat!("\"democratising_cache_", env!("CARGO_PKG_VERSION"), "\"")
+            concat!("\"democratising_", env!("CARGO_PKG_VERSION"), "_in_a_dylib_needs_its_feature_dylib\"")
         };
     }
 
@@ -67,7 +68,7 @@ mod word {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib"))))]
 mod word {
     use super::{Cache, EMPTY};
     use crate::sync::Cell;
