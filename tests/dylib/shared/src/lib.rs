@@ -2,7 +2,11 @@
 
 pub use democratising;
 
-/// Strings that this library allocates.
-pub fn numbers(count: usize) -> Vec<String> {
-    (0..count).map(|number| number.to_string()).collect()
+use democratising::Global;
+use std::alloc::{GlobalAlloc, Layout};
+
+/// Blocks that this library allocates.
+pub fn blocks(layout: Layout, count: usize) -> Vec<usize> {
+    // SAFETY: 1. No block is of size zero.
+    (0..count).map(|_| unsafe { Global.alloc(layout) } as usize).collect()
 }
