@@ -35,18 +35,18 @@ impl Drop for Kept {
 #[cfg(unix)]
 #[inline]
 fn set(number: i32) {
-    // SAFETY: 1. The function gives the place of this thread's own number, at any time of the thread's life.
     #[cfg(any(target_os = "linux", target_os = "emscripten", target_os = "redox"))]
+    // SAFETY: 1. The function gives the place of this thread's own number, at any time of the thread's life.
     unsafe {
         *libc::__errno_location() = number;
     }
-    // SAFETY: 1. As above.
     #[cfg(any(target_os = "macos", target_os = "ios", target_os = "freebsd"))]
+    // SAFETY: 1. As above.
     unsafe {
         *libc::__error() = number;
     }
-    // SAFETY: 1. As above.
     #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
+    // SAFETY: 1. As above.
     unsafe {
         *libc::__errno() = number;
     }

@@ -277,21 +277,24 @@ fn empty_spare() {
     }
 }
 
-/// Empties the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
-pub(crate) fn trim(target_bytes: u64) -> u64 {
-    let Some(pool) = POOL.get() else { return 0 };
+/// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs.
+fn empty_caches() {
     super::thread::empty_own();
     empty_spare();
     (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
+}
+
+/// Empties the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
+pub(crate) fn trim(target_bytes: u64) -> u64 {
+    let Some(pool) = POOL.get() else { return 0 };
+    empty_caches();
     pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
 }
 
 /// Empties what caches can be reached and the depots, after much was freed, and gives back what lies between blocks.
 #[cold]
 pub(super) fn ebb(pool: &HeapPool) {
-    super::thread::empty_own();
-    empty_spare();
-    (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
+    empty_caches();
     pool.purge();
 }
 
