@@ -77,7 +77,7 @@ fn layout(number: usize) -> Layout {
         3 => number / 5 % 20_000,
         _ => (number / 5) << 4,
     };
-    let align = if number % 7 == 0 { 1 << (number / 7 % 13) } else { 8 };
+    let align = if number.is_multiple_of(7) { 1 << (number / 7 % 13) } else { 8 };
     Layout::from_size_align(bytes, align).expect("a small layout")
 }
 
@@ -85,7 +85,7 @@ impl Play {
     fn took(&mut self, at: NonNull<u8>, layout: Layout) {
         let start = at.as_ptr() as usize;
         let bytes = self.heap.usable_bytes(at).expect("a block that is live") as usize;
-        assert!(bytes >= layout.size() && start % layout.align() == 0);
+        assert!(bytes >= layout.size() && start.is_multiple_of(layout.align()));
         let base = self.ram.0.as_ptr() as usize;
         assert!(start >= base && start + bytes <= base + RAM.size(), "outside of all memory");
         if let Some((_, below)) = self.live.range(..start + bytes).next_back() {

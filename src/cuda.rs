@@ -47,7 +47,7 @@ const LIBRARIES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcud
 fn count() -> Result<u32, &'static str> {
     // SAFETY: 1. Loading runs the library's constructors, and that is what asking for the CUDA driver means: whoever
     // enables the feature trusts the system's own.
-    let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+    let library = LIBRARIES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
     // It is never unloaded: a driver that was started keeps threads and handlers in the process.
     let Some(library) = library.map(ManuallyDrop::new) else {
         return Err("the CUDA driver's library is not installed; install the NVIDIA driver");

@@ -36,7 +36,7 @@ fn heard(at: *mut u8) -> Option<BadFree> {
 fn take(bytes: usize, align: usize) -> *mut u8 {
     // SAFETY: 1. A size of zero gets the smallest block.
     let at = unsafe { Global.alloc(Layout::from_size_align(bytes, align).unwrap()) };
-    assert!(!at.is_null() && at as usize % align == 0);
+    assert!(!at.is_null() && (at as usize).is_multiple_of(align));
     at
 }
 
@@ -74,7 +74,7 @@ impl Filled {
     fn resize(&mut self, asked: usize) {
         // SAFETY: 1. The block is live, and its old address is used no more.
         self.at = unsafe { Global.realloc_unsized(self.at, asked) };
-        assert!(!self.at.is_null() && self.at as usize % 16 == 0);
+        assert!(!self.at.is_null() && (self.at as usize).is_multiple_of(16));
         let now = Global.usable_bytes(self.at).expect("a live block");
         assert!(now >= asked);
         self.check(asked.min(self.bytes));

@@ -71,7 +71,7 @@ impl Live {
     fn new(layout: Layout, pattern: u8, zeroed: bool) -> Live {
         // SAFETY: 1. No layout here has a size of zero.
         let at = unsafe { if zeroed { alloc_zeroed(layout) } else { alloc(layout) } };
-        assert!(!at.is_null() && at as usize % layout.align() == 0, "{layout:?} at {at:p}");
+        assert!(!at.is_null() && (at as usize).is_multiple_of(layout.align()), "{layout:?} at {at:p}");
         let live = Live { at, layout, pattern };
         assert!(!zeroed || live.edges().all(|i| live.byte(i) == 0), "{layout:?} was to be zero");
         live.fill();

@@ -190,12 +190,12 @@ impl<M: Metadata> Commit<M> {
         let used_peak = self.used_peak;
         self.occupy(span);
         let frames = self.frames_of(span);
-        if !self.backed.contains_all(frames.clone()) {
-            if let Err(error) = self.back_missing(space, index, grant, frames) {
-                self.vacate(span);
-                self.used_peak = used_peak;
-                return Err(error);
-            }
+        if !self.backed.contains_all(frames.clone())
+            && let Err(error) = self.back_missing(space, index, grant, frames)
+        {
+            self.vacate(span);
+            self.used_peak = used_peak;
+            return Err(error);
         }
         Ok(self.dirty(span))
     }

@@ -465,11 +465,11 @@ impl<M: Metadata> Slabs<M> {
                 cut[PARTIAL] = unit + 1;
             }
         }
-        if let Some(next) = slab.next {
-            if let Unit::Head(mut after) = self.read(next) {
-                after.prev = Some(unit);
-                self.write(next, after.row());
-            }
+        if let Some(next) = slab.next
+            && let Unit::Head(mut after) = self.read(next)
+        {
+            after.prev = Some(unit);
+            self.write(next, after.row());
         }
         self.write(unit, slab.row());
     }
@@ -485,11 +485,11 @@ impl<M: Metadata> Slabs<M> {
             }
             None => self.cuts[slab.class.0 as usize][PARTIAL] = slab.next.map_or(0, |unit| unit + 1),
         }
-        if let Some(next) = slab.next {
-            if let Unit::Head(mut after) = self.read(next) {
-                after.prev = slab.prev;
-                self.write(next, after.row());
-            }
+        if let Some(next) = slab.next
+            && let Unit::Head(mut after) = self.read(next)
+        {
+            after.prev = slab.prev;
+            self.write(next, after.row());
         }
         self.write(unit, Slab { next: None, prev: None, ..slab }.row());
     }

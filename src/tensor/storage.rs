@@ -147,7 +147,7 @@ impl Storage {
     ) -> Result<Storage> {
         let elements = range.len() / dtype.size_bytes();
         let start = file.bytes()[file.part(part).range()][range.clone()].as_ptr();
-        let aligned = start.addr() % dtype.size_bytes() == 0;
+        let aligned = start.addr().is_multiple_of(dtype.size_bytes());
         // A `bool` is checked once, so its bytes may not be a file's, which somebody could change after that.
         let in_place = aligned && !swapped && dtype != DType::Bool && range.len() > INLINE_BYTES;
         let mapped = Mapped { file: Arc::clone(file), part, range };
@@ -181,7 +181,7 @@ impl Storage {
         let elements = bytes / dtype.size_bytes();
         // SAFETY: 1. The caller's promise, handed on.
         let foreign = unsafe { foreign::Foreign::new(at, bytes, owner) };
-        let aligned = at.as_ptr().addr() % dtype.size_bytes() == 0;
+        let aligned = at.as_ptr().addr().is_multiple_of(dtype.size_bytes());
         // A `bool` is checked once, so its bytes may not be somebody else's.
         if aligned && dtype != DType::Bool && bytes > INLINE_BYTES {
             return Ok(Storage { place: Place::Shared(Arc::new(Block::Foreign(foreign))), dtype, elements });

@@ -65,7 +65,7 @@ impl<L: RawMutex> Shadow<'_, L> {
     fn took(&mut self, at: NonNull<u8>, layout: Layout) {
         let start = at.as_ptr() as usize;
         let bytes = self.heap.usable_bytes(at).unwrap() as usize;
-        assert!(bytes >= layout.size() && start % layout.align() == 0, "{at:?} for {layout:?}");
+        assert!(bytes >= layout.size() && start.is_multiple_of(layout.align()), "{at:?} for {layout:?}");
         let inside = |(from, len): &(usize, usize)| *from <= start && start + bytes <= from + len;
         assert!(self.claims.iter().any(inside), "{at:?}, {bytes} bytes, is in no claimed range");
         let below = self.taken.range(..start + bytes).next_back();

@@ -37,7 +37,10 @@ fn blocks_of_any_small_size_can_have_95_percent_of_the_memory() {
         let blocks = fill(&heap, layout);
         let percent = (blocks.len() * layout.size()) as f64 * 100.0 / BYTES as f64;
         assert!(percent >= 95.0, "{layout:?}: {percent:.1} %");
-        assert!(blocks.iter().all(|block| block.as_ptr() as usize % layout.align() == 0), "{layout:?}");
+        assert!(
+            blocks.iter().all(|block| (block.as_ptr() as usize).is_multiple_of(layout.align())),
+            "{layout:?}"
+        );
         give_all(&heap, blocks, layout);
         assert_eq!(heap.stats().in_use_bytes, 0);
     }

@@ -79,7 +79,7 @@ fn hold<I: SpanIndex<Heap>>(knows: Knows, granules: u32, skew: u32, steps: &[Ste
         match *step {
             Step::Take { granules: wanted, align } => {
                 let fits = |at: u32, free: &dyn Fn(Plainly) -> bool| {
-                    (at + skew) % align == 0
+                    (at + skew).is_multiple_of(align)
                         && at + wanted <= granules
                         && model[range(Span::new(at, wanted))].iter().all(|g| free(*g))
                 };

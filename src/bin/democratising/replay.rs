@@ -157,10 +157,10 @@ fn time<T: Target>(
         match event.action() {
             Action::Allocate(id) => handles.0[id] = target.allocate(trace.sizes[id]),
             Action::Free(id) => {
-                if let Some(handle) = handles.0[id].take() {
-                    if let Err(why) = target.free(handle, trace.sizes[id]) {
-                        refusal = Some((id, why));
-                    }
+                if let Some(handle) = handles.0[id].take()
+                    && let Err(why) = target.free(handle, trace.sizes[id])
+                {
+                    refusal = Some((id, why));
                 }
             }
         }

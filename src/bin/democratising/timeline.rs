@@ -104,10 +104,10 @@ impl Curve {
     }
 
     fn finish(mut self) -> Vec<Point> {
-        if let Some(last) = self.close() {
-            if self.points.last() != Some(&last) {
-                self.points.push(last);
-            }
+        if let Some(last) = self.close()
+            && self.points.last() != Some(&last)
+        {
+            self.points.push(last);
         }
         self.points
     }

@@ -240,7 +240,7 @@ impl Bin {
     }
 
     fn is_full(&self) -> bool {
-        self.top().addr() % MAGAZINE_BYTES == 0
+        self.top().addr().is_multiple_of(MAGAZINE_BYTES)
     }
 
     /// Exchanges the two, where both have their full capacity.

@@ -28,7 +28,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         new: Layout,
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
-        let aligned = at.as_ptr() as usize % new.align() == 0 && old.align() == new.align();
+        let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
         let shrinks = aligned && new.size() <= old.size();
         // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let in_place = if aligned { new.size() } else { old.size() };

@@ -135,7 +135,7 @@ mod tests {
                     "{bytes}"
                 );
                 let align = 1 << bytes.trailing_zeros();
-                assert!(align <= 8 || sizes.slot_bytes(class) as usize % align == 0, "{bytes}");
+                assert!(align <= 8 || (sizes.slot_bytes(class) as usize).is_multiple_of(align), "{bytes}");
             }
             assert_eq!((sizes.class(0), sizes.class(MOST_SLOT_BYTES + 1)), (None, None));
         }

@@ -159,10 +159,10 @@ impl SharedFile {
             // Every page at once, instead of one fault for every few. It also tells of pages that are gone without
             // stopping the process; systems before Linux 5.14 do not know it, and fault page by page as ever.
             let asked = map.advise_range(memmap2::Advice::PopulateRead, part.range.start, part.range.len());
-            if let Err(error) = asked {
-                if error.raw_os_error() == Some(libc::EFAULT) {
-                    return Err(self.cut(part, length.len()));
-                }
+            if let Err(error) = asked
+                && error.raw_os_error() == Some(libc::EFAULT)
+            {
+                return Err(self.cut(part, length.len()));
             }
         }
         let _ = map;

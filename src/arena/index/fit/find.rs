@@ -27,10 +27,8 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
     #[inline]
     pub(super) fn find(&mut self, granules: u32, align: u32, cost: &impl Fn(Span) -> u32) -> Option<Place> {
         let hidden = self.hidden > 0 && granules <= self.hidden_longest;
-        if hidden {
-            if let Some(place) = self.find_hidden_near(granules, align) {
-                return Some(place);
-            }
+        if hidden && let Some(place) = self.find_hidden_near(granules, align) {
+            return Some(place);
         }
         let listed = if align == 1 {
             let slot = self.lists.fit(BACKED, granules, LOOKED);
@@ -115,12 +113,13 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
         };
         let (mut best, mut least) = (None, u32::MAX);
         self.each_hidden(window.clone(), |free| {
-            if free.granules >= granules && free.granules < least {
-                if let Some(place) = self.place(free, granules, align) {
-                    (best, least) = (Some(place), free.granules);
-                    if least == granules {
-                        return ControlFlow::Break(());
-                    }
+            if free.granules >= granules
+                && free.granules < least
+                && let Some(place) = self.place(free, granules, align)
+            {
+                (best, least) = (Some(place), free.granules);
+                if least == granules {
+                    return ControlFlow::Break(());
                 }
             }
             ControlFlow::Continue(())

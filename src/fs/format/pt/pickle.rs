@@ -329,18 +329,18 @@ impl Machine<'_> {
 
     fn new_dict(&mut self, from: Option<&Value>) -> Step<Value> {
         let mut items = Vec::new();
-        if let Some(&Value::Node(list)) = from {
-            if let Node::List(list) = &self.nodes[list] {
-                for pair in list {
-                    let &Value::Node(pair) = pair else {
-                        return Err("a dictionary is made of no pairs".to_owned());
-                    };
-                    match &self.nodes[pair] {
-                        Node::Tuple(pair) | Node::List(pair) if pair.len() == 2 => {
-                            items.push((pair[0].clone(), pair[1].clone()));
-                        }
-                        _ => return Err("a dictionary is made of no pairs".to_owned()),
+        if let Some(&Value::Node(list)) = from
+            && let Node::List(list) = &self.nodes[list]
+        {
+            for pair in list {
+                let &Value::Node(pair) = pair else {
+                    return Err("a dictionary is made of no pairs".to_owned());
+                };
+                match &self.nodes[pair] {
+                    Node::Tuple(pair) | Node::List(pair) if pair.len() == 2 => {
+                        items.push((pair[0].clone(), pair[1].clone()));
                     }
+                    _ => return Err("a dictionary is made of no pairs".to_owned()),
                 }
             }
         }
@@ -381,10 +381,10 @@ impl Machine<'_> {
     }
 
     fn build(&mut self, state: &Value) -> Step<()> {
-        if let (&Value::Node(object), &Value::Node(state)) = (self.top()?, state) {
-            if let Node::Dict(dict) = &mut self.nodes[object] {
-                dict.attributes = Some(state);
-            }
+        if let (&Value::Node(object), &Value::Node(state)) = (self.top()?, state)
+            && let Node::Dict(dict) = &mut self.nodes[object]
+        {
+            dict.attributes = Some(state);
         }
         Ok(())
     }
