@@ -133,8 +133,7 @@ fn a_block_freed_on_one_stream_is_waited_for_on_another() {
                 let at = block.device_address().unwrap();
                 harness::copy(out.device_address().unwrap(), at, bytes, a.as_raw());
                 drop(block);
-                let other = Tensor::zeros_on(&[bytes.div_ceil(4)], &device).unwrap();
-                let on_b = other.to_device_on(&device, &b).unwrap();
+                let on_b = ones.to_device_on(&device, &b).unwrap();
                 harness::fill(on_b.device_address().unwrap(), 9, bytes, b.as_raw());
                 used += (on_b.device_address().unwrap() == at) as u32;
                 // The worst legal schedule: b runs to its end before a begins.
@@ -322,11 +321,11 @@ fn a_round() -> Result<(), DemoError> {
     drop((two, small?));
     let back = far.to_device(&Device::host())?;
     assert_eq!(back.len(), MIB);
-    let large = Tensor::zeros_on(&[8 * MIB], &device)?;
-    let larger = Tensor::zeros_on(&[20 * MIB], &device)?;
+    let large = Tensor::zeros_on(&[MIB], &device)?;
+    let larger = Tensor::zeros_on(&[2 * MIB], &device)?;
     drop(large);
-    let moved = Tensor::zeros_on(&[12 * MIB], &device)?;
-    cuda::set_memory_limit(0, 100 << 20)?;
+    let moved = Tensor::zeros_on(&[MIB + MIB / 2], &device)?;
+    cuda::set_memory_limit(0, 12 << 20)?;
     drop((larger, moved));
     cuda::set_memory_limit(0, u64::MAX)?;
     a.synchronize()?;

@@ -134,7 +134,12 @@ impl Order {
         self.wait_for(|handover| handover.all_under_way())
     }
 
+    /// Once more where a call is refused: memory that could not be waited for cannot be given back.
     fn wait_for(&self, whom: impl Fn(&Handover<MappedTables>) -> Slots) -> Result<(), Refused> {
+        self.try_wait_for(&whom).or_else(|_| self.try_wait_for(&whom))
+    }
+
+    fn try_wait_for(&self, whom: &impl Fn(&Handover<MappedTables>) -> Slots) -> Result<(), Refused> {
         let mut events: Vec<(Slot, u64, Handle)> = Vec::new();
         {
             let mut state = self.state.lock();

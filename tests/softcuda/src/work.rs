@@ -119,6 +119,10 @@ impl State {
                 // SAFETY: 1. As above.
                 unsafe { std::ptr::copy(bytes.as_ptr(), to as *mut u8, bytes.len()) }
             }
+            Work::Fill { to, pattern, times } if pattern.len() == 1 => {
+                // SAFETY: 1. As above.
+                unsafe { std::ptr::write_bytes(to as *mut u8, pattern[0], times) }
+            }
             Work::Fill { to, pattern, times } => {
                 for i in 0..times {
                     // SAFETY: 1. As above.
