@@ -59,8 +59,7 @@ impl Device {
     /// [`DemoError::DeviceUnavailable`], as [`Device::cuda`] says it of ordinal 0. A machine without a device is an
     /// error and no empty list, so that a loop over the list cannot pass for work done.
     pub fn cuda_all() -> Result<Vec<Device>> {
-        let unavailable =
-            |problem| DemoError::DeviceUnavailable { device: DeviceId::Cuda(0), problem };
+        let unavailable = |problem| DemoError::DeviceUnavailable { device: DeviceId::Cuda(0), problem };
         let devices = driver::driver().map_err(unavailable)?.devices;
         (0..devices).map(Device::cuda).collect()
     }

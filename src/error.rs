@@ -277,7 +277,7 @@ pub struct StreamUse {
     pub cached_bytes: u64,
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "cuda")]
 impl StreamUse {
     /// A row of the table.
     pub(crate) const fn new(stream: u64, in_use_bytes: u64, cached_bytes: u64) -> StreamUse {

@@ -27,7 +27,11 @@ fn nothing_is_left() {
     }
     if harness::is_soft() {
         let held = harness::held();
-        assert_eq!((held.handles, held.mappings, held.allocations, harness::violations()), (0, 0, 0, 0), "{held:?}");
+        assert_eq!(
+            (held.handles, held.mappings, held.allocations, harness::violations()),
+            (0, 0, 0, 0),
+            "{held:?}"
+        );
     }
 }
 
@@ -69,8 +73,13 @@ fn a_view_is_the_same_view_on_a_device() {
         assert_eq!(here.transpose(0, 1).unwrap().to_device(&device).unwrap(), turned);
         let error = there.as_slice::<i32>().unwrap_err();
         let held = DeviceId::Cuda(0);
-        assert!(matches!(error, DemoError::WrongDevice { held: at, needed: DeviceId::Host, .. } if at == held), "{error}");
-        assert!(there.to_string().contains("119") && there.to_string().ends_with("Tensor[[3, 40], I32, cuda:0]"));
+        assert!(
+            matches!(error, DemoError::WrongDevice { held: at, needed: DeviceId::Host, .. } if at == held),
+            "{error}"
+        );
+        assert!(
+            there.to_string().contains("119") && there.to_string().ends_with("Tensor[[3, 40], I32, cuda:0]")
+        );
     });
 }
 
@@ -81,7 +90,8 @@ fn tensors_go_from_device_to_device_while_their_sources_are_dropped() {
         let other = devices.last().unwrap();
         for round in 0..6 {
             let elements = pattern(3 * MIB + round, round);
-            let first = Tensor::new(&[elements.len()], elements.clone()).unwrap().to_device(&devices[0]).unwrap();
+            let first =
+                Tensor::new(&[elements.len()], elements.clone()).unwrap().to_device(&devices[0]).unwrap();
             let second = first.to_device(other).unwrap();
             drop(first);
             // Takes the place of the first, and would be in the copy if that had not waited.
@@ -97,23 +107,27 @@ fn tensors_go_from_device_to_device_while_their_sources_are_dropped() {
 
 #[test]
 fn a_source_may_be_dropped_and_changed_while_its_copy_is_under_way() {
-    in_modes("a_source_may_be_dropped_and_changed_while_its_copy_is_under_way", &[LAZY, LAZY_POISON, RANGES], || {
-        let device = Device::cuda(0).unwrap();
-        let stream = cuda::Stream::new(&device).unwrap();
-        let mut copies = Vec::new();
-        // More than is staged at once.
-        for round in 0..30 {
-            let elements = pattern(5 * MIB + 17, round);
-            let mut here = Tensor::new(&[elements.len()], &elements[..]).unwrap();
-            copies.push((here.to_device_on(&device, &stream).unwrap(), elements));
-            here.as_mut_slice::<u8>().unwrap().fill(0xEE);
-        }
-        for (copy, elements) in copies {
-            assert!(copy.to_vec::<u8>().unwrap() == elements);
-        }
-        drop(stream);
-        nothing_is_left();
-    });
+    in_modes(
+        "a_source_may_be_dropped_and_changed_while_its_copy_is_under_way",
+        &[LAZY, LAZY_POISON, RANGES],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let stream = cuda::Stream::new(&device).unwrap();
+            let mut copies = Vec::new();
+            // More than is staged at once.
+            for round in 0..30 {
+                let elements = pattern(5 * MIB + 17, round);
+                let mut here = Tensor::new(&[elements.len()], &elements[..]).unwrap();
+                copies.push((here.to_device_on(&device, &stream).unwrap(), elements));
+                here.as_mut_slice::<u8>().unwrap().fill(0xEE);
+            }
+            for (copy, elements) in copies {
+                assert!(copy.to_vec::<u8>().unwrap() == elements);
+            }
+            drop(stream);
+            nothing_is_left();
+        },
+    );
 }
 
 #[test]
@@ -149,25 +163,34 @@ fn a_block_freed_on_one_stream_is_waited_for_on_another() {
 
 #[test]
 fn a_block_that_another_stream_uses_is_not_used_again_before_that_is_done() {
-    in_modes("a_block_that_another_stream_uses_is_not_used_again_before_that_is_done", &[LAZY, RANGES], || {
-        let device = Device::cuda(0).unwrap();
-        let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
-        for bytes in [2 * MIB, 5000] {
-            let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
-            out.used_on(&b).unwrap();
-            let block = Tensor::new(&[bytes], vec![3u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
-            let at = block.device_address().unwrap();
-            block.used_on(&b).unwrap();
-            harness::copy(out.device_address().unwrap(), at, bytes, b.as_raw());
-            drop(block);
-            // The same block again, on its own stream, which runs to its end first.
-            let again = Tensor::new(&[bytes], vec![8u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
-            assert_eq!(again.device_address(), Some(at), "the block is used again at once");
-            a.synchronize().unwrap();
-            b.synchronize().unwrap();
-            assert!(out.to_vec::<u8>().unwrap() == vec![3; bytes], "b read what a wrote later");
-        }
-    });
+    in_modes(
+        "a_block_that_another_stream_uses_is_not_used_again_before_that_is_done",
+        &[LAZY, RANGES],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+            for bytes in [2 * MIB, 5000] {
+                let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
+                out.used_on(&b).unwrap();
+                let block =
+                    Tensor::new(&[bytes], vec![3u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
+                let at = block.device_address().unwrap();
+                block.used_on(&b).unwrap();
+                harness::copy(out.device_address().unwrap(), at, bytes, b.as_raw());
+                drop(block);
+                // The same block again, on its own stream, which runs to its end first.
+                let eights = Tensor::new(&[bytes], vec![8u8; bytes]).unwrap();
+                let mut again = Vec::new();
+                while again.last().is_none_or(|tensor: &Tensor| tensor.device_address() != Some(at)) {
+                    again.push(eights.to_device_on(&device, &a).unwrap());
+                    assert!(again.len() < 1000, "the block is used again");
+                }
+                a.synchronize().unwrap();
+                b.synchronize().unwrap();
+                assert!(out.to_vec::<u8>().unwrap() == vec![3; bytes], "b read what a wrote later");
+            }
+        },
+    );
 }
 
 #[test]
@@ -206,10 +229,15 @@ fn a_limit_holds_also_below_what_is_in_use() {
         assert!(info.reserved <= 160 << 20, "{info:?}");
         let error = mib(30).unwrap_err();
         let DemoError::OutOfMemory(report) = &error else { panic!("{error}") };
-        assert_eq!((report.device, report.requested_bytes, report.limit_bytes), (DeviceId::Cuda(0), 30 << 20, 80 << 20));
+        assert_eq!(
+            (report.device, report.requested_bytes, report.limit_bytes),
+            (DeviceId::Cuda(0), 30 << 20, 80 << 20)
+        );
         assert_eq!((report.in_use_bytes, report.free_bytes.is_some()), (60 << 20, true));
         assert_eq!(report.streams.iter().map(|row| row.in_use_bytes).sum::<u64>(), 60 << 20, "{report:?}");
-        for part in ["cuda:0", "31457280 bytes requested", "limit 83886080", "free on the device", "by stream"] {
+        for part in
+            ["cuda:0", "31457280 bytes requested", "limit 83886080", "free on the device", "by stream"]
+        {
             assert!(error.to_string().contains(part), "{error}");
         }
         cuda::set_memory_limit(0, 10 << 20).unwrap();
@@ -236,7 +264,11 @@ fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
         drop(all);
         let error = cuda::MemoryPool::configure().initial_size(1 << 40).enable().unwrap_err();
         assert!(matches!(error, DemoError::OutOfMemory(_)), "{error}");
-        assert_eq!(cuda::MemoryPool::stats(0).unwrap().pool.limit_bytes, 128 << 20, "the settings before are in force");
+        assert_eq!(
+            cuda::MemoryPool::stats(0).unwrap().pool.limit_bytes,
+            128 << 20,
+            "the settings before are in force"
+        );
         let error = cuda::MemoryPool::configure().initial_size(2).max_size(1).enable().unwrap_err();
         assert!(matches!(error, DemoError::InvalidConfig { .. }), "{error}");
         cuda::MemoryPool::disable(0).unwrap();
@@ -246,34 +278,41 @@ fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
 
 #[test]
 fn all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation() {
-    in_modes("all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation", &[EAGER, LAZY, LAZY_POISON], || {
-        let device = Device::cuda(0).unwrap();
-        let total = cuda::get_memory_info(0).unwrap().total as usize;
-        if total > 8 << 30 {
-            return;
-        }
-        let streams = [cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap()];
-        let small = Tensor::new(&[4 * MIB], vec![5u8; 4 * MIB]).unwrap();
-        let mut blocks: Vec<_> = (0..total / (4 * MIB))
-            .map(|i| small.to_device_on(&device, &streams[i % 2]).unwrap())
-            .collect();
-        assert!(small.to_device(&device).is_err(), "it is full");
-        // Every other one, with their work still queued: half of the device is free, and no two frames side by side.
-        let mut keep = false;
-        blocks.retain(|_| {
-            keep = !keep;
-            keep
-        });
-        let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
-        assert_eq!(half.device_address().is_some(), true);
-        for block in &blocks {
-            assert!(block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5), "moved under a live block");
-        }
-        drop((half, blocks));
-        let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
-        drop((whole, streams));
-        nothing_is_left();
-    });
+    in_modes(
+        "all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation",
+        &[EAGER, LAZY, LAZY_POISON],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let total = cuda::get_memory_info(0).unwrap().total as usize;
+            if total > 8 << 30 {
+                return;
+            }
+            let streams = [cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap()];
+            let small = Tensor::new(&[4 * MIB], vec![5u8; 4 * MIB]).unwrap();
+            let mut blocks: Vec<_> = (0..total / (4 * MIB))
+                .map(|i| small.to_device_on(&device, &streams[i % 2]).unwrap())
+                .collect();
+            assert!(small.to_device(&device).is_err(), "it is full");
+            // Every other one, with their work still queued: half of the device is free, and no two frames side by side.
+            let mut keep = false;
+            blocks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
+            assert!(half.device_address().is_some());
+            for block in &blocks {
+                assert!(
+                    block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5),
+                    "moved under a live block"
+                );
+            }
+            drop((half, blocks));
+            let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
+            drop((whole, streams));
+            nothing_is_left();
+        },
+    );
 }
 
 #[test]
@@ -377,29 +416,33 @@ fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
 
 #[test]
 fn a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again() {
-    in_modes("a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again", &[EAGER, RANGES], || {
-        for n in 1..40 {
-            harness::fail_in(n, 999);
-            let first = Device::cuda(0);
-            let failed = harness::failed();
-            harness::fail_in(0, 0);
-            match (first, failed) {
-                (Err(error), Some(name)) => {
-                    let text = error.to_string();
-                    assert!(text.contains("cuda:0"), "{name}: {text}");
+    in_modes(
+        "a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again",
+        &[EAGER, RANGES],
+        || {
+            for n in 1..40 {
+                harness::fail_in(n, 999);
+                let first = Device::cuda(0);
+                let failed = harness::failed();
+                harness::fail_in(0, 0);
+                match (first, failed) {
+                    (Err(error), Some(name)) => {
+                        let text = error.to_string();
+                        assert!(text.contains("cuda:0"), "{name}: {text}");
+                    }
+                    (Ok(_), _) => {
+                        println!("# {} calls could fail", n - 1);
+                        assert!(n > 3);
+                        let tensor = Tensor::zeros_on(&[1000], &Device::cuda(0).unwrap()).unwrap();
+                        assert_eq!(tensor.to_vec::<f32>().unwrap(), [0.0; 1000]);
+                        return;
+                    }
+                    (Err(error), None) => panic!("{n}: {error}"),
                 }
-                (Ok(_), _) => {
-                    println!("# {} calls could fail", n - 1);
-                    assert!(n > 3);
-                    let tensor = Tensor::zeros_on(&[1000], &Device::cuda(0).unwrap()).unwrap();
-                    assert_eq!(tensor.to_vec::<f32>().unwrap(), [0.0; 1000]);
-                    return;
-                }
-                (Err(error), None) => panic!("{n}: {error}"),
             }
-        }
-        panic!("the device never came");
-    });
+            panic!("the device never came");
+        },
+    );
 }
 
 #[test]
@@ -449,7 +492,9 @@ fn a_forked_process_is_told_so() {
                 cuda::set_memory_limit(0, 5).map(drop),
             ];
             let told = errors.iter().all(|error| {
-                error.as_ref().is_err_and(|error| error.to_string().contains("forked") && error.to_string().contains("cuda:0"))
+                error.as_ref().is_err_and(|error| {
+                    error.to_string().contains("forked") && error.to_string().contains("cuda:0")
+                })
             });
             drop(tensor);
             let _ = gc::collect();
@@ -481,7 +526,8 @@ fn threads_on_streams_of_their_own_share_a_device() {
                         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                         let bytes = [700, 30_000, 90_000, 700_000, 3_000_000][(random >> 33) as usize % 5];
                         let byte = (round + 50 * thread as u64) as u8;
-                        let there = Tensor::new(&[bytes], vec![byte; bytes]).unwrap().to_device_on(device, &stream);
+                        let there =
+                            Tensor::new(&[bytes], vec![byte; bytes]).unwrap().to_device_on(device, &stream);
                         live.push((there.unwrap(), byte));
                         if live.len() > 5 {
                             let (tensor, byte) = live.swap_remove((random >> 40) as usize % live.len());

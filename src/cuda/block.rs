@@ -35,7 +35,8 @@ impl Block {
     pub(super) fn new(bytes: usize, stream: &Stream) -> Result<Block> {
         let stream = &stream.0;
         let gpu = stream.gpu;
-        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| super::shortage::report(gpu, bytes as u64))?;
+        let layout =
+            Layout::from_size_align(bytes, ALIGN).map_err(|_| super::shortage::report(gpu, bytes as u64))?;
         let (at, held_bytes) = gpu.allocate(layout, stream)?;
         Ok(Block { at, bytes, held_bytes, layout, stream: stream.clone(), also: Lock::new(Vec::new()) })
     }
@@ -45,7 +46,9 @@ impl Block {
         let block = Block::new(bytes, stream)?;
         if bytes > 0 {
             let gpu = block.gpu();
-            gpu.context().clear(block.at, bytes, block.stream.handle).map_err(|refused| gpu.failed(refused))?;
+            gpu.context()
+                .clear(block.at, bytes, block.stream.handle)
+                .map_err(|refused| gpu.failed(refused))?;
         }
         Ok(block)
     }
@@ -78,7 +81,9 @@ impl Block {
         let mut also = self.also.lock();
         let order = self.gpu().order();
         order.follow(other.slot, self.stream.slot)?;
-        also.iter().filter(|user| user.slot != other.slot).try_for_each(|user| order.follow(other.slot, user.slot))?;
+        also.iter()
+            .filter(|user| user.slot != other.slot)
+            .try_for_each(|user| order.follow(other.slot, user.slot))?;
         if also.iter().all(|user| user.slot != other.slot) {
             also.push(other.clone());
         }
@@ -104,9 +109,9 @@ impl Block {
         }
         let (here, there) = (self.gpu(), copy.gpu());
         if core::ptr::eq(here, there) {
-            let queued = self.share(&copy.stream).and_then(|()| {
-                there.context().copy(copy.at, self.at, self.bytes, copy.stream.handle)
-            });
+            let queued = self
+                .share(&copy.stream)
+                .and_then(|()| there.context().copy(copy.at, self.at, self.bytes, copy.stream.handle));
             queued.map_err(|refused| there.failed(refused))?;
             return Ok(copy);
         }
@@ -114,16 +119,19 @@ impl Block {
         let behind = self.gather().and_then(|()| here.order().mark(self.stream.slot));
         let behind = behind.map_err(|refused| here.failed(refused))?;
         here.admit(there);
-        let queued = there
+        let queued = there.order().await_foreign(copy.stream.slot, behind).and_then(|()| {
+            let (to, from) = (copy.at, self.at);
+            there.context().copy_from(here.context(), to, from, self.bytes, copy.stream.handle)
+        });
+        queued.map_err(|refused| there.failed(refused))?;
+        let waits = there
             .order()
-            .await_foreign(copy.stream.slot, behind)
-            .and_then(|()| {
-                let (to, from) = (copy.at, self.at);
-                there.context().copy_from(here.context(), to, from, self.bytes, copy.stream.handle)
-            })
-            .and_then(|()| there.order().mark(copy.stream.slot));
-        let done = queued.map_err(|refused| there.failed(refused))?;
-        here.order().await_foreign(self.stream.slot, done).map_err(|refused| here.failed(refused))?;
+            .mark(copy.stream.slot)
+            .and_then(|done| here.order().await_foreign(self.stream.slot, done));
+        // This block's stream cannot wait for the copy, so this thread does.
+        waits
+            .or_else(|_| there.context().synchronize_twice(copy.stream.handle))
+            .map_err(|refused| there.failed(refused))?;
         Ok(copy)
     }
 }
@@ -150,9 +158,9 @@ impl DeviceMemory for Block {
         }
         debug_assert!(offset + out.len() <= self.bytes);
         let gpu = self.gpu();
-        let read = self.gather().and_then(|()| {
-            gpu.context().copy_to_host(out, self.at + offset as u64, self.stream.handle)
-        });
+        let read = self
+            .gather()
+            .and_then(|()| gpu.context().copy_to_host(out, self.at + offset as u64, self.stream.handle));
         read.map_err(|refused| gpu.failed(refused))
     }
 
@@ -187,6 +195,10 @@ impl Gpu {
     }
 }
 
+// A panic leaves nothing half done: what is behind locks is changed in whole steps, none of which calls anybody else's code.
+impl core::panic::RefUnwindSafe for Gpu {}
+impl core::panic::RefUnwindSafe for Block {}
+
 impl Backend for Gpu {
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
         Ok(Arc::new(Block::zeros(bytes, self.stream(queue)?)?))
@@ -200,7 +212,9 @@ impl Backend for Gpu {
         let stream = self.stream(queue)?;
         match (from as &dyn Any).downcast_ref::<Block>() {
             Some(block) => Ok(Arc::new(block.copied(stream)?)),
-            None => Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() }),
+            None => {
+                Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() })
+            }
         }
     }
 }

@@ -4,12 +4,13 @@ use super::block::Block;
 use super::stream::Stream;
 use crate::device::DeviceMemory;
 use crate::error::{DemoError, OutOfMemory, Result};
+use crate::sync::OnceLock;
 use core::fmt;
 use core::marker::PhantomData;
-use crate::sync::OnceLock;
 use cudarc::driver::sys::{CUdeviceptr, CUresult};
 use cudarc::driver::{
-    CudaEvent, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, SyncOnDrop, ValidAsZeroBits,
+    CudaEvent, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, SyncOnDrop,
+    ValidAsZeroBits,
 };
 use std::sync::Arc;
 use std::vec::Vec;
@@ -61,7 +62,8 @@ impl<T: DeviceRepr> DeviceBuf<T> {
     pub fn from_slice(stream: &Arc<CudaStream>, elements: &[T]) -> Result<DeviceBuf<T>> {
         let len = elements.len();
         // SAFETY: 1. `DeviceRepr` says that the type is copied to a device byte by byte, as cudarc does it too.
-        let bytes = unsafe { core::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        let bytes =
+            unsafe { core::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
         let block = Block::of(bytes, &Stream::from_cudarc(stream)?)?;
         Ok(DeviceBuf { block, len, stream: stream.clone(), used: OnceLock::new(), elements: PhantomData })
     }
@@ -77,7 +79,11 @@ impl<T: DeviceRepr> DeviceBuf<T> {
         let bytes = self.block.bytes();
         self.gather()?;
         let mut elements: Vec<T> = Vec::new();
-        let no_room = |_| OutOfMemory { requested_bytes: bytes as u64, limit_bytes: u64::MAX, ..OutOfMemory::default() };
+        let no_room = |_| OutOfMemory {
+            requested_bytes: bytes as u64,
+            limit_bytes: u64::MAX,
+            ..OutOfMemory::default()
+        };
         elements.try_reserve_exact(self.len).map_err(no_room)?;
         // SAFETY: 1. There is room for as many elements, and all zeros is a value of each (`ValidAsZeroBits`). 2. What is copied
         // over them came from such elements or from zeros, or is what a kernel wrote as such.
@@ -150,7 +156,8 @@ impl<T> DeviceBuf<T> {
             _ => CUresult::CUDA_ERROR_UNKNOWN as i32,
         };
         let known = [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_INVALID_HANDLE];
-        let code = known.into_iter().find(|known| *known as i32 == code).unwrap_or(CUresult::CUDA_ERROR_UNKNOWN);
+        let code =
+            known.into_iter().find(|known| *known as i32 == code).unwrap_or(CUresult::CUDA_ERROR_UNKNOWN);
         self.stream.context().record_err::<()>(Err(DriverError(code)));
     }
 }
@@ -193,6 +200,10 @@ impl<T> fmt::Debug for DeviceBuf<T> {
 
 fn bytes<T>(len: usize) -> Result<usize> {
     len.checked_mul(size_of::<T>()).ok_or_else(|| {
-        DemoError::from(OutOfMemory { requested_bytes: u64::MAX, limit_bytes: u64::MAX, ..OutOfMemory::default() })
+        DemoError::from(OutOfMemory {
+            requested_bytes: u64::MAX,
+            limit_bytes: u64::MAX,
+            ..OutOfMemory::default()
+        })
     })
 }

@@ -64,11 +64,12 @@ impl Context {
         let (driver, number) = with_device(ordinal)?;
         let functions = &driver.functions;
         let (mut device, mut handle) = (0, 0);
-        // SAFETY: 1. The pointers are to integers of ours.
-        checked("cuDeviceGet", unsafe { (functions.device_get)(&mut device, number) })
-            // SAFETY: 1. The pointer is to an integer of ours. 2. The device is the driver's.
-            .and_then(|()| checked("cuDevicePrimaryCtxRetain", unsafe { (functions.primary_retain)(&mut handle, device) }))
-            .map_err(|refused| refused.on(ordinal))?;
+        let failed = |refused: Refused| refused.on(ordinal);
+        // SAFETY: 1. The pointer is to an integer of ours.
+        checked("cuDeviceGet", unsafe { (functions.device_get)(&mut device, number) }).map_err(failed)?;
+        // SAFETY: 1. The pointer is to an integer of ours. 2. The device is the driver's.
+        let retained = unsafe { (functions.primary_retain)(&mut handle, device) };
+        checked("cuDevicePrimaryCtxRetain", retained).map_err(failed)?;
         Ok(Context { driver, device, handle })
     }
 
@@ -113,13 +114,16 @@ impl Context {
     fn attribute(&self, attribute: c_int) -> Answer<c_int> {
         let mut value = 0;
         // SAFETY: 1. The pointer is to an integer of ours. 2. A driver refuses attributes that it does not know.
-        self.call("cuDeviceGetAttribute", |f| unsafe { (f.device_attribute)(&mut value, attribute, self.device) })?;
+        self.call("cuDeviceGetAttribute", |f| unsafe {
+            (f.device_attribute)(&mut value, attribute, self.device)
+        })?;
         Ok(value)
     }
 
     /// Whether memory can be mapped here. A driver that does not know the question cannot.
     pub(super) fn has_virtual_memory(&self) -> bool {
-        self.driver.virtual_memory.is_some() && self.attribute(HAS_VIRTUAL_MEMORY).is_ok_and(|value| value != 0)
+        self.driver.virtual_memory.is_some()
+            && self.attribute(HAS_VIRTUAL_MEMORY).is_ok_and(|value| value != 0)
     }
 
     /// Compute capability, and the number of multiprocessors.
@@ -180,15 +184,21 @@ impl Context {
     }
 
     pub(super) fn release_addresses(&self, at: Address, bytes: u64) -> Answer {
-        // SAFETY: 1. The driver refuses what is not reserved so, or still mapped.
-        twice(|| self.virtual_call("cuMemAddressFree", |f| unsafe { (f.release_addresses)(at, bytes as usize) }))
+        twice(|| {
+            self.virtual_call("cuMemAddressFree", |f| {
+                // SAFETY: 1. The driver refuses what is not reserved so, or still mapped.
+                unsafe { (f.release_addresses)(at, bytes as usize) }
+            })
+        })
     }
 
     /// Physical memory.
     pub(super) fn create(&self, bytes: u64) -> Answer<u64> {
         let (mut handle, properties) = (0, Properties::on(self.device));
         // SAFETY: 1. The pointers are to values of ours.
-        self.virtual_call("cuMemCreate", |f| unsafe { (f.create)(&mut handle, bytes as usize, &properties, 0) })?;
+        self.virtual_call("cuMemCreate", |f| unsafe {
+            (f.create)(&mut handle, bytes as usize, &properties, 0)
+        })?;
         Ok(handle)
     }
 
@@ -227,8 +237,12 @@ impl Context {
     }
 
     pub(super) fn unpin(&self, at: NonNull<u8>) -> Answer {
-        // SAFETY: 1. The driver refuses what is not pinned.
-        twice(|| self.call("cuMemHostUnregister", |f| unsafe { (f.host_unregister)(at.as_ptr().cast::<c_void>()) }))
+        twice(|| {
+            self.call("cuMemHostUnregister", |f| {
+                // SAFETY: 1. The driver refuses what is not pinned.
+                unsafe { (f.host_unregister)(at.as_ptr().cast::<c_void>()) }
+            })
+        })
     }
 
     /// Queues a copy from the host.
@@ -236,7 +250,13 @@ impl Context {
     /// # Safety
     /// `to..to + bytes` is a live block of this device, `from` is readable for as many bytes until the stream has passed
     /// the copy where it is pinned, and until this returns where it is not.
-    pub(super) unsafe fn copy_to_device(&self, to: Address, from: *const u8, bytes: usize, stream: Handle) -> Answer {
+    pub(super) unsafe fn copy_to_device(
+        &self,
+        to: Address,
+        from: *const u8,
+        bytes: usize,
+        stream: Handle,
+    ) -> Answer {
         // SAFETY: 1. The caller's promise.
         self.call("cuMemcpyHtoDAsync", |f| unsafe { (f.copy_to_device)(to, from.cast(), bytes, stream) })
     }
@@ -258,7 +278,14 @@ impl Context {
     }
 
     /// Queues a copy from another device, on a stream of this one.
-    pub(super) fn copy_from(&self, other: &Context, to: Address, from: Address, bytes: usize, stream: Handle) -> Answer {
+    pub(super) fn copy_from(
+        &self,
+        other: &Context,
+        to: Address,
+        from: Address,
+        bytes: usize,
+        stream: Handle,
+    ) -> Answer {
         // SAFETY: 1. As `copy`. 2. Both contexts are retained for good.
         self.call("cuMemcpyPeerAsync", |f| unsafe {
             (f.copy_peer)(to, self.handle, from, other.handle, bytes, stream)
@@ -287,6 +314,11 @@ impl Context {
     pub(super) fn synchronize(&self, stream: Handle) -> Answer {
         // SAFETY: 1. The stream lives as long as whoever asks.
         self.call("cuStreamSynchronize", |f| unsafe { (f.stream_synchronize)(stream) })
+    }
+
+    /// Once more where the driver refuses: what is queued still uses memory that is about to be given back.
+    pub(super) fn synchronize_twice(&self, stream: Handle) -> Answer {
+        twice(|| self.synchronize(stream))
     }
 
     pub(super) fn event(&self) -> Answer<Handle> {

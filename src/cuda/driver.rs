@@ -69,7 +69,8 @@ fn start() -> Result<&'static Driver, &'static str> {
     Ok(DRIVER.get_or_init(|| driver))
 }
 
-const TOO_OLD: &str = "the CUDA driver lacks functions that every driver since CUDA 10 has; install a newer one";
+const TOO_OLD: &str =
+    "the CUDA driver lacks functions that every driver since CUDA 10 has; install a newer one";
 
 /// Marks every later fork of this process.
 fn watch_forks() {

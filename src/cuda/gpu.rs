@@ -13,7 +13,7 @@ use crate::device::handover::Slots;
 use crate::error::{DemoError, DeviceId, Result};
 use crate::pool::PoolConfig;
 use crate::size::{Offset, SizeClass};
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::alloc::Layout;
 use std::boxed::Box;
@@ -27,6 +27,8 @@ pub(super) struct Gpu {
     pub(super) memory: Memory,
     pub(super) total_bytes: u64,
     pub(super) settings: Lock<HostLock, Settings>,
+    /// More is held than the limit that was set: what comes back is given up until it fits.
+    pub(super) is_over: AtomicBool,
     streams: Lock<HostLock, Vec<Weak<Inner>>>,
     default: OnceLock<Stream>,
     pub(super) staging: Lock<HostLock, Option<Staging>>,
@@ -56,7 +58,9 @@ static MAKING: Lock<HostLock, ()> = Lock::new(());
 /// The device of an ordinal.
 pub(super) fn get(ordinal: u32) -> Result<&'static Gpu> {
     // Asked each time: a fork must not even look.
-    if let (Some(made), false) = (GPUS.get(ordinal as usize).and_then(OnceLock::get), super::driver::is_fork()) {
+    if let (Some(made), false) =
+        (GPUS.get(ordinal as usize).and_then(OnceLock::get), super::driver::is_fork())
+    {
         return Ok(made);
     }
     make(ordinal)
@@ -85,6 +89,7 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
         memory,
         total_bytes,
         settings: Lock::new(Settings { pool: PoolConfig::DEFAULT, limit_bytes: u64::MAX }),
+        is_over: AtomicBool::new(false),
         streams: Lock::new(Vec::new()),
         default: OnceLock::new(),
         staging: Lock::new(None),
@@ -102,7 +107,6 @@ pub(super) fn of(device: &Device, operation: &'static str) -> Result<&'static Gp
         held => Err(DemoError::WrongDevice { operation, held, needed: DeviceId::Cuda(0) }),
     }
 }
-
 
 /// Why there is no block.
 pub(super) enum Missing {
@@ -217,12 +221,15 @@ impl Gpu {
     /// A magazine of blocks that the stream has waited for.
     #[cold]
     fn refill(&self, class: SizeClass, stream: &Inner) -> Result<Vec<u64>, Missing> {
-        let Memory::Mapped { pool, start } = &self.memory else { unreachable!("only mapped memory has caches") };
+        let Memory::Mapped { pool, start } = &self.memory else {
+            unreachable!("only mapped memory has caches")
+        };
         let mut offsets = [Offset(0); cache::MOST];
         let refilled = pool.refill(class, &mut offsets[..cache::capacity(class)]).map_err(Missing::Block)?;
         // The lowest on top, so that the high ones run idle.
         let blocks: Vec<u64> = offsets[..refilled.blocks].iter().rev().map(|at| start + at.0).collect();
-        let waited = blocks.iter().try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
+        let waited =
+            blocks.iter().try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
         if let Err(refused) = waited {
             // Nobody has worked on them since they were found free.
             // SAFETY: 1. They were taken a moment ago, and never handed out.
@@ -252,10 +259,12 @@ impl Gpu {
             return 0;
         }
         let held: Vec<_> = stream.cache.lock().drain().collect();
-        held.iter().map(|(class, blocks)| {
-            self.flush(*class, blocks, stream);
-            blocks.len() as u64 * CLASSES.slot_bytes(*class)
-        }).sum()
+        held.iter()
+            .map(|(class, blocks)| {
+                self.flush(*class, blocks, stream);
+                blocks.len() as u64 * CLASSES.slot_bytes(*class)
+            })
+            .sum()
     }
 
     /// Empties every stream's cache. Returns the bytes.
@@ -272,6 +281,22 @@ impl Gpu {
             Memory::Ranges(ranges) => ranges.free(at, layout),
         };
         debug_assert_eq!(freed, Ok(()));
+        // Relaxed: whoever sees it too late is followed by another free, or by the next change of the limit.
+        if self.is_over.load(Relaxed) {
+            self.shrink();
+        }
+    }
+
+    /// Gives idle frames up while more is held than the limit.
+    #[cold]
+    pub(super) fn shrink(&self) {
+        let limit_bytes = self.settings.lock().config().max_bytes;
+        let over_bytes = self.memory.stats().reserved_bytes.saturating_sub(limit_bytes);
+        let idle_bytes = self.memory.idle_bytes();
+        if over_bytes > 0 && idle_bytes > 0 {
+            self.memory.trim(idle_bytes.saturating_sub(over_bytes));
+        }
+        self.is_over.store(self.memory.stats().reserved_bytes > limit_bytes, Relaxed);
     }
 
     /// Gives idle frames up until `target_bytes` were given, and waits for the streams that freed in them.

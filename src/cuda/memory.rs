@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub(super) type CudaPool = Pool<CudaSpace, HostLock>;
 
 /// Where a device's blocks come from.
+#[allow(clippy::large_enum_variant, reason = "one for each device, and the larger one is the rule")]
 pub(super) enum Memory {
     /// One range of addresses, and the device's own pool over it.
     Mapped { pool: CudaPool, start: u64 },
@@ -37,7 +38,11 @@ pub(super) fn addresses(total_bytes: u64) -> u64 {
 }
 
 impl Memory {
-    pub(super) fn new(context: &Arc<Context>, order: &Arc<Order>, total_bytes: u64) -> Result<Memory, Refused> {
+    pub(super) fn new(
+        context: &Arc<Context>,
+        order: &Arc<Order>,
+        total_bytes: u64,
+    ) -> Result<Memory, Refused> {
         if context.has_virtual_memory() {
             let mut bytes = addresses(total_bytes);
             loop {
@@ -45,7 +50,8 @@ impl Memory {
                     Ok(space) => {
                         let start = space.start();
                         let no_tables = Refused { call: "tables", code: super::result::OUT_OF_MEMORY };
-                        let pool = Pool::new(space, MappedTables, PoolConfig::DEFAULT).map_err(|_| no_tables)?;
+                        let pool =
+                            Pool::new(space, MappedTables, PoolConfig::DEFAULT).map_err(|_| no_tables)?;
                         return Ok(Memory::Mapped { pool, start });
                     }
                     // The process may have a limit of addresses.

@@ -49,8 +49,11 @@ impl Order {
     pub(super) fn new(context: Arc<Context>, bytes: u64) -> Result<Order> {
         let lines = (bytes >> FRAME_SHIFT).clamp(1 << 10, 1 << 24) as usize;
         let device = DeviceId::Host;
-        let handover = Handover::new(&mut MappedTables, lines)
-            .map_err(|why| OutOfMemory { device, requested_bytes: why.needed_bytes, ..OutOfMemory::default() })?;
+        let handover = Handover::new(&mut MappedTables, lines).map_err(|why| OutOfMemory {
+            device,
+            requested_bytes: why.needed_bytes,
+            ..OutOfMemory::default()
+        })?;
         let streams = [Known::default(); MOST_STREAMS];
         Ok(Order { context, state: Lock::new(State { handover, streams }), entered: AtomicUsize::new(0) })
     }
@@ -71,8 +74,10 @@ impl Order {
     /// A stream ends: an event behind its frees stays, since its stream cannot be asked any more.
     pub(super) fn leave(&self, slot: Slot) {
         let mut state = self.state.lock();
-        if state.handover.needs_event(slot) && state.record(&self.context, slot).is_err() {
-            // A driver that can record no event is lost, and its streams will do nothing any more; whoever waits finds out.
+        let mut record = || state.record(&self.context, slot);
+        if record().is_err() && record().is_err() {
+            // A driver that can record no event, asked twice, is lost, and its streams will do nothing any more; whoever waits finds out.
+            state.handover.recorded(slot);
             let tick = state.handover.covered(slot);
             state.handover.passed(slot, tick);
         }

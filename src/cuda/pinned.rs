@@ -3,7 +3,9 @@
 use super::context::Context;
 use crate::arena::index::BuddyTree;
 use crate::arena::metadata::Metadata;
-use crate::space::{Alignment, Contents, Geometry, HostSpace, Mapped, MappedTables, Offset, Space, SpaceError, Span};
+use crate::space::{
+    Alignment, Contents, Geometry, HostSpace, Mapped, MappedTables, Offset, Space, SpaceError, Span,
+};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
@@ -74,7 +76,9 @@ unsafe impl Space for Pinned {
                 Ok(()) => {}
                 Err(refused) if refused.code == IS_PINNED => {}
                 Err(refused) => {
-                    self.frames(span).take_while(|done| done.start.0 < frame.start.0).for_each(|done| self.unpin(done));
+                    self.frames(span)
+                        .take_while(|done| done.start.0 < frame.start.0)
+                        .for_each(|done| self.unpin(done));
                     self.frames(span).skip_while(|left| left.start.0 < frame.start.0).for_each(|left| {
                         self.space.decommit(left);
                     });

@@ -82,6 +82,8 @@ impl Gpu {
         change(&mut settings);
         self.empty_all();
         self.memory.configure(settings.config());
+        drop(settings);
+        self.shrink();
         before
     }
 }

@@ -117,7 +117,8 @@ impl Ranges {
             Some(block) => Ok(block),
             None => self.take_range(&mut held, layout.size() as u64).and_then(|()| {
                 let newest = held.ranges.last().map(|range| range.pool.allocate(layout));
-                newest.unwrap_or(Err(NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 }))
+                newest
+                    .unwrap_or(Err(NoBlock::NeverFits { asked_bytes: layout.size() as u64, space_bytes: 0 }))
             }),
         };
         match block {
@@ -145,7 +146,12 @@ impl Ranges {
         if exact > left {
             return Err(NoBlock::OverBudget { asked_bytes: exact });
         }
-        let roomy = held.ranges.last().map_or(LEAST, |last| (last.bytes * 2).min(MOST)).max(exact).min(left / UNIT * UNIT);
+        let roomy = held
+            .ranges
+            .last()
+            .map_or(LEAST, |last| (last.bytes * 2).min(MOST))
+            .max(exact)
+            .min(left / UNIT * UNIT);
         let made = self.make(roomy).or_else(|refused| match refused {
             refused if refused.is_out_of_memory() => {
                 self.give_up(held, 0);
@@ -226,7 +232,8 @@ impl Ranges {
         if held.reserved_bytes > config.max_bytes {
             self.give_up(&mut held, 0);
         }
-        let missing = config.initial_bytes.min(config.max_bytes).saturating_sub(held.reserved_bytes) / UNIT * UNIT;
+        let missing =
+            config.initial_bytes.min(config.max_bytes).saturating_sub(held.reserved_bytes) / UNIT * UNIT;
         if missing > 0
             && let Ok(range) = self.make(missing)
         {

@@ -37,8 +37,7 @@ impl Refused {
 }
 
 /// What a forked process is told.
-pub(super) const IS_FORKED: &str =
-    "this process was forked after its parent had started the CUDA driver, which does not survive that; \
+pub(super) const IS_FORKED: &str = "this process was forked after its parent had started the CUDA driver, which does not survive that; \
      start it anew (spawn, not fork), or fork before the first use of a device";
 
 /// The driver's name for a code, and advice.
@@ -105,7 +104,8 @@ mod tests {
     #[test]
     fn a_refused_call_says_device_call_code_and_what_to_do() {
         let text = Refused { call: "cuMemCreate", code: 700 }.on(3).to_string();
-        let parts = ["cuda:3", "cuMemCreate", "CUDA_ERROR_ILLEGAL_ADDRESS", "(700)", "start the program anew"];
+        let parts =
+            ["cuda:3", "cuMemCreate", "CUDA_ERROR_ILLEGAL_ADDRESS", "(700)", "start the program anew"];
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
         let text = Refused { call: "cuInit", code: 12345 }.on(0).to_string();
         assert!(text.contains("12345") && text.contains("nvidia-smi"), "{text}");

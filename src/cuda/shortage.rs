@@ -95,7 +95,10 @@ impl Gpu {
     fn is_short(&self, why: Missing) -> Result<()> {
         match why {
             Missing::Block(NoBlock::NotBacked(why)) if why.code != OUT_OF_MEMORY && why.code != 0 => {
-                Err(self.failed(Refused { call: "backing memory (cuMemCreate, cuMemMap, cuMemSetAccess)", code: why.code }))
+                Err(self.failed(Refused {
+                    call: "backing memory (cuMemCreate, cuMemMap, cuMemSetAccess)",
+                    code: why.code,
+                }))
             }
             Missing::Block(_) => Ok(()),
             Missing::Driver(refused) => Err(self.failed(refused)),

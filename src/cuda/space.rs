@@ -52,7 +52,8 @@ impl CudaSpace {
     pub fn reserve(device: &Device, bytes: u64) -> Result<CudaSpace> {
         let gpu = super::gpu::of(device, "CudaSpace::reserve")?;
         let order = Arc::new(Order::new(gpu.context().clone(), bytes)?);
-        CudaSpace::new(gpu.context().clone(), order, bytes).map_err(|refused| refused.on(gpu.context().ordinal()))
+        CudaSpace::new(gpu.context().clone(), order, bytes)
+            .map_err(|refused| refused.on(gpu.context().ordinal()))
     }
 
     pub(super) fn new(context: Arc<Context>, order: Arc<Order>, bytes: u64) -> Result<CudaSpace, Refused> {
@@ -154,8 +155,8 @@ impl CudaSpace {
         for (source, target) in from.clone().zip(to.clone()) {
             // What could not be unmapped here before has memory of its own, which is one too many now.
             let mapped = self.drop_backing(target);
-            let mapped =
-                mapped.and_then(|()| self.context.map(self.at(target), self.frame_bytes, self.handle(source)));
+            let mapped = mapped
+                .and_then(|()| self.context.map(self.at(target), self.frame_bytes, self.handle(source)));
             if let Err(refused) = mapped {
                 undo(made);
                 return Err(refused);
@@ -183,7 +184,8 @@ impl CudaSpace {
         let peers = self.peers.load(Relaxed) | bit;
         let mut frame = 0;
         while frame < self.handles.len() {
-            let end = (frame..self.handles.len()).find(|&at| self.handle(at) == 0).unwrap_or(self.handles.len());
+            let end =
+                (frame..self.handles.len()).find(|&at| self.handle(at) == 0).unwrap_or(self.handles.len());
             if end > frame {
                 let (at, bytes) = self.range(&(frame..end));
                 self.context.set_access(at, bytes, peers)?;
@@ -265,7 +267,8 @@ impl Drop for CudaSpace {
         if self.order.wait(at, bytes).is_err() {
             return;
         }
-        let dropped = all.map(|frame| self.drop_backing(frame)).fold(true, |ok, dropped| ok & dropped.is_ok());
+        let dropped =
+            all.map(|frame| self.drop_backing(frame)).fold(true, |ok, dropped| ok & dropped.is_ok());
         if dropped {
             // Addresses that the driver does not take back cost nothing.
             let _ = self.context.release_addresses(self.start, self.bytes);

@@ -160,7 +160,7 @@ impl Staging {
             }
             // Without an event the stream itself is waited for. One that cannot be waited for is lost, and reads no more.
             Err(refused) => {
-                let waited = self.context.synchronize(stream);
+                let waited = self.context.synchronize_twice(stream);
                 self.give(pieces);
                 waited.and(Err(refused))
             }

@@ -244,7 +244,10 @@ mod tests {
     fn only_another_stream_owes_a_wait_and_only_once() {
         let (mut table, a, b) = table();
         table.freed(Slots::one(a), 3..5);
-        assert_eq!((owed(&table, a, 3), owed(&table, b, 4), owed(&table, b, 5)), (Vec::new(), [a].into(), Vec::new()));
+        assert_eq!(
+            (owed(&table, a, 3), owed(&table, b, 4), owed(&table, b, 5)),
+            (Vec::new(), [a].into(), Vec::new())
+        );
         assert!(table.needs_event(a) && !table.needs_event(b));
         table.recorded(a);
         table.waits(b, a);

@@ -5,12 +5,13 @@
 use super::Queue;
 use crate::error::{DeviceId, Result};
 use core::any::Any;
+use core::panic::RefUnwindSafe;
 use std::sync::Arc;
 
 /// A device's driver. One for each device, as long as the process lives.
 ///
 /// Without a queue the device's default one is meant. Everything is queued: what is read back is waited for, nothing else.
-pub(crate) trait Backend: Send + Sync + Any {
+pub(crate) trait Backend: Send + Sync + RefUnwindSafe + Any {
     /// Memory that is all zeros.
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>>;
 
@@ -22,7 +23,7 @@ pub(crate) trait Backend: Send + Sync + Any {
 }
 
 /// Memory of a device, given back when it is dropped.
-pub(crate) trait DeviceMemory: Send + Sync + Any {
+pub(crate) trait DeviceMemory: Send + Sync + RefUnwindSafe + Any {
     fn device(&self) -> DeviceId;
 
     /// Where it starts, in the device's addresses.

@@ -46,7 +46,7 @@ impl Tensor {
         if !self.is_on_host() {
             // Within and between devices whole storages are copied: a view stays the same view.
             let storage = self.storage.on(backend, queue)?;
-            return Ok(Tensor { storage, layout: self.layout.clone(), device: device.clone() });
+            return Ok(Tensor { storage, layout: self.layout, device: device.clone() });
         }
         let here = self.contiguous()?;
         let storage = here.storage.part_on(here.in_one_piece()?, backend, queue)?;
@@ -60,7 +60,7 @@ impl Tensor {
             // Of a view whose elements lie apart, everything between them is copied too.
             Err(_) => {
                 let storage = self.storage.on_host(0..self.storage.elements())?;
-                Ok(Tensor { storage, layout: self.layout.clone(), device: Device::host() })
+                Ok(Tensor { storage, layout: self.layout, device: Device::host() })
             }
         }
     }

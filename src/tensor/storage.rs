@@ -277,7 +277,9 @@ impl Storage {
                 Some(bytes) => Ok(bytes),
                 None => unreachable!("the block is ours alone, and not mapped: seen or made above"),
             },
-            Place::Device(_) => unreachable!("what a device holds is never writable here, nor a copy of it: seen above"),
+            Place::Device(_) => {
+                unreachable!("what a device holds is never writable here, nor a copy of it: seen above")
+            }
         }
     }
 }
@@ -323,7 +325,8 @@ impl Storage {
         queue: Option<&dyn Queue>,
     ) -> Result<Storage> {
         let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
-        let memory = backend.upload(&self.as_bytes()?[range.start * element_bytes..range.end * element_bytes], queue)?;
+        let memory = backend
+            .upload(&self.as_bytes()?[range.start * element_bytes..range.end * element_bytes], queue)?;
         Ok(Storage { place: Place::Device(memory), dtype: self.dtype, elements })
     }
 
@@ -331,9 +334,9 @@ impl Storage {
     pub(crate) fn on_host(&self, range: Range<usize>) -> Result<Storage> {
         let element_bytes = self.dtype.size_bytes();
         match &self.place {
-            Place::Device(memory) => Storage::filled(self.dtype, range.len(), |out| {
-                memory.read(range.start * element_bytes, out)
-            }),
+            Place::Device(memory) => {
+                Storage::filled(self.dtype, range.len(), |out| memory.read(range.start * element_bytes, out))
+            }
             _ => Storage::copy_bytes(
                 self.dtype,
                 range.len(),

@@ -21,7 +21,8 @@ pub const EAGER: Mode = Mode("eager", &[]);
 pub const LAZY: Mode = Mode("lazy", &[("SOFTCUDA_LAZY", "1")]);
 pub const POISON: Mode = Mode("poison", &[("SOFTCUDA_POISON", "1")]);
 pub const LAZY_POISON: Mode = Mode("lazy and poison", &[("SOFTCUDA_LAZY", "1"), ("SOFTCUDA_POISON", "1")]);
-pub const RANGES: Mode = Mode("without virtual memory", &[("SOFTCUDA_NO_VMM", "1"), ("SOFTCUDA_POISON", "1")]);
+pub const RANGES: Mode =
+    Mode("without virtual memory", &[("SOFTCUDA_NO_VMM", "1"), ("SOFTCUDA_POISON", "1")]);
 pub const NO_PEER: Mode = Mode("without peer access", &[("SOFTCUDA_NO_PEER", "1"), ("SOFTCUDA_LAZY", "1")]);
 
 /// Every way in which the driver can be.
@@ -42,7 +43,11 @@ pub fn folder() -> &'static Path {
             .env_remove("RUSTFLAGS")
             .output()
             .unwrap_or_else(|error| panic!("cannot run cargo, which builds the software driver: {error}"));
-        assert!(built.status.success(), "the software driver does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+        assert!(
+            built.status.success(),
+            "the software driver does not build:\n{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
         let folder = target.join("found");
         std::fs::create_dir_all(&folder).unwrap();
         // Under another name first: another test may be loading it.
@@ -60,7 +65,10 @@ pub fn in_modes(name: &str, modes: &[Mode], test: impl FnOnce()) {
     }
     let run = |mode: Mode, library: Option<&Path>| {
         let mut child = Command::new(std::env::current_exe().unwrap());
-        child.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, mode.0).envs(mode.1.iter().copied());
+        child
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(CHILD, mode.0)
+            .envs(mode.1.iter().copied());
         if let Some(library) = library {
             child.env("LD_LIBRARY_PATH", library);
         }
@@ -190,7 +198,10 @@ pub fn fill(at: u64, byte: u8, bytes: usize, stream: usize) {
 
 /// Queues a copy within a device, as a kernel would read and write.
 pub fn copy(to: u64, from: u64, bytes: usize, stream: usize) {
-    assert_eq!(call!("cuMemcpyDtoDAsync_v2", fn(u64, u64, usize, usize) -> c_int, to, from, bytes, stream), 0);
+    assert_eq!(
+        call!("cuMemcpyDtoDAsync_v2", fn(u64, u64, usize, usize) -> c_int, to, from, bytes, stream),
+        0
+    );
 }
 
 /// The current context of this thread.

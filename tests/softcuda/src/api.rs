@@ -312,7 +312,9 @@ api! {
 impl crate::state::State {
     /// Waits for a stream, the null stream's order with the others included.
     fn order_and_drain(&mut self, stream: u64) -> crate::state::Answer {
-        if self.streams[&stream].device < self.devices.len() && stream == null_stream(self.streams[&stream].device) {
+        if self.streams[&stream].device < self.devices.len()
+            && stream == null_stream(self.streams[&stream].device)
+        {
             // The null stream waits for every blocking stream.
             let device = self.streams[&stream].device;
             let blocking: Vec<u64> = self

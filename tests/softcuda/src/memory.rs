@@ -1,9 +1,11 @@
 //! Memory: files that stand for physical memory, ranges of addresses, and what can be touched.
 
-use crate::state::{Answer, Code, Handle, INVALID_DEVICE, INVALID_VALUE, Mapping, OUT_OF_MEMORY, State, ALREADY_MAPPED};
+use crate::state::{
+    ALREADY_MAPPED, Answer, Code, Handle, INVALID_DEVICE, INVALID_VALUE, Mapping, OUT_OF_MEMORY, State,
+};
 use libc::{
-    FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, MFD_CLOEXEC, PROT_NONE, PROT_READ, PROT_WRITE,
+    FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
+    MAP_PRIVATE, MAP_SHARED, MFD_CLOEXEC, PROT_NONE, PROT_READ, PROT_WRITE,
 };
 
 /// What handles and their addresses are multiples of.
@@ -95,7 +97,7 @@ impl State {
     }
 
     pub fn reserve_addresses(&mut self, bytes: usize, align: usize) -> Result<u64, Code> {
-        if bytes == 0 || bytes % GRANULARITY != 0 || (align != 0 && !align.is_power_of_two()) {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) || (align != 0 && !align.is_power_of_two()) {
             return Err(INVALID_VALUE);
         }
         let align = align.max(GRANULARITY);
@@ -125,7 +127,7 @@ impl State {
 
     /// `cuMemCreate`.
     pub fn create(&mut self, device: usize, bytes: usize) -> Result<u64, Code> {
-        if bytes == 0 || bytes % GRANULARITY != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(GRANULARITY) {
             return Err(INVALID_VALUE);
         }
         if device >= self.devices.len() {
@@ -195,13 +197,19 @@ impl State {
             return Err(ALREADY_MAPPED);
         }
         let held = self.handles.get_mut(&handle).ok_or(INVALID_VALUE)?;
-        if !inside || offset != 0 || at % GRANULARITY as u64 != 0 || bytes != held.bytes || held.released {
+        if !inside
+            || offset != 0
+            || !at.is_multiple_of(GRANULARITY as u64)
+            || bytes != held.bytes
+            || held.released
+        {
             return Err(INVALID_VALUE);
         }
         let file = self.devices[held.device].file.ok_or(INVALID_VALUE)?;
         // SAFETY: 1. The range lies in a reservation of ours, and nothing is mapped there.
-        let mapped =
-            unsafe { libc::mmap(at as *mut _, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, file, held.offset as i64) };
+        let mapped = unsafe {
+            libc::mmap(at as *mut _, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, file, held.offset as i64)
+        };
         if mapped == MAP_FAILED {
             return Err(OUT_OF_MEMORY);
         }
@@ -219,7 +227,9 @@ impl State {
             let fresh: Vec<(u64, usize)> = self
                 .mappings
                 .range(at..at + bytes as u64)
-                .filter(|(_, mapping)| self.handles.get(&mapping.handle).is_some_and(|held| held.mappings == 1))
+                .filter(|(_, mapping)| {
+                    self.handles.get(&mapping.handle).is_some_and(|held| held.mappings == 1)
+                })
                 .map(|(at, mapping)| (*at, mapping.bytes))
                 .collect();
             for (at, bytes) in fresh {

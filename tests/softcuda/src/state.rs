@@ -188,7 +188,12 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
     // What a lost device's driver still answers.
     let local = matches!(
         name,
-        "cuInit" | "cuDeviceGetCount" | "cuDriverGetVersion" | "cuDeviceGet" | "cuCtxGetCurrent" | "cuCtxSetCurrent"
+        "cuInit"
+            | "cuDeviceGetCount"
+            | "cuDriverGetVersion"
+            | "cuDeviceGet"
+            | "cuCtxGetCurrent"
+            | "cuCtxSetCurrent"
     );
     let answer = match planned {
         Some(code) => Err(code),
@@ -210,7 +215,10 @@ impl State {
 
     pub fn device_of(&self, context: u64) -> Result<usize, Code> {
         let device = (context / CONTEXT_STEP).checked_sub(1).ok_or(INVALID_CONTEXT)? as usize;
-        if context % CONTEXT_STEP != 0 || device >= self.devices.len() || self.devices[device].primary == 0 {
+        if !context.is_multiple_of(CONTEXT_STEP)
+            || device >= self.devices.len()
+            || self.devices[device].primary == 0
+        {
             return Err(INVALID_CONTEXT);
         }
         Ok(device)

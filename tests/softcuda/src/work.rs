@@ -5,13 +5,32 @@ use std::collections::VecDeque;
 
 /// Something put into a stream.
 pub enum Work {
-    Copy { to: u64, from: u64, bytes: usize },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
     /// From memory that was read at the call.
-    Write { to: u64, bytes: Vec<u8> },
-    Fill { to: u64, pattern: Vec<u8>, times: usize },
-    Record { event: u64, turn: u64 },
-    Wait { event: u64, turn: u64 },
-    Free { at: u64 },
+    Write {
+        to: u64,
+        bytes: Vec<u8>,
+    },
+    Fill {
+        to: u64,
+        pattern: Vec<u8>,
+        times: usize,
+    },
+    Record {
+        event: u64,
+        turn: u64,
+    },
+    Wait {
+        event: u64,
+        turn: u64,
+    },
+    Free {
+        at: u64,
+    },
 }
 
 pub struct Stream {
@@ -104,7 +123,11 @@ impl State {
 
     fn run(&mut self, work: Work) -> Answer {
         for (at, bytes) in work.touches().into_iter().flatten() {
-            let pinned = self.pinned.range(..=at).next_back().is_some_and(|(start, (len, _))| at < start + *len as u64);
+            let pinned = self
+                .pinned
+                .range(..=at)
+                .next_back()
+                .is_some_and(|(start, (len, _))| at < start + *len as u64);
             if !pinned && !self.can_touch(at, bytes as usize) && self.is_device_address(at) {
                 self.violations += 1;
                 return Ok(());
@@ -127,7 +150,11 @@ impl State {
                 for i in 0..times {
                     // SAFETY: 1. As above.
                     unsafe {
-                        std::ptr::copy(pattern.as_ptr(), (to as *mut u8).add(i * pattern.len()), pattern.len())
+                        std::ptr::copy(
+                            pattern.as_ptr(),
+                            (to as *mut u8).add(i * pattern.len()),
+                            pattern.len(),
+                        )
                     }
                 }
             }
@@ -146,9 +173,11 @@ impl State {
 
     /// Runs the stream that an event was recorded in, up to that record.
     pub fn run_until(&mut self, event: u64, turn: u64) -> Answer {
-        let is_due = |work: &Work| matches!(work, Work::Record { event: e, turn: t } if *e == event && *t >= turn);
+        let is_due =
+            |work: &Work| matches!(work, Work::Record { event: e, turn: t } if *e == event && *t >= turn);
         while self.events.get(&event).is_some_and(|event| event.done < turn) {
-            let holder = self.streams.iter().find(|(_, stream)| stream.queue.iter().any(is_due)).map(|(id, _)| *id);
+            let holder =
+                self.streams.iter().find(|(_, stream)| stream.queue.iter().any(is_due)).map(|(id, _)| *id);
             let Some(holder) = holder else { return Ok(()) };
             let Some(work) = self.streams.get_mut(&holder).and_then(|stream| stream.queue.pop_front()) else {
                 return Ok(());
