@@ -145,6 +145,7 @@ fn a_block_freed_on_one_stream_is_waited_for_on_another() {
                 // Work on a reads a block that is freed at once; b takes one, and writes to it.
                 let block = ones.to_device_on(&device, &a).unwrap();
                 let at = block.device_address().unwrap();
+                a.synchronize().unwrap();
                 harness::copy(out.device_address().unwrap(), at, bytes, a.as_raw());
                 drop(block);
                 let on_b = ones.to_device_on(&device, &b).unwrap();
