@@ -542,3 +542,89 @@ fn threads_on_streams_of_their_own_share_a_device() {
         nothing_is_left();
     });
 }
+
+#[test]
+fn a_buffer_goes_where_cudarc_wants_a_slice() {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+
+    in_modes("a_buffer_goes_where_cudarc_wants_a_slice", &[EAGER, LAZY, LAZY_POISON, RANGES], || {
+        // First: cudarc panics without a driver.
+        let device = Device::cuda(0).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let numbers: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
+        let source = DeviceBuf::from_slice(&a, &numbers).unwrap();
+        let mut target = DeviceBuf::<f32>::zeros(&a, numbers.len()).unwrap();
+        assert_eq!(target.to_vec().unwrap(), vec![0.0; numbers.len()]);
+        // On another stream than both were filled on, which has not run yet in the lazy modes.
+        b.memcpy_dtod(&source, &mut target).unwrap();
+        let at = source.device_ptr(&a).0;
+        drop(source);
+        // What takes its place has to wait for the other stream's copy.
+        let overwriting = DeviceBuf::from_slice(&a, &vec![-1.0f32; numbers.len()]).unwrap();
+        assert_eq!(overwriting.device_ptr(&a).0, at, "the memory is used again at once");
+        a.synchronize().unwrap();
+        assert!(target.to_vec().unwrap() == numbers);
+        // cudarc's own slices beside it, both ways.
+        let mut slice = b.alloc_zeros::<f32>(numbers.len()).unwrap();
+        b.memcpy_dtod(&target, &mut slice).unwrap();
+        assert!(b.clone_dtoh(&slice).unwrap() == numbers);
+        a.memcpy_htod(&numbers[..10], &mut target).unwrap();
+        assert_eq!(target.to_vec().unwrap()[..10], numbers[..10]);
+        assert_eq!((target.len(), target.is_empty()), (300_000, false));
+        assert!(DeviceBuf::<f64>::zeros(&a, usize::MAX / 4).is_err());
+        drop((slice, target, overwriting));
+        drop((a, b, context));
+        assert!(cuda::Stream::new(&device).is_ok());
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_device_has_128_streams_at_most_and_gets_them_back() {
+    in_modes("a_device_has_128_streams_at_most_and_gets_them_back", &[EAGER, LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        for _ in 0..3 {
+            // The default stream is one of them.
+            let streams: Vec<_> = (0..127).map(|_| cuda::Stream::new(&device).unwrap()).collect();
+            let error = cuda::Stream::new(&device).unwrap_err();
+            assert!(error.to_string().contains("128 streams"), "{error}");
+            let tensors: Vec<_> = streams
+                .iter()
+                .map(|stream| {
+                    Tensor::new(&[100_000], vec![1u8; 100_000])
+                        .unwrap()
+                        .to_device_on(&device, stream)
+                        .unwrap()
+                })
+                .collect();
+            drop((tensors, streams));
+            gc::collect().unwrap();
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn work_on_the_wrong_device_is_refused_by_name() {
+    in_modes("work_on_the_wrong_device_is_refused_by_name", &[EAGER], || {
+        let devices = Device::cuda_all().unwrap();
+        let here = Tensor::zeros(&[10]).unwrap();
+        assert!(matches!(cuda::Stream::new(&Device::host()), Err(DemoError::WrongDevice { .. })));
+        assert!(matches!(
+            here.used_on(&cuda::Stream::new(&devices[0]).unwrap()),
+            Err(DemoError::WrongDevice { .. })
+        ));
+        if let [first, second, ..] = &devices[..] {
+            let stream = cuda::Stream::new(second).unwrap();
+            let error = here.to_device_on(first, &stream).unwrap_err();
+            assert!(error.to_string().contains("cuda:1") && error.to_string().contains("cuda:0"), "{error}");
+            assert!(here.to_device(first).unwrap().used_on(&stream).is_err());
+        }
+        let error = Device::cuda(99).unwrap_err();
+        assert!(error.to_string().contains("cuda:99"), "{error}");
+        let error = cuda::set_memory_limit(77, 1).unwrap_err();
+        assert!(error.to_string().contains("cuda:77"), "{error}");
+    });
+}

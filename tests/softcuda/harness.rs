@@ -28,11 +28,17 @@ pub const NO_PEER: Mode = Mode("without peer access", &[("SOFTCUDA_NO_PEER", "1"
 /// Every way in which the driver can be.
 pub const ALL: &[Mode] = &[EAGER, LAZY, POISON, LAZY_POISON, RANGES, NO_PEER];
 
+/// The checkout, for tests of packages in it too.
+fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if here.join("tests/softcuda").exists() { here } else { here.parent().unwrap() }
+}
+
 /// The folder in which the software driver lies under the driver's name.
 pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/softcuda/Cargo.toml");
+        let manifest = root().join("tests/softcuda/Cargo.toml");
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("softcuda");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
@@ -41,6 +47,8 @@ pub fn folder() -> &'static Path {
             .arg("--target-dir")
             .arg(&target)
             .env_remove("RUSTFLAGS")
+            // Where other tests of this process change the directory.
+            .current_dir(root())
             .output()
             .unwrap_or_else(|error| panic!("cannot run cargo, which builds the software driver: {error}"));
         assert!(
@@ -69,6 +77,7 @@ pub fn in_modes(name: &str, modes: &[Mode], test: impl FnOnce()) {
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
             .env(CHILD, mode.0)
             .envs(mode.1.iter().copied());
+        child.current_dir(root());
         if let Some(library) = library {
             child.env("LD_LIBRARY_PATH", library);
         }
