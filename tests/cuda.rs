@@ -3,36 +3,18 @@
 
 #[path = "softcuda/harness.rs"]
 mod harness;
+#[path = "softcuda/left.rs"]
+mod left;
 
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
 use harness::{ALL, EAGER, LAZY, LAZY_POISON, Mode, NO_PEER, RANGES, in_modes};
+use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
 
 /// `n` distinct bytes.
 fn pattern(n: usize, seed: usize) -> Vec<u8> {
     (0..n).map(|i| (i.wrapping_mul(31) + seed * 7 + i / 251) as u8).collect()
-}
-
-/// Everything goes back to the driver.
-fn nothing_is_left() {
-    gc::collect().unwrap();
-    for ordinal in 0..2 {
-        let Ok(stats) = cuda::MemoryPool::stats(ordinal) else { continue };
-        assert_eq!((stats.pool.in_use_bytes, stats.pool.blocks), (0, 0), "device {ordinal}: {stats:?}");
-        assert_eq!(stats.pool.reserved_bytes, 0, "device {ordinal}: {stats:?}");
-        if harness::is_soft() {
-            assert_eq!(harness::used_bytes(ordinal as usize), 0, "device {ordinal}");
-        }
-    }
-    if harness::is_soft() {
-        let held = harness::held();
-        assert_eq!(
-            (held.handles, held.mappings, held.allocations, harness::violations()),
-            (0, 0, 0, 0),
-            "{held:?}"
-        );
-    }
 }
 
 #[test]
@@ -343,171 +325,6 @@ fn a_reclaimer_is_asked_before_memory_is_refused() {
         let collected = gc::collect().unwrap();
         assert!(collected.device_bytes >= 50 << 20, "{collected:?}");
         nothing_is_left();
-    });
-}
-
-/// A little of everything.
-fn a_round() -> Result<(), DemoError> {
-    let device = Device::cuda(0)?;
-    let other = Device::cuda(1)?;
-    let (a, b) = (cuda::Stream::new(&device)?, cuda::Stream::new(&device)?);
-    let here = Tensor::new(&[3 * MIB], vec![7u8; 3 * MIB])?;
-    let one = here.to_device_on(&device, &a)?;
-    one.used_on(&b)?;
-    drop(one);
-    let two = Tensor::zeros_on(&[MIB], &device)?.to_device_on(&device, &b)?;
-    let small: Result<Vec<_>, _> = (0..50).map(|_| Tensor::zeros_on(&[100], &device)).collect();
-    let far = two.to_device(&other)?;
-    drop((two, small?));
-    let back = far.to_device(&Device::host())?;
-    assert_eq!(back.len(), MIB);
-    let large = Tensor::zeros_on(&[MIB], &device)?;
-    let larger = Tensor::zeros_on(&[2 * MIB], &device)?;
-    drop(large);
-    let moved = Tensor::zeros_on(&[MIB + MIB / 2], &device)?;
-    cuda::set_memory_limit(0, 12 << 20)?;
-    drop((larger, moved));
-    cuda::set_memory_limit(0, u64::MAX)?;
-    a.synchronize()?;
-    Ok(())
-}
-
-#[test]
-fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
-    const MODES: &[Mode] = &[EAGER, LAZY, RANGES];
-    in_modes("any_call_of_the_driver_may_fail_once_and_nothing_is_lost", MODES, || {
-        if !harness::is_soft() {
-            return;
-        }
-        // The first calls of all belong to the start, and are made to fail in children of their own below.
-        a_round().unwrap();
-        nothing_is_left();
-        let settled = harness::held();
-        let (mut failures, mut names) = (0, std::collections::BTreeSet::new());
-        for n in 1.. {
-            harness::fail_in(n, if n % 3 == 0 { 2 } else { 999 });
-            let result = std::panic::catch_unwind(a_round);
-            let failed = harness::failed();
-            harness::fail_in(0, 0);
-            let Some(name) = failed else { break };
-            match result {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    failures += 1;
-                    let text = error.to_string();
-                    assert!(text.contains("cuda:"), "{name}: {text}");
-                }
-                Err(_) => panic!("call {n}, {name}: a panic"),
-            }
-            names.insert(name.clone());
-            cuda::set_memory_limit(0, u64::MAX).unwrap();
-            gc::collect().unwrap();
-            let held = harness::held();
-            let kept = (held.handles, held.mappings, held.allocations, held.reservations, held.streams);
-            let settled = (0, 0, 0, settled.reservations, settled.streams);
-            assert_eq!(kept, settled, "call {n}, {name}, leaves something behind: {held:?}");
-            assert_eq!(harness::violations(), 0, "call {n}, {name}");
-        }
-        println!("# {failures} failures among the calls {names:?}");
-        assert!(failures > 20 && names.len() > 12, "{failures} {names:?}");
-        a_round().unwrap();
-        nothing_is_left();
-    });
-}
-
-#[test]
-fn a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again() {
-    in_modes(
-        "a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again",
-        &[EAGER, RANGES],
-        || {
-            for n in 1..40 {
-                harness::fail_in(n, 999);
-                let first = Device::cuda(0);
-                let failed = harness::failed();
-                harness::fail_in(0, 0);
-                match (first, failed) {
-                    (Err(error), Some(name)) => {
-                        let text = error.to_string();
-                        assert!(text.contains("cuda:0"), "{name}: {text}");
-                    }
-                    (Ok(_), _) => {
-                        println!("# {} calls could fail", n - 1);
-                        assert!(n > 3);
-                        let tensor = Tensor::zeros_on(&[1000], &Device::cuda(0).unwrap()).unwrap();
-                        assert_eq!(tensor.to_vec::<f32>().unwrap(), [0.0; 1000]);
-                        return;
-                    }
-                    (Err(error), None) => panic!("{n}: {error}"),
-                }
-            }
-            panic!("the device never came");
-        },
-    );
-}
-
-#[test]
-fn a_lost_device_is_an_error_that_says_which() {
-    in_modes("a_lost_device_is_an_error_that_says_which", &[EAGER, LAZY], || {
-        if !harness::is_soft() {
-            return;
-        }
-        let devices = Device::cuda_all().unwrap();
-        let held = Tensor::zeros_on(&[MIB], &devices[0]).unwrap();
-        let fine = Tensor::zeros_on(&[MIB], &devices[1]).unwrap();
-        harness::lose(0, true);
-        let errors = [
-            Tensor::zeros_on(&[20 * MIB], &devices[0]).map(drop),
-            held.to_vec::<f32>().map(drop),
-            cuda::get_memory_info(0).map(drop),
-            held.to_device(&devices[1]).map(drop),
-        ];
-        for error in errors {
-            let error = error.unwrap_err();
-            let calls = harness::calls();
-            let text = format!("{error} {error:?}");
-            assert_eq!(harness::calls(), calls, "formatting asks the driver nothing");
-            assert!(text.contains("cuda:0") && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{text}");
-        }
-        drop(held);
-        gc::collect().unwrap();
-        assert_eq!(fine.to_vec::<f32>().unwrap().len(), MIB, "the other device works on");
-    });
-}
-
-#[test]
-fn a_forked_process_is_told_so() {
-    in_modes("a_forked_process_is_told_so", &[EAGER, LAZY], || {
-        let device = Device::cuda(0).unwrap();
-        let tensor = Tensor::new(&[3], vec![1.0f32, 2.0, 3.0]).unwrap().to_device(&device).unwrap();
-        let calls = harness::calls();
-        // SAFETY: 1. The child only calls what is under test, and ends by `_exit`.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let errors = [
-                Device::cuda(0).map(drop),
-                Device::cuda_all().map(drop),
-                tensor.to_vec::<f32>().map(drop),
-                Tensor::zeros_on(&[1000], &device).map(drop),
-                cuda::get_memory_info(0).map(drop),
-                cuda::set_memory_limit(0, 5).map(drop),
-            ];
-            let told = errors.iter().all(|error| {
-                error.as_ref().is_err_and(|error| {
-                    error.to_string().contains("forked") && error.to_string().contains("cuda:0")
-                })
-            });
-            drop(tensor);
-            let _ = gc::collect();
-            let untouched = harness::calls() == calls;
-            // SAFETY: 1. Nothing of the parent's is run at the end.
-            unsafe { libc::_exit(if told && untouched { 0 } else { 1 }) };
-        }
-        let mut status = 0;
-        // SAFETY: 1. The child of a moment ago, and an integer of ours.
-        unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!(status, 0, "the child was not told");
-        assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0], "the parent works on");
     });
 }
 

@@ -65,9 +65,10 @@ fn play(events: &[Event]) -> (Vec<u64>, f64) {
     let (began, busy) = (cpu_ns(), harness::busy_ns());
     for event in events {
         match *event {
-            // SAFETY: 1. The default stream lives as long as the device.
             Event::Take(id, bytes) => {
-                live[id] = (unsafe { cuda::raw::allocate(bytes, 0, 0) }.unwrap(), bytes)
+                // SAFETY: 1. The default stream lives as long as the device.
+                let at = unsafe { cuda::raw::allocate(bytes, 0, 0) }.unwrap();
+                live[id] = (at, bytes);
             }
             Event::Give(id) => {
                 let (at, bytes) = live[id];
