@@ -3,7 +3,7 @@
 //! A [`Device`] is a value: it is chosen at run time, kept beside the tensors that live on it, and printed. Having one
 //! means that it can be used; everything that can be wrong with a device is said where it is asked for.
 //!
-//! What a device can do is a [`Backend`], which the room of its driver implements, so that nothing here imports that room.
+//! What a device can do is a `Backend`, which the room of its driver implements, so that nothing here imports that room.
 
 #![forbid(unsafe_code)]
 

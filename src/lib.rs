@@ -24,7 +24,8 @@
 //!    *stolen*, moved from where it idles to where it is needed, unless the *slack* still allows to create one. When
 //!    neither works, everything is as it was before the request.
 //! 5. **Pool.** A *pool* shares an arena: a lock, and a *budget* that no interleaving exceeds.
-//! 6. **Cache.** A *cache* belongs to a thread and holds *magazines*, stacks of blocks, for every size class; its pop and push
+//! 6. **Cache.** A *cache* belongs to whoever can use a block again without asking anybody, a thread on the host and a *stream* on a
+//!    device, and holds *magazines*, stacks of blocks, for every size class; its pop and push
 //!    are the whole fast path. Full magazines change hands through the class's *depot*.
 //! 7. **Reclaimer.** A *reclaimer* gives memory back when a budget is short: the pools' idle frames first, then what programs
 //!    register.
@@ -43,7 +44,8 @@
 //! | arena | one space, divided | [`Arena`] |
 //! | pool | an arena, shared | [`Pool`] |
 //! | magazine, depot | a stack of blocks; a store of full stacks | [`pool::magazine`], [`pool::depot`] |
-//! | cache | a thread's magazines, of [`Global`] | |
+//! | cache | a thread's magazines, of [`Global`]; a stream's | |
+//! | stream | an order of work on a device; blocks change hands between streams by a wait | `cuda::Stream`, [`device::handover`] |
 //! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |
@@ -52,8 +54,8 @@
 //!
 //! # Features
 //!
-//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` looks
-//! for devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
+//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` adds
+//! devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
 //! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
 #![no_std]

@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
-use harness::{ALL, EAGER, LAZY, LAZY_POISON, Mode, NO_PEER, RANGES, in_modes};
+use harness::{ALL, EAGER, LAZY, LAZY_POISON, NO_PEER, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
