@@ -15,7 +15,8 @@ use super::TensorBuf;
 use super::dtype::DType;
 use super::element::Element;
 use super::layout::Layout;
-use crate::error::{DemoError, Result};
+use crate::device::{Backend, DeviceMemory, Queue};
+use crate::error::{DemoError, DeviceId, Result};
 use crate::pool::MemoryPool;
 use adopted::Adopted;
 use core::ops::Range;
@@ -42,6 +43,8 @@ pub struct Storage {
 enum Place {
     Inline(Inline),
     Shared(Arc<Block>),
+    /// Memory that only a device can touch.
+    Device(Arc<dyn DeviceMemory>),
 }
 
 enum Block {
@@ -207,6 +210,7 @@ impl Storage {
     pub(crate) fn place(&self) -> &'static str {
         match &self.place {
             Place::Inline(_) => "inline",
+            Place::Device(_) => "on the device",
             Place::Shared(block) => match **block {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
@@ -221,11 +225,16 @@ impl Storage {
     /// The bytes of all elements.
     ///
     /// # Errors
-    /// [`DemoError::Format`] where they are a file's and damaged.
+    /// [`DemoError::Format`] where they are a file's and damaged, [`DemoError::WrongDevice`] where only a device can touch them.
     pub(crate) fn as_bytes(&self) -> Result<&[u8]> {
         match &self.place {
             Place::Inline(inline) => Ok(&inline_bytes(inline)[..self.len_bytes()]),
             Place::Shared(block) => block.bytes(),
+            Place::Device(memory) => Err(DemoError::WrongDevice {
+                operation: "touching elements",
+                held: memory.device(),
+                needed: DeviceId::Host,
+            }),
         }
     }
 
@@ -268,6 +277,9 @@ impl Storage {
                 Some(bytes) => Ok(bytes),
                 None => unreachable!("the block is ours alone, and not mapped: seen or made above"),
             },
+            Place::Device(_) => {
+                unreachable!("what a device holds is never writable here, nor a copy of it: seen above")
+            }
         }
     }
 }
@@ -278,6 +290,66 @@ impl Storage {
         match &mut self.place {
             Place::Inline(_) => true,
             Place::Shared(block) => Arc::get_mut(block).is_some_and(|block| block.bytes_mut().is_some()),
+            Place::Device(_) => false,
+        }
+    }
+}
+
+/// Elements on a device.
+impl Storage {
+    /// As many zeros on a device.
+    pub(crate) fn zeros_on(
+        dtype: DType,
+        elements: usize,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let memory = backend.zeros(elements * dtype.size_bytes(), queue)?;
+        Ok(Storage { place: Place::Device(memory), dtype, elements })
+    }
+
+    /// A copy on a device, of all elements.
+    pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
+        let memory = match &self.place {
+            Place::Device(memory) => backend.copy(&**memory, queue)?,
+            _ => backend.upload(self.as_bytes()?, queue)?,
+        };
+        Ok(Storage { place: Place::Device(memory), dtype: self.dtype, elements: self.elements })
+    }
+
+    /// A copy of some elements on a device.
+    pub(crate) fn part_on(
+        &self,
+        range: Range<usize>,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
+        let memory = backend
+            .upload(&self.as_bytes()?[range.start * element_bytes..range.end * element_bytes], queue)?;
+        Ok(Storage { place: Place::Device(memory), dtype: self.dtype, elements })
+    }
+
+    /// A copy on the host, of some elements.
+    pub(crate) fn on_host(&self, range: Range<usize>) -> Result<Storage> {
+        let element_bytes = self.dtype.size_bytes();
+        match &self.place {
+            Place::Device(memory) => {
+                Storage::filled(self.dtype, range.len(), |out| memory.read(range.start * element_bytes, out))
+            }
+            _ => Storage::copy_bytes(
+                self.dtype,
+                range.len(),
+                &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes],
+            ),
+        }
+    }
+
+    /// The device's memory, where it is on one.
+    pub(crate) fn device_memory(&self) -> Option<&dyn DeviceMemory> {
+        match &self.place {
+            Place::Device(memory) => Some(&**memory),
+            _ => None,
         }
     }
 }
