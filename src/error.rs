@@ -241,6 +241,12 @@ pub struct OutOfMemory {
     /// Those reclaimers, largest first.
     #[cfg(feature = "std")]
     pub consumers: Vec<Consumer>,
+    /// The scope whose limit was reached, where it was not the process's or a pool's.
+    #[cfg(feature = "std")]
+    pub scope: Option<String>,
+    /// The scopes that hold most, largest first. One within another counts for both.
+    #[cfg(feature = "std")]
+    pub scopes: Vec<Consumer>,
 }
 
 /// A named holder of memory.
@@ -249,7 +255,7 @@ pub struct OutOfMemory {
 pub struct Consumer {
     /// The name it was registered under.
     pub name: String,
-    /// What it holds and could give back.
+    /// What it holds; of a reclaimer, what it could give back.
     pub bytes: u64,
 }
 
@@ -257,8 +263,12 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "out of memory on {}: {} bytes requested, {} in use, largest free block {}",
-            self.device, self.requested_bytes, self.in_use_bytes, self.largest_free_bytes
+            "out of memory on {}{}: {} bytes requested, {} in use, largest free block {}",
+            self.device,
+            InScope(self),
+            self.requested_bytes,
+            self.in_use_bytes,
+            self.largest_free_bytes
         )?;
         if self.limit_bytes != u64::MAX {
             write!(f, ", limit {}", self.limit_bytes)?;
@@ -270,6 +280,24 @@ impl fmt::Display for OutOfMemory {
         for (i, consumer) in self.consumers.iter().enumerate() {
             write!(f, "{} {} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
         }
+        #[cfg(feature = "std")]
+        for (i, scope) in self.scopes.iter().enumerate() {
+            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// " in scope NAME", or nothing.
+struct InScope<'a>(&'a OutOfMemory);
+
+impl fmt::Display for InScope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "std")]
+        if let Some(scope) = &self.0.scope {
+            return write!(f, " in scope {scope}");
+        }
+        let _ = (f, self.0);
         Ok(())
     }
 }

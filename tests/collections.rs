@@ -34,7 +34,10 @@ fn vectors_grow_shrink_and_zero(allocator: impl Allocator + Copy) {
         // SAFETY: the block is live, of the layout given, and its bytes were zeroed; the last step gives it up.
         unsafe {
             let grown = allocator.grow_zeroed(block.cast(), layout, longer).unwrap();
-            assert!(grown.as_ref().iter().take(longer.size()).all(|byte| *byte == 0), "{bytes} bytes doubled");
+            assert!(
+                grown.as_ref().iter().take(longer.size()).all(|byte| *byte == 0),
+                "{bytes} bytes doubled"
+            );
             let shrunk = allocator.shrink(grown.cast(), longer, layout).unwrap();
             allocator.deallocate(shrunk.cast(), layout);
         }

@@ -6,6 +6,7 @@ use super::registry::{self, Entry};
 use super::{Deadline, Resource};
 use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
 use crate::heap::shared as heap;
+use crate::pool::budget::scope::{Kind, Refused, Scope};
 use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
@@ -129,6 +130,7 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     let mut report = host::report(requested_bytes);
     add(&mut report, "pool, idle", host::idle_bytes());
     add(&mut report, "heap, idle", heap::idle_bytes());
+    add_scopes(&mut report);
     let Some(_asking) = Asking::begin() else { return report };
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
@@ -137,9 +139,37 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
             add(&mut report, &entry.name, bytes);
         }
     }
-    report.consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
-    report.consumers.truncate(CONSUMERS);
+    largest(&mut report.consumers);
     report
+}
+
+/// The report for a charge that a scope refused, in that scope's numbers. To be called as [`host_report`] is.
+pub fn scope_report(refused: &Refused) -> OutOfMemory {
+    let over = refused.over();
+    let mut report = host_report(over.asked);
+    report.scope = refused.scope().parent().and_then(|_| owned(refused.scope().name()));
+    report.limit_bytes = over.limit;
+    report.in_use_bytes = refused.scope().used(refused.kind());
+    report.largest_free_bytes = report.largest_free_bytes.min(over.left);
+    report
+}
+
+/// The scopes that hold most of the host's memory themselves, largest first.
+fn add_scopes(report: &mut OutOfMemory) {
+    for scope in Scope::all() {
+        let bytes = scope.used(Kind::HostBytes);
+        if bytes > 0
+            && let (Some(name), Ok(())) = (owned(scope.name()), report.scopes.try_reserve(1))
+        {
+            report.scopes.push(Consumer { name, bytes });
+        }
+    }
+    largest(&mut report.scopes);
+}
+
+fn largest(consumers: &mut Vec<Consumer>) {
+    consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    consumers.truncate(CONSUMERS);
 }
 
 /// Counts `bytes` that `name` could give back, and names it if there is memory to do so.

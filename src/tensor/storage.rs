@@ -4,6 +4,8 @@
 //!    aligned for it. Everything that makes one sees to this, so reading it as that dtype's Rust type is sound.
 //! 2. A block is shared by counting, and it is written only while its count is one.
 //! 3. Mapped bytes are never written: they belong to a file. They are checked when they are first wanted.
+//! 4. What a tensor holds outside of itself is charged to the scope in which it was made, until its last clone is gone. A mapped
+//!    file is charged as a whole by whoever maps it.
 
 mod adopted;
 pub(crate) mod file;
@@ -17,6 +19,7 @@ use super::element::Element;
 use super::layout::Layout;
 use crate::error::{DemoError, Result};
 use crate::pool::MemoryPool;
+use crate::pool::budget::scope::{self, Holding, Kind};
 use adopted::Adopted;
 use core::ops::Range;
 use core::slice;
@@ -41,7 +44,13 @@ pub struct Storage {
 #[derive(Clone)]
 enum Place {
     Inline(Inline),
-    Shared(Arc<Block>),
+    Shared(Arc<Owned>),
+}
+
+/// A block and what is charged for it: given back after the memory is.
+struct Owned {
+    block: Block,
+    _charged: Holding,
 }
 
 enum Block {
@@ -62,7 +71,7 @@ impl Storage {
         let place = if bytes <= INLINE_BYTES {
             Place::Inline(Inline::default())
         } else {
-            Place::pooled(from_pool(|| TensorBuf::zeros_in(&[bytes], MemoryPool))?)
+            Place::charged(from_pool(bytes, || TensorBuf::zeros_in(&[bytes], MemoryPool))?, Block::Pooled)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -79,7 +88,8 @@ impl Storage {
             inline_bytes_mut(&mut inline)[..bytes.len()].copy_from_slice(bytes);
             Place::Inline(inline)
         } else {
-            Place::pooled(from_pool(|| TensorBuf::from_slice_in(&[bytes.len()], bytes, MemoryPool))?)
+            let copy = || TensorBuf::from_slice_in(&[bytes.len()], bytes, MemoryPool);
+            Place::charged(from_pool(bytes.len(), copy)?, Block::Pooled)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -90,7 +100,8 @@ impl Storage {
             return Self::copy(&vec);
         }
         let elements = vec.len();
-        let place = Place::Shared(Arc::new(Block::Adopted(Adopted::new(vec))));
+        let ((), charged) = from_pool(vec.capacity() * size_of::<T>(), || Ok(()))?;
+        let place = Place::charged((Adopted::new(vec), charged), Block::Adopted);
         Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
@@ -100,7 +111,8 @@ impl Storage {
             return Self::copy(&buf);
         }
         let elements = buf.len();
-        let place = Place::Shared(Arc::new(Block::Heaped(buf.into_bytes())));
+        let ((), charged) = from_pool(size_of_val(buf.as_slice()), || Ok(()))?;
+        let place = Place::charged((buf.into_bytes(), charged), Block::Heaped);
         Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
@@ -152,7 +164,7 @@ impl Storage {
         let in_place = aligned && !swapped && dtype != DType::Bool && range.len() > INLINE_BYTES;
         let mapped = Mapped { file: Arc::clone(file), part, range };
         if in_place {
-            return Ok(Storage { place: Place::Shared(Arc::new(Block::Mapped(mapped))), dtype, elements });
+            return Ok(Storage { place: Place::uncharged(Block::Mapped(mapped)), dtype, elements });
         }
         let mut copy = Self::copy_bytes(dtype, elements, mapped.bytes()?)?;
         check_bools(dtype, copy.as_bytes()?)?;
@@ -184,7 +196,7 @@ impl Storage {
         let aligned = at.as_ptr().addr().is_multiple_of(dtype.size_bytes());
         // A `bool` is checked once, so its bytes may not be somebody else's.
         if aligned && dtype != DType::Bool && bytes > INLINE_BYTES {
-            return Ok(Storage { place: Place::Shared(Arc::new(Block::Foreign(foreign))), dtype, elements });
+            return Ok(Storage { place: Place::uncharged(Block::Foreign(foreign)), dtype, elements });
         }
         let copy = Self::copy_bytes(dtype, elements, foreign.bytes())?;
         check_bools(dtype, copy.as_bytes()?)?;
@@ -207,7 +219,7 @@ impl Storage {
     pub(crate) fn place(&self) -> &'static str {
         match &self.place {
             Place::Inline(_) => "inline",
-            Place::Shared(block) => match **block {
+            Place::Shared(block) => match block.block {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
                 Block::Heaped(_) => "heap",
@@ -225,7 +237,7 @@ impl Storage {
     pub(crate) fn as_bytes(&self) -> Result<&[u8]> {
         match &self.place {
             Place::Inline(inline) => Ok(&inline_bytes(inline)[..self.len_bytes()]),
-            Place::Shared(block) => block.bytes(),
+            Place::Shared(owned) => owned.block.bytes(),
         }
     }
 
@@ -264,7 +276,7 @@ impl Storage {
         let len_bytes = self.len_bytes();
         match &mut self.place {
             Place::Inline(inline) => Ok(&mut inline_bytes_mut(inline)[..len_bytes]),
-            Place::Shared(block) => match Arc::get_mut(block).and_then(Block::bytes_mut) {
+            Place::Shared(owned) => match Arc::get_mut(owned).and_then(|owned| owned.block.bytes_mut()) {
                 Some(bytes) => Ok(bytes),
                 None => unreachable!("the block is ours alone, and not mapped: seen or made above"),
             },
@@ -277,14 +289,20 @@ impl Storage {
     pub(crate) fn is_writable(&mut self) -> bool {
         match &mut self.place {
             Place::Inline(_) => true,
-            Place::Shared(block) => Arc::get_mut(block).is_some_and(|block| block.bytes_mut().is_some()),
+            Place::Shared(owned) => {
+                Arc::get_mut(owned).is_some_and(|owned| owned.block.bytes_mut().is_some())
+            }
         }
     }
 }
 
 impl Place {
-    fn pooled(buf: TensorBuf<u8, MemoryPool>) -> Place {
-        Place::Shared(Arc::new(Block::Pooled(buf)))
+    fn charged<B>((block, charged): (B, Holding), kind: impl FnOnce(B) -> Block) -> Place {
+        Place::Shared(Arc::new(Owned { block: kind(block), _charged: charged }))
+    }
+
+    fn uncharged(block: Block) -> Place {
+        Place::Shared(Arc::new(Owned { block, _charged: Holding::nothing(Kind::MappedBytes) }))
     }
 }
 
@@ -326,14 +344,21 @@ impl Mapped {
     }
 }
 
-/// Collects and tries again when memory runs out. Each failure is told in the pool's own numbers, by which the collector
-/// sees whether trying again can help.
-fn from_pool<T>(allocate: impl Fn() -> Result<T>) -> Result<T> {
+/// Charges `bytes` and takes memory; collects and tries again when either runs out. Each failure is told in the numbers of whoever
+/// refused, the pool or a scope, by which the collector sees whether trying again can help.
+fn from_pool<T>(bytes: usize, allocate: impl Fn() -> Result<T>) -> Result<(T, Holding)> {
     crate::gc::with_retry(|_| {
-        allocate().map_err(|error| match error {
-            DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
-            other => other,
-        })
+        let charged =
+            scope::charge(Kind::HostBytes, bytes as u64).map_err(|why| crate::gc::scope_report(&why))?;
+        match allocate() {
+            Ok(memory) => Ok((memory, charged)),
+            Err(DemoError::OutOfMemory(report)) => {
+                // Before the report: it shows what is held, and this is not.
+                drop(charged);
+                Err(crate::gc::host_report(report.requested_bytes).into())
+            }
+            Err(other) => Err(other),
+        }
     })
 }
 
