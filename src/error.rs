@@ -144,6 +144,58 @@ pub enum DemoError {
         problem: &'static str,
     },
 
+    /// A connection could not be made, or used.
+    #[cfg(feature = "std")]
+    #[error("cannot {action} {peer}: {source}")]
+    Connection {
+        /// What was tried, as a verb: "connect to", "bind".
+        action: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// Why, as whoever tried it says: a [`std::io::Error`] for TCP.
+        source: std::boxed::Box<dyn core::error::Error + Send + Sync>,
+    },
+
+    /// Something did not happen in time.
+    #[cfg(feature = "std")]
+    #[error(
+        "gave up {phase} {peer} after {} ms: {in_use} of {limit} connections were in use; raise the timeout or the maximum, or give connections back sooner", .waited.as_millis()
+    )]
+    TimedOut {
+        /// What it was doing: "waiting for a connection to".
+        phase: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// How long it waited.
+        waited: std::time::Duration,
+        /// Connections that were in use then.
+        in_use: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
+
+    /// Something was closed before.
+    #[cfg(feature = "std")]
+    #[error("{what} {name} is closed")]
+    Closed {
+        /// What kind of thing: "the pool of connections to".
+        what: &'static str,
+        /// Its name.
+        name: std::boxed::Box<str>,
+    },
+
+    /// A call that waits, where nothing could go on while it does.
+    #[cfg(feature = "std")]
+    #[error(
+        "{call} would block the only thread of its runtime, on which everything it waits for runs: {advice}"
+    )]
+    WouldDeadlock {
+        /// The call.
+        call: &'static str,
+        /// What to do instead.
+        advice: &'static str,
+    },
+
     /// The new file stands under its name, but its directory could not be synced: it may be gone after a power loss.
     #[cfg(feature = "std")]
     #[error("{} is in place, but its directory could not be synced, so it may not survive a power loss: {source}", .path.display())]

@@ -18,7 +18,9 @@ mod collect;
 mod registry;
 
 #[cfg(feature = "std")]
-pub use collect::{Collected, collect, collect_until, host_report, scope_report, with_retry};
+pub use collect::{
+    Collected, collect, collect_resource, collect_until, host_report, scope_report, with_retry,
+};
 #[cfg(feature = "std")]
 pub use registry::{ReclaimerId, register, unregister};
 #[cfg(feature = "std")]

@@ -71,6 +71,8 @@ pub mod error;
 pub mod fs;
 pub mod gc;
 pub mod heap;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod pool;
 pub mod size;
 pub mod space;

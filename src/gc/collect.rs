@@ -82,6 +82,22 @@ pub fn collect_until(target_bytes: u64, until: impl Into<Deadline>) -> Result<Co
     Ok(run(Wanted::Bytes { target_bytes, of: None }, until.into()))
 }
 
+/// Asks reclaimers of one resource one after the other, until they gave back `amount` of it together; returns how much they gave.
+///
+/// Called from inside a reclaimer it returns at once with nothing.
+///
+/// # Errors
+/// None today.
+pub fn collect_resource(of: Resource, amount: u64) -> Result<u64> {
+    let collected = run(Wanted::Bytes { target_bytes: amount, of: Some(of) }, Deadline::NEVER);
+    Ok(match of {
+        Resource::HostBytes => collected.host_bytes,
+        Resource::DeviceBytes => collected.device_bytes,
+        Resource::Connections => collected.connections,
+        Resource::Files => collected.files,
+    })
+}
+
 /// Runs `attempt` (with 0); when it runs out of memory, collects and runs it again (with 1, 2, 3), as long as that gave
 /// something back. What was asked for is collected first, everything only if that was not enough.
 ///
@@ -200,6 +216,10 @@ impl Wanted {
         match (self, resource) {
             (Wanted::Everything, _) => Some(u64::MAX),
             (Wanted::Bytes { of: Some(of), .. }, _) if of != resource => None,
+            (Wanted::Bytes { of: Some(of @ (Resource::Connections | Resource::Files)), target_bytes }, _) => {
+                let given = if of == Resource::Files { collected.files } else { collected.connections };
+                target_bytes.checked_sub(given).filter(|&left| left > 0)
+            }
             (Wanted::Bytes { target_bytes, .. }, Resource::HostBytes | Resource::DeviceBytes) => {
                 target_bytes.checked_sub(collected.bytes()).filter(|&bytes| bytes > 0)
             }
