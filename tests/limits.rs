@@ -497,6 +497,33 @@ mod ledger {
     }
 
     #[test]
+    fn the_snapshot_shows_every_scope_behind_the_one_around_it() {
+        let outer = alone("epoch 3");
+        let inner = outer.child("batch 9");
+        inner.set_limit(Kind::HostBytes, 1 << 20);
+        let tensor = inner.run(|| Tensor::zeros(&[1000])).unwrap();
+        let _ = inner.end();
+        let now = democratising::resources();
+        assert_eq!((now.scopes[0].name.as_str(), now.scopes[0].depth), ("process", 0));
+        let at = now.scopes.iter().position(|scope| scope.name == "epoch 3").unwrap();
+        let row = &now.scopes[at + 1];
+        assert_eq!((row.name.as_str(), row.depth, row.ended), ("batch 9", 2, true));
+        let host = &row.held[Kind::HostBytes as usize];
+        assert_eq!((host.kind, host.used, host.limit), ("host bytes", 4000, Some(1 << 20)));
+        assert!(now.memory[0].in_use_bytes >= 4000 && now.memory[0].name == "pool");
+        let table = now.to_string();
+        let line = table.lines().find(|line| line.contains("batch 9 (ended)")).unwrap();
+        let words: Vec<_> = line.split_whitespace().skip(3).collect();
+        assert_eq!(words, ["host", "bytes", "4000", "4000", "1048576"], "{table}");
+        #[cfg(feature = "serde")]
+        {
+            let json: serde_json::Value = serde_json::to_value(&now).unwrap();
+            assert_eq!(json["scopes"][at + 1]["held"][0]["used"], 4000);
+        }
+        drop(tensor);
+    }
+
+    #[test]
     fn the_process_has_the_limit_of_its_machine() {
         let machine = MachineMemory::read().limit_bytes().expect("Linux tells");
         assert_eq!(scope::process_budget(Kind::HostBytes).limit(), machine);

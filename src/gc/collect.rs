@@ -159,6 +159,25 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     report
 }
 
+/// What could be given back now, by whom and of what: the pools' idle memory and every reclaimer, most first.
+///
+/// Asks every reclaimer: not to be called under a lock that one might take. Called from inside a reclaimer it asks nobody.
+pub fn reclaimable() -> Vec<(String, Resource, u64)> {
+    let mut all = Vec::new();
+    all.push(("pool, idle".into(), Resource::HostBytes, host::idle_bytes()));
+    all.push(("heap, idle".into(), Resource::HostBytes, heap::idle_bytes()));
+    if let Some(_asking) = Asking::begin() {
+        let entries = registry::entries();
+        for entry in entries.iter().flat_map(|entries| entries.iter()) {
+            let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
+            all.extend(answer.map(|(resource, amount)| (String::from(&*entry.name), resource, amount)));
+        }
+    }
+    all.retain(|&(_, _, amount)| amount > 0);
+    all.sort_by_key(|&(_, _, amount)| core::cmp::Reverse(amount));
+    all
+}
+
 /// The report for a charge that a scope refused, in that scope's numbers. To be called as [`host_report`] is.
 pub fn scope_report(refused: &Refused) -> OutOfMemory {
     let over = refused.over();

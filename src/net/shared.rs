@@ -165,7 +165,7 @@ impl<M: Manager> Shared<M> {
                 Ok(held) => return Ok(Seat { held: Some(held), freed: Arc::clone(&self.freed) }),
                 Err(refused) => refused,
             };
-            if refused.scope().name() == self.scope.name() {
+            if *refused.scope() == self.scope {
                 // One that is being closed still counts; it is about to go.
                 let _ = tokio::time::timeout(Duration::from_millis(20), freed).await;
                 // A flight that nobody waits for is not worth more.

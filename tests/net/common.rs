@@ -1,4 +1,5 @@
 //! Servers on loopback, and waiting for what must come.
+#![allow(dead_code, reason = "each test file uses some")]
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -304,6 +304,19 @@ impl Scope {
     }
 }
 
+/// The same scope, not one of the same name.
+impl PartialEq for Scope {
+    fn eq(&self, other: &Scope) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Scope {}
+
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Scope");
