@@ -160,6 +160,58 @@ pub enum DemoError {
         problem: &'static str,
     },
 
+    /// A connection could not be made, or used.
+    #[cfg(feature = "std")]
+    #[error("cannot {action} {peer}: {source}")]
+    Connection {
+        /// What was tried, as a verb: "connect to", "bind".
+        action: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// Why, as whoever tried it says: a [`std::io::Error`] for TCP.
+        source: std::boxed::Box<dyn core::error::Error + Send + Sync>,
+    },
+
+    /// Something did not happen in time.
+    #[cfg(feature = "std")]
+    #[error(
+        "gave up {phase} {peer} after {} ms: {in_use} of {limit} connections were in use; raise the timeout or the maximum, or give connections back sooner", .waited.as_millis()
+    )]
+    TimedOut {
+        /// What it was doing: "waiting for a connection to".
+        phase: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// How long it waited.
+        waited: std::time::Duration,
+        /// Connections that were in use then.
+        in_use: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
+
+    /// Something was closed before.
+    #[cfg(feature = "std")]
+    #[error("{what} {name} is closed")]
+    Closed {
+        /// What kind of thing: "the pool of connections to".
+        what: &'static str,
+        /// Its name.
+        name: std::boxed::Box<str>,
+    },
+
+    /// A call that waits, where nothing could go on while it does.
+    #[cfg(feature = "std")]
+    #[error(
+        "{call} would block the only thread of its runtime, on which everything it waits for runs: {advice}"
+    )]
+    WouldDeadlock {
+        /// The call.
+        call: &'static str,
+        /// What to do instead.
+        advice: &'static str,
+    },
+
     /// The new file stands under its name, but its directory could not be synced: it may be gone after a power loss.
     #[cfg(feature = "std")]
     #[error("{} is in place, but its directory could not be synced, so it may not survive a power loss: {source}", .path.display())]
@@ -262,6 +314,12 @@ pub struct OutOfMemory {
     /// The streams of the device, largest first.
     #[cfg(feature = "std")]
     pub streams: Vec<StreamUse>,
+    /// The scope whose limit was reached, where it was not the process's or a pool's.
+    #[cfg(feature = "std")]
+    pub scope: Option<String>,
+    /// The scopes that hold most, largest first. One within another counts for both.
+    #[cfg(feature = "std")]
+    pub scopes: Vec<Consumer>,
 }
 
 /// A stream of a device, and the memory that was taken on it.
@@ -291,7 +349,7 @@ impl StreamUse {
 pub struct Consumer {
     /// The name it was registered under.
     pub name: String,
-    /// What it holds and could give back.
+    /// What it holds; of a reclaimer, what it could give back.
     pub bytes: u64,
 }
 
@@ -299,8 +357,12 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "out of memory on {}: {} bytes requested, {} in use, largest free block {}",
-            self.device, self.requested_bytes, self.in_use_bytes, self.largest_free_bytes
+            "out of memory on {}{}: {} bytes requested, {} in use, largest free block {}",
+            self.device,
+            InScope(self),
+            self.requested_bytes,
+            self.in_use_bytes,
+            self.largest_free_bytes
         )?;
         if self.limit_bytes != u64::MAX {
             write!(f, ", limit {}", self.limit_bytes)?;
@@ -320,6 +382,24 @@ impl fmt::Display for OutOfMemory {
             let lead = if i == 0 { "; by stream" } else { "," };
             write!(f, "{lead} {:#x} {} in use, {} cached", row.stream, row.in_use_bytes, row.cached_bytes)?;
         }
+        #[cfg(feature = "std")]
+        for (i, scope) in self.scopes.iter().enumerate() {
+            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// " in scope NAME", or nothing.
+struct InScope<'a>(&'a OutOfMemory);
+
+impl fmt::Display for InScope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "std")]
+        if let Some(scope) = &self.0.scope {
+            return write!(f, " in scope {scope}");
+        }
+        let _ = (f, self.0);
         Ok(())
     }
 }

@@ -48,13 +48,15 @@
 //! | stream | an order of work on a device; blocks change hands between streams by a wait | `cuda::Stream`, [`device::handover`] |
 //! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
+//! | scope | a named part of what the process holds, with a budget of every kind | `pool::budget::scope::Scope` |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |
 //!
 //! A *page* is the operating system's, and nothing else.
 //!
 //! # Features
 //!
-//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` adds
+//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `net` (default) connections;
+//! `serde` serialises reports; `cuda` adds
 //! devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
 //! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
@@ -73,7 +75,11 @@ pub mod error;
 pub mod fs;
 pub mod gc;
 pub mod heap;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod pool;
+#[cfg(feature = "std")]
+pub mod report;
 pub mod size;
 pub mod space;
 pub mod sync;
@@ -88,6 +94,8 @@ pub use lock_api;
 #[cfg(feature = "std")]
 pub use pool::MemoryPool;
 pub use pool::{Pool, PoolConfig};
+#[cfg(feature = "std")]
+pub use report::resources;
 #[cfg(feature = "critical-section")]
 pub use sync::CriticalSectionLock;
 #[cfg(feature = "std")]
