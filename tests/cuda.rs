@@ -445,3 +445,25 @@ fn work_on_the_wrong_device_is_refused_by_name() {
         assert!(error.to_string().contains("cuda:77"), "{error}");
     });
 }
+
+#[test]
+fn device_memory_is_charged_to_the_scope_it_is_taken_in() {
+    use democratising::pool::budget::scope::{Kind, Scope};
+    in_modes("device_memory_is_charged_to_the_scope_it_is_taken_in", &[EAGER], || {
+        let device = Device::cuda(1).unwrap();
+        let step = Scope::new("step");
+        step.set_limit(Kind::DeviceBytes, 5 * MIB as u64);
+        let kept = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap();
+        assert_eq!((step.used(Kind::DeviceBytes), step.used(Kind::HostBytes)), (4 * MIB as u64, 0));
+        let refused = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap_err();
+        let DemoError::OutOfMemory(report) = refused else { panic!("{refused}") };
+        assert_eq!((report.device, report.scope.as_deref()), (DeviceId::Cuda(1), Some("step")));
+        assert_eq!((report.limit_bytes, report.in_use_bytes), (5 * MIB as u64, 4 * MIB as u64));
+        let view = kept.clone();
+        drop(kept);
+        assert_eq!(step.used(Kind::DeviceBytes), 4 * MIB as u64, "a clone shares");
+        drop(view);
+        assert_eq!(step.used(Kind::DeviceBytes), 0);
+        nothing_is_left();
+    });
+}

@@ -200,6 +200,10 @@ impl core::panic::RefUnwindSafe for Gpu {}
 impl core::panic::RefUnwindSafe for Block {}
 
 impl Backend for Gpu {
+    fn device(&self) -> DeviceId {
+        self.id()
+    }
+
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
         Ok(Arc::new(Block::zeros(bytes, self.stream(queue)?)?))
     }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 ///
 /// Without a queue the device's default one is meant. Everything is queued: what is read back is waited for, nothing else.
 pub(crate) trait Backend: Send + Sync + RefUnwindSafe + Any {
+    fn device(&self) -> DeviceId;
+
     /// Memory that is all zeros.
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>>;
 

@@ -325,13 +325,13 @@ impl Storage {
         queue: Option<&dyn Queue>,
     ) -> Result<Storage> {
         let bytes = elements * dtype.size_bytes();
-        let place = Place::lent(bytes, || backend.zeros(bytes, queue))?;
+        let place = Place::lent(backend.device(), bytes, || backend.zeros(bytes, queue))?;
         Ok(Storage { place, dtype, elements })
     }
 
     /// A copy on a device, of all elements.
     pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
-        let place = Place::lent(self.len_bytes(), || match &self.place {
+        let place = Place::lent(backend.device(), self.len_bytes(), || match &self.place {
             Place::Device(lent) => backend.copy(&*lent.memory, queue),
             _ => backend.upload(self.as_bytes()?, queue),
         })?;
@@ -347,7 +347,7 @@ impl Storage {
     ) -> Result<Storage> {
         let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
         let bytes = &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes];
-        let place = Place::lent(bytes.len(), || backend.upload(bytes, queue))?;
+        let place = Place::lent(backend.device(), bytes.len(), || backend.upload(bytes, queue))?;
         Ok(Storage { place, dtype: self.dtype, elements })
     }
 
@@ -381,9 +381,17 @@ impl Place {
     }
 
     /// Memory of a device, charged before it is asked for.
-    fn lent(bytes: usize, allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>) -> Result<Place> {
+    fn lent(
+        device: DeviceId,
+        bytes: usize,
+        allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>,
+    ) -> Result<Place> {
         let charged = scope::charge(Kind::DeviceBytes, bytes as u64);
-        let _charged = charged.map_err(|why| crate::gc::scope_report(&why))?;
+        let _charged = charged.map_err(|why| {
+            let mut report = crate::gc::scope_report(&why);
+            report.device = device;
+            report
+        })?;
         Ok(Place::Device(Arc::new(Lent { memory: allocate()?, _charged })))
     }
 
