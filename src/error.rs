@@ -90,6 +90,22 @@ pub enum DemoError {
         needed: DeviceId,
     },
 
+    /// A device's driver refused a call.
+    #[cfg(feature = "std")]
+    #[error("{device}: {call} failed with {name} ({code}): {advice}")]
+    DeviceFailed {
+        /// Which device.
+        device: DeviceId,
+        /// The driver's function.
+        call: &'static str,
+        /// The driver's name for what went wrong.
+        name: &'static str,
+        /// The driver's number for it.
+        code: i32,
+        /// What it means, and what to do about it.
+        advice: &'static str,
+    },
+
     /// A block was given back that is not live.
     #[error("{0}")]
     BadFree(BadFree),
@@ -299,6 +315,32 @@ pub struct OutOfMemory {
     /// The scopes that hold most, largest first. One within another counts for both.
     #[cfg(feature = "std")]
     pub scopes: Vec<Consumer>,
+    /// What the device's driver had left, where there is one.
+    pub free_bytes: Option<u64>,
+    /// The streams of the device, largest first.
+    #[cfg(feature = "std")]
+    pub streams: Vec<StreamUse>,
+}
+
+/// A stream of a device, and the memory that was taken on it.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct StreamUse {
+    /// The driver's handle; 0 is the default stream.
+    pub stream: u64,
+    /// What live blocks that were taken on it hold.
+    pub in_use_bytes: u64,
+    /// What its cache keeps for it.
+    pub cached_bytes: u64,
+}
+
+#[cfg(feature = "cuda")]
+impl StreamUse {
+    /// A row of the table.
+    pub(crate) const fn new(stream: u64, in_use_bytes: u64, cached_bytes: u64) -> StreamUse {
+        StreamUse { stream, in_use_bytes, cached_bytes }
+    }
 }
 
 /// A named holder of memory.
@@ -325,6 +367,9 @@ impl fmt::Display for OutOfMemory {
         if self.limit_bytes != u64::MAX {
             write!(f, ", limit {}", self.limit_bytes)?;
         }
+        if let Some(free_bytes) = self.free_bytes {
+            write!(f, ", {free_bytes} free on the device")?;
+        }
         if self.reclaimable_bytes > 0 {
             write!(f, ", {} reclaimable", self.reclaimable_bytes)?;
         }
@@ -335,6 +380,11 @@ impl fmt::Display for OutOfMemory {
         #[cfg(feature = "std")]
         for (i, scope) in self.scopes.iter().enumerate() {
             write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
+        }
+        #[cfg(feature = "std")]
+        for (i, row) in self.streams.iter().enumerate() {
+            let lead = if i == 0 { "; by stream" } else { "," };
+            write!(f, "{lead} {:#x} {} in use, {} cached", row.stream, row.in_use_bytes, row.cached_bytes)?;
         }
         Ok(())
     }

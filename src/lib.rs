@@ -66,7 +66,7 @@ extern crate std;
 
 pub mod arena;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 pub mod device;
 pub mod error;
 #[cfg(feature = "std")]

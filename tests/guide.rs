@@ -4,6 +4,8 @@
 #![cfg(feature = "std")]
 #![allow(dead_code, unused_variables, reason = "the guide's snippets show one thing each")]
 
+#[cfg(feature = "cuda")]
+use democratising::cuda;
 use democratising::{DemoError, Device, DeviceId, MemoryPool, Result, Tensor, gc, tempfile};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -288,9 +290,24 @@ fn configure_limits() -> Result<()> {
     // Set memory pool limits
     MemoryPool::configure().max_size(8 * 1024 * 1024 * 1024).enable()?;
 
-    // differs: the line that limits CUDA memory belongs to the device sections.
+    // Set CUDA memory limits
+    // differs: a machine without a device is no failure here; the line itself runs in `gpu_limits`.
+    if Device::cuda(0).is_ok() {
+        set_cuda_memory_limit()?;
+    }
 
     Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn set_cuda_memory_limit() -> Result<()> {
+    cuda::set_memory_limit(0, 4 * 1024 * 1024 * 1024)?;
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn set_cuda_memory_limit() -> Result<()> {
+    unreachable!("without the feature there is no device")
 }
 
 #[test]
@@ -502,4 +519,97 @@ fn process_buffer(buffer: &[f32]) -> Result<()> {
 #[test]
 fn practices_reuse() {
     in_directory(|_| optimize_allocations().unwrap());
+}
+
+// ---- GPU Resources, on the software driver and on a real one ----
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[path = "softcuda/harness.rs"]
+mod harness;
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod gpu {
+    use super::harness::{EAGER, LAZY, Mode, RANGES, in_modes};
+    use super::*;
+
+    /// The guide asks for a gigabyte.
+    const LARGE: Mode = Mode("3 GiB", &[("SOFTCUDA_MEM_MIB", "3072")]);
+
+    fn manage_gpu_memory() -> Result<()> {
+        // Configure CUDA memory pool
+        cuda::MemoryPool::configure().initial_size(1024 * 1024 * 1024).enable()?;
+
+        // Allocate on GPU
+        // differs: zeros on a device is `zeros_on`.
+        let gpu_tensor = Tensor::zeros_on(&[1000, 1000], &Device::cuda(0)?)?;
+
+        // Automatically freed when dropped
+        drop(gpu_tensor);
+
+        // Check memory usage
+        let info = cuda::get_memory_info(0)?;
+        println!("Free memory: {} bytes", info.free);
+
+        Ok(())
+    }
+
+    #[test]
+    fn gpu_memory_management() {
+        in_modes("gpu::gpu_memory_management", &[LARGE], || {
+            manage_gpu_memory().unwrap();
+            let info = cuda::get_memory_info(0).unwrap();
+            assert_eq!((info.reserved, info.in_use), (1 << 30, 0));
+            assert!(info.free <= info.total - (1 << 30));
+            cuda::MemoryPool::disable(0).unwrap();
+            assert_eq!(cuda::get_memory_info(0).unwrap().reserved, 0);
+        });
+    }
+
+    fn manage_multiple_gpus() -> Result<()> {
+        let devices = Device::cuda_all()?;
+
+        // Allocate across GPUs
+        let mut tensors = Vec::new();
+        // differs: the index is not used.
+        for device in devices.iter() {
+            let tensor = Tensor::zeros_on(&[1000, 1000], device)?;
+            tensors.push(tensor);
+        }
+        assert_eq!(tensors.len(), devices.len());
+        assert!(tensors.iter().zip(&devices).all(|(tensor, device)| tensor.device() == device));
+
+        // Resources freed when tensors dropped
+        Ok(())
+    }
+
+    #[test]
+    fn gpu_multi_management() {
+        in_modes("gpu::gpu_multi_management", &[EAGER, LAZY, RANGES], || {
+            manage_multiple_gpus().unwrap();
+            for ordinal in 0..Device::cuda_all().unwrap().len() as u32 {
+                let info = cuda::get_memory_info(ordinal).unwrap();
+                assert_eq!(info.in_use, 0);
+                assert!(info.reserved >= 4_000_000, "it was there");
+            }
+        });
+    }
+
+    #[test]
+    fn gpu_limits() {
+        in_modes("gpu::gpu_limits", &[LARGE], || {
+            set_cuda_memory_limit().unwrap();
+            let info = cuda::get_memory_info(0).unwrap();
+            assert_eq!(info.limit, info.total.min(4 << 30));
+        });
+    }
+
+    #[test]
+    fn gpu_tensors_are_freed_at_the_end_of_their_scope() {
+        in_modes("gpu::gpu_tensors_are_freed_at_the_end_of_their_scope", &[EAGER, LAZY], || {
+            in_directory(|_| {
+                process_data().unwrap();
+                assert_eq!(cuda::get_memory_info(0).unwrap().in_use, 0);
+            });
+        });
+    }
 }

@@ -17,7 +17,8 @@ use super::TensorBuf;
 use super::dtype::DType;
 use super::element::Element;
 use super::layout::Layout;
-use crate::error::{DemoError, Result};
+use crate::device::{Backend, DeviceMemory, Queue};
+use crate::error::{DemoError, DeviceId, Result};
 use crate::pool::MemoryPool;
 use crate::pool::budget::scope::{self, Holding, Kind};
 use adopted::Adopted;
@@ -45,11 +46,19 @@ pub struct Storage {
 enum Place {
     Inline(Inline),
     Shared(Arc<Owned>),
+    /// Memory that only a device can touch.
+    Device(Arc<OnDevice>),
 }
 
 /// A block and what is charged for it: given back after the memory is.
 struct Owned {
     block: Block,
+    _charged: Holding,
+}
+
+/// The same on a device.
+struct OnDevice {
+    memory: Arc<dyn DeviceMemory>,
     _charged: Holding,
 }
 
@@ -219,6 +228,7 @@ impl Storage {
     pub(crate) fn place(&self) -> &'static str {
         match &self.place {
             Place::Inline(_) => "inline",
+            Place::Device(_) => "on the device",
             Place::Shared(block) => match block.block {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
@@ -233,11 +243,16 @@ impl Storage {
     /// The bytes of all elements.
     ///
     /// # Errors
-    /// [`DemoError::Format`] where they are a file's and damaged.
+    /// [`DemoError::Format`] where they are a file's and damaged, [`DemoError::WrongDevice`] where only a device can touch them.
     pub(crate) fn as_bytes(&self) -> Result<&[u8]> {
         match &self.place {
             Place::Inline(inline) => Ok(&inline_bytes(inline)[..self.len_bytes()]),
             Place::Shared(owned) => owned.block.bytes(),
+            Place::Device(there) => Err(DemoError::WrongDevice {
+                operation: "touching elements",
+                held: there.memory.device(),
+                needed: DeviceId::Host,
+            }),
         }
     }
 
@@ -280,6 +295,9 @@ impl Storage {
                 Some(bytes) => Ok(bytes),
                 None => unreachable!("the block is ours alone, and not mapped: seen or made above"),
             },
+            Place::Device(_) => {
+                unreachable!("what a device holds is never writable here, nor a copy of it: seen above")
+            }
         }
     }
 }
@@ -292,6 +310,66 @@ impl Storage {
             Place::Shared(owned) => {
                 Arc::get_mut(owned).is_some_and(|owned| owned.block.bytes_mut().is_some())
             }
+            Place::Device(_) => false,
+        }
+    }
+}
+
+/// Elements on a device.
+impl Storage {
+    /// As many zeros on a device.
+    pub(crate) fn zeros_on(
+        dtype: DType,
+        elements: usize,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let bytes = elements * dtype.size_bytes();
+        Ok(Storage { place: Place::on_device(bytes, || backend.zeros(bytes, queue))?, dtype, elements })
+    }
+
+    /// A copy on a device, of all elements.
+    pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
+        let place = Place::on_device(self.len_bytes(), || match &self.place {
+            Place::Device(there) => backend.copy(&*there.memory, queue),
+            _ => backend.upload(self.as_bytes()?, queue),
+        })?;
+        Ok(Storage { place, dtype: self.dtype, elements: self.elements })
+    }
+
+    /// A copy of some elements on a device.
+    pub(crate) fn part_on(
+        &self,
+        range: Range<usize>,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
+        let bytes = &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes];
+        let place = Place::on_device(bytes.len(), || backend.upload(bytes, queue))?;
+        Ok(Storage { place, dtype: self.dtype, elements })
+    }
+
+    /// A copy on the host, of some elements.
+    pub(crate) fn on_host(&self, range: Range<usize>) -> Result<Storage> {
+        let element_bytes = self.dtype.size_bytes();
+        match &self.place {
+            Place::Device(there) => Storage::filled(self.dtype, range.len(), |out| {
+                there.memory.read(range.start * element_bytes, out)
+            }),
+            _ => Storage::copy_bytes(
+                self.dtype,
+                range.len(),
+                &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes],
+            ),
+        }
+    }
+
+    /// The device's memory, where it is on one.
+    pub(crate) fn device_memory(&self) -> Option<&dyn DeviceMemory> {
+        match &self.place {
+            Place::Device(there) => Some(&*there.memory),
+            _ => None,
         }
     }
 }
@@ -299,6 +377,13 @@ impl Storage {
 impl Place {
     fn charged<B>((block, charged): (B, Holding), kind: impl FnOnce(B) -> Block) -> Place {
         Place::Shared(Arc::new(Owned { block: kind(block), _charged: charged }))
+    }
+
+    /// Memory of a device, charged before it is taken.
+    fn on_device(bytes: usize, take: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>) -> Result<Place> {
+        let charged =
+            scope::charge(Kind::DeviceBytes, bytes as u64).map_err(|why| crate::gc::scope_report(&why))?;
+        Ok(Place::Device(Arc::new(OnDevice { memory: take()?, _charged: charged })))
     }
 
     fn uncharged(block: Block) -> Place {
