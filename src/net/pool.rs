@@ -115,14 +115,33 @@ impl<M: Manager> managed::Manager for Recycler<M> {
 }
 
 impl<M: Manager> Recycler<M> {
+    /// Nearly always a glance is enough: kept apart, so that it is no part of what an await has to keep.
+    #[inline]
     async fn is_good(&self, conn: &mut Conn<M>) -> bool {
-        let Shared { settings, counts, manager, .. } = &*self.0;
+        match self.glance(conn) {
+            Some(good) => good,
+            None => self.look(conn).await,
+        }
+    }
+
+    /// What can be said without a look at the connection itself.
+    #[inline]
+    fn glance(&self, conn: &Conn<M>) -> Option<bool> {
         let now_ms = now_ms();
         if now_ms >= conn.expires_ms {
-            count(&counts.expired);
-            return false;
+            count(&self.0.counts.expired);
+            return Some(false);
         }
-        let idle = Duration::from_millis(now_ms.saturating_sub(conn.idle_since_ms));
+        if u128::from(now_ms.saturating_sub(conn.idle_since_ms)) >= self.0.settings.check_after.as_millis() {
+            return None;
+        }
+        let here = Handle::try_current().ok().map(|handle| handle.id());
+        (here.is_none() || here == conn.runtime).then_some(true)
+    }
+
+    async fn look(&self, conn: &mut Conn<M>) -> bool {
+        let Shared { settings, counts, manager, .. } = &*self.0;
+        let idle = Duration::from_millis(now_ms().saturating_sub(conn.idle_since_ms));
         if idle >= settings.check_after {
             let Some(connection) = conn.connection.as_mut() else { return false };
             let check = in_phase(CHECKING, manager.check(connection, idle));
