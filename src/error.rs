@@ -306,7 +306,7 @@ pub struct OutOfMemory {
     pub largest_free_bytes: u64,
     /// What registered reclaimers said they could still give back.
     pub reclaimable_bytes: u64,
-    /// Those reclaimers, largest first.
+    /// Those reclaimers, and the scopes that hold most, each largest first. A scope within another counts for both.
     #[cfg(feature = "std")]
     pub consumers: Vec<Consumer>,
     /// What the device's driver had left, where there is one.
@@ -314,12 +314,6 @@ pub struct OutOfMemory {
     /// The streams of the device, largest first.
     #[cfg(feature = "std")]
     pub streams: Vec<StreamUse>,
-    /// The scope whose limit was reached, where it was not the process's or a pool's.
-    #[cfg(feature = "std")]
-    pub scope: Option<String>,
-    /// The scopes that hold most, largest first. One within another counts for both.
-    #[cfg(feature = "std")]
-    pub scopes: Vec<Consumer>,
 }
 
 /// A stream of a device, and the memory that was taken on it.
@@ -351,6 +345,35 @@ pub struct Consumer {
     pub name: String,
     /// What it holds; of a reclaimer, what it could give back.
     pub bytes: u64,
+    /// What it is.
+    pub role: Role,
+}
+
+/// What a [`Consumer`] is.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum Role {
+    /// Somebody who could give it back.
+    Reclaimer,
+    /// The scope whose limit was reached.
+    FullScope,
+    /// Another scope.
+    Scope,
+}
+
+#[cfg(feature = "std")]
+impl OutOfMemory {
+    /// The scope whose limit was reached, where it was not the process's or a pool's.
+    pub fn scope(&self) -> Option<&str> {
+        let full = self.consumers.iter().find(|consumer| consumer.role == Role::FullScope);
+        full.map(|scope| scope.name.as_str())
+    }
+
+    /// The scopes that hold most: the full one, then the others, largest first.
+    pub fn scopes(&self) -> impl Iterator<Item = &Consumer> {
+        self.consumers.iter().filter(|consumer| consumer.role != Role::Reclaimer)
+    }
 }
 
 impl fmt::Display for OutOfMemory {
@@ -374,17 +397,17 @@ impl fmt::Display for OutOfMemory {
             write!(f, ", {} reclaimable", self.reclaimable_bytes)?;
         }
         #[cfg(feature = "std")]
-        for (i, consumer) in self.consumers.iter().enumerate() {
+        for (i, consumer) in self.consumers.iter().filter(|it| it.role == Role::Reclaimer).enumerate() {
             write!(f, "{} {} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
+        }
+        #[cfg(feature = "std")]
+        for (i, scope) in self.scopes().enumerate() {
+            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
         }
         #[cfg(feature = "std")]
         for (i, row) in self.streams.iter().enumerate() {
             let lead = if i == 0 { "; by stream" } else { "," };
             write!(f, "{lead} {:#x} {} in use, {} cached", row.stream, row.in_use_bytes, row.cached_bytes)?;
-        }
-        #[cfg(feature = "std")]
-        for (i, scope) in self.scopes.iter().enumerate() {
-            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
         }
         Ok(())
     }
@@ -396,7 +419,7 @@ struct InScope<'a>(&'a OutOfMemory);
 impl fmt::Display for InScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "std")]
-        if let Some(scope) = &self.0.scope {
+        if let Some(scope) = self.0.scope() {
             return write!(f, " in scope {scope}");
         }
         let _ = (f, self.0);

@@ -457,7 +457,7 @@ fn device_memory_is_charged_to_the_scope_it_is_taken_in() {
         assert_eq!((step.used(Kind::DeviceBytes), step.used(Kind::HostBytes)), (4 * MIB as u64, 0));
         let refused = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap_err();
         let DemoError::OutOfMemory(report) = refused else { panic!("{refused}") };
-        assert_eq!((report.device, report.scope.as_deref()), (DeviceId::Cuda(1), Some("step")));
+        assert_eq!((report.device, report.scope()), (DeviceId::Cuda(1), Some("step")));
         assert_eq!((report.limit_bytes, report.in_use_bytes), (5 * MIB as u64, 4 * MIB as u64));
         let view = kept.clone();
         drop(kept);

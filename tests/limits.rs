@@ -338,12 +338,12 @@ mod ledger {
         let error = step.run(|| Tensor::zeros(&[10_000])).unwrap_err();
         let text = error.to_string();
         let DemoError::OutOfMemory(report) = error else { panic!("{text}") };
-        assert_eq!(report.scope.as_deref(), Some("training step"));
+        assert_eq!(report.scope(), Some("training step"));
         assert_eq!(
             (report.requested_bytes, report.in_use_bytes, report.limit_bytes),
             (40_000, 80_000, 100_000)
         );
-        let holder = |name| report.scopes.iter().find(|scope| scope.name == name).map(|scope| scope.bytes);
+        let holder = |name| report.scopes().find(|scope| scope.name == name).map(|scope| scope.bytes);
         assert_eq!((holder("training step"), holder("activations")), (Some(80_000), Some(80_000)));
         assert!(text.contains("in scope training step") && text.contains("activations 80000"), "{text}");
     }

@@ -193,7 +193,7 @@ async fn a_pool_lives_through_a_server_that_misbehaves_in_every_way() {
         seen(&faults.stalled),
         seen(&faults.refused)
     );
-    assert!(answered.load(SeqCst) > 100 && stats.closed_stale > 0 && stats.closed_expired > 0);
+    assert!(answered.load(SeqCst) > 100 && stats.closed_stale > 0);
     let kinds = [&faults.closed, &faults.reset, &faults.stalled, &faults.refused];
     assert!(kinds.into_iter().all(|count| seen(count) > 0), "some fault never came: this shows too little");
     assert!(pool.scope().peak(Kind::Connections) <= MAX as u64);

@@ -4,7 +4,7 @@
 
 use super::registry::{self, Entry};
 use super::{Deadline, Resource};
-use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
+use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result, Role};
 use crate::heap::shared as heap;
 use crate::pool::budget::scope::{Kind, Refused, Scope};
 use crate::pool::host;
@@ -147,7 +147,10 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     add(&mut report, "pool, idle", host::idle_bytes());
     add(&mut report, "heap, idle", heap::idle_bytes());
     add_scopes(&mut report);
-    let Some(_asking) = Asking::begin() else { return report };
+    let Some(_asking) = Asking::begin() else {
+        largest(&mut report.consumers);
+        return report;
+    };
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
         let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
@@ -182,7 +185,17 @@ pub fn reclaimable() -> Vec<(String, Resource, u64)> {
 pub fn scope_report(refused: &Refused) -> OutOfMemory {
     let over = refused.over();
     let mut report = host_report(over.asked);
-    report.scope = refused.scope().parent().and_then(|_| owned(refused.scope().name()));
+    if refused.scope().parent().is_some()
+        && let Some(name) = owned(refused.scope().name())
+    {
+        let bytes = refused.scope().used(refused.kind());
+        // It may be among the largest already.
+        report.consumers.retain(|it| it.role == Role::Reclaimer || it.name != name || it.bytes != bytes);
+        if report.consumers.try_reserve(1).is_ok() {
+            report.consumers.push(Consumer { name, bytes, role: Role::FullScope });
+        }
+        report.consumers.sort_by_key(|it| it.role);
+    }
     report.limit_bytes = over.limit;
     report.in_use_bytes = refused.scope().used(refused.kind());
     report.largest_free_bytes = report.largest_free_bytes.min(over.left);
@@ -194,17 +207,23 @@ fn add_scopes(report: &mut OutOfMemory) {
     for scope in Scope::all() {
         let bytes = scope.used(Kind::HostBytes);
         if bytes > 0
-            && let (Some(name), Ok(())) = (owned(scope.name()), report.scopes.try_reserve(1))
+            && let (Some(name), Ok(())) = (owned(scope.name()), report.consumers.try_reserve(1))
         {
-            report.scopes.push(Consumer { name, bytes });
+            report.consumers.push(Consumer { name, bytes, role: Role::Scope });
         }
     }
-    largest(&mut report.scopes);
 }
 
 fn largest(consumers: &mut Vec<Consumer>) {
-    consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
-    consumers.truncate(CONSUMERS);
+    consumers.sort_unstable_by(|a, b| {
+        a.role.cmp(&b.role).then(b.bytes.cmp(&a.bytes)).then_with(|| a.name.cmp(&b.name))
+    });
+    let mut seen = [0; 2];
+    consumers.retain(|consumer| {
+        let seen = &mut seen[usize::from(consumer.role != Role::Reclaimer)];
+        *seen += 1;
+        *seen <= CONSUMERS
+    });
 }
 
 /// Counts `bytes` that `name` could give back, and names it if there is memory to do so.
@@ -214,7 +233,7 @@ fn add(report: &mut OutOfMemory, name: &str, bytes: u64) {
         return;
     }
     if let (Some(name), Ok(())) = (owned(name), report.consumers.try_reserve(1)) {
-        report.consumers.push(Consumer { name, bytes });
+        report.consumers.push(Consumer { name, bytes, role: Role::Reclaimer });
     }
 }
 

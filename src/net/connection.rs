@@ -4,12 +4,10 @@
 
 use super::clock::now_ms;
 use super::manager::{Manager, Tcp};
-use super::pool::{Inner, Recycler};
-use super::shared::Shared;
+use super::pool::Recycler;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 use deadpool::managed::Object;
-use std::sync::Arc;
 
 /// A connection that nobody else uses, back in its pool when this is dropped.
 ///
@@ -19,13 +17,12 @@ use std::sync::Arc;
 pub struct PooledConnection<M: Manager = Tcp> {
     /// `None` only after it was taken out or given back.
     object: Option<Object<Recycler<M>>>,
-    shared: Arc<Shared<M>>,
     broken: bool,
 }
 
 impl<M: Manager> PooledConnection<M> {
-    pub(super) fn new(object: Object<Recycler<M>>, pool: &Inner<M>) -> Self {
-        PooledConnection { object: Some(object), shared: Arc::clone(&pool.shared), broken: false }
+    pub(super) fn new(object: Object<Recycler<M>>) -> Self {
+        PooledConnection { object: Some(object), broken: false }
     }
 
     /// Closes it instead of giving it back: for a connection on which something was left half done.
@@ -43,7 +40,7 @@ impl<M: Manager> PooledConnection<M> {
     }
 
     pub(super) fn manager(&self) -> &M {
-        &self.shared.manager
+        &self.object.as_ref().expect("on loan until it is dropped").manager
     }
 
     /// It will be closed instead of being given back.

@@ -24,6 +24,7 @@ use core::pin::pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult};
+use std::boxed::Box;
 use std::string::String;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -89,7 +90,7 @@ async fn in_phase<T>(phase: &'static str, future: impl Future<Output = T>) -> T 
 }
 
 impl<M: Manager> managed::Manager for Recycler<M> {
-    type Type = Conn<M::Connection>;
+    type Type = Box<Conn<M>>;
     type Error = DemoError;
 
     async fn create(&self) -> Result<Self::Type> {
@@ -114,14 +115,33 @@ impl<M: Manager> managed::Manager for Recycler<M> {
 }
 
 impl<M: Manager> Recycler<M> {
-    async fn is_good(&self, conn: &mut Conn<M::Connection>) -> bool {
-        let Shared { settings, counts, manager, .. } = &*self.0;
+    /// Nearly always a glance is enough: kept apart, so that it is no part of what an await has to keep.
+    #[inline]
+    async fn is_good(&self, conn: &mut Conn<M>) -> bool {
+        match self.glance(conn) {
+            Some(good) => good,
+            None => self.look(conn).await,
+        }
+    }
+
+    /// What can be said without a look at the connection itself.
+    #[inline]
+    fn glance(&self, conn: &Conn<M>) -> Option<bool> {
         let now_ms = now_ms();
         if now_ms >= conn.expires_ms {
-            count(&counts.expired);
-            return false;
+            count(&self.0.counts.expired);
+            return Some(false);
         }
-        let idle = Duration::from_millis(now_ms.saturating_sub(conn.idle_since_ms));
+        if u128::from(now_ms.saturating_sub(conn.idle_since_ms)) >= self.0.settings.check_after.as_millis() {
+            return None;
+        }
+        let here = Handle::try_current().ok().map(|handle| handle.id());
+        (here.is_none() || here == conn.runtime).then_some(true)
+    }
+
+    async fn look(&self, conn: &mut Conn<M>) -> bool {
+        let Shared { settings, counts, manager, .. } = &*self.0;
+        let idle = Duration::from_millis(now_ms().saturating_sub(conn.idle_since_ms));
         if idle >= settings.check_after {
             let Some(connection) = conn.connection.as_mut() else { return false };
             let check = in_phase(CHECKING, manager.check(connection, idle));
@@ -272,7 +292,7 @@ impl<M: Manager> ConnectionPool<M> {
         match got {
             Ok(object) => {
                 count(&self.inner.shared.counts.served);
-                Ok(PooledConnection::new(object, &self.inner))
+                Ok(PooledConnection::new(object))
             }
             Err(PoolError::Backend(error)) => Err(error),
             // No timeouts and no hooks were given to deadpool: what is left is that it is closed.
@@ -345,8 +365,8 @@ impl<M: Manager> Inner<M> {
     }
 
     /// Closes idle connections that `goes` says yes to, oldest first, and keeps `keep` of them. How many.
-    pub(super) fn close_idle(&self, keep: usize, goes: impl Fn(&Conn<M::Connection>) -> bool) -> usize {
-        let mut out = beyond(keep, self.idle_count(), goes);
+    pub(super) fn close_idle(&self, keep: usize, goes: impl Fn(&Conn<M>) -> bool) -> usize {
+        let mut out = beyond(keep, self.idle_count(), |conn: &Conn<M>| goes(conn));
         let ready = self.shared.drop_ready(|conn| out(conn));
         let retained = self.idle.retain(|conn, _| !out(conn));
         ready + retained.removed.len()

@@ -20,9 +20,12 @@ use tokio::runtime::Id;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// A connection with what is known of it. Dropped, it is closed first and given back to the ledger then.
-pub(super) struct Conn<T> {
+///
+/// It is boxed wherever it is kept: on its way in and out of a pool a pointer moves.
+pub(super) struct Conn<M: Manager> {
     /// `None` in a shell, whose connection was taken out.
-    pub(super) connection: Option<T>,
+    pub(super) connection: Option<M::Connection>,
+    pub(super) manager: Arc<M>,
     place: Option<Seat>,
     /// The runtime under which it was used last.
     pub(super) runtime: Option<Id>,
@@ -30,7 +33,7 @@ pub(super) struct Conn<T> {
     pub(super) idle_since_ms: u64,
 }
 
-impl<T> Conn<T> {
+impl<M: Manager> Conn<M> {
     /// Closes it.
     pub(super) fn close(&mut self) {
         drop(self.connection.take());
@@ -38,7 +41,7 @@ impl<T> Conn<T> {
     }
 
     /// Takes it out of the pool's hands.
-    pub(super) fn take(&mut self) -> Option<T> {
+    pub(super) fn take(&mut self) -> Option<M::Connection> {
         self.place = None;
         self.connection.take()
     }
@@ -74,11 +77,11 @@ pub(super) fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Relaxed);
 }
 
-type Outcome<M> = Result<Conn<<M as Manager>::Connection>>;
+type Outcome<M> = Result<Box<Conn<M>>>;
 
 pub(super) struct Waiting<M: Manager>(oneshot::Sender<Outcome<M>>);
 
-impl<M: Manager> Caller<Conn<M::Connection>, DemoError> for Waiting<M> {
+impl<M: Manager> Caller<Box<Conn<M>>, DemoError> for Waiting<M> {
     fn is_gone(&self) -> bool {
         self.0.is_closed()
     }
@@ -89,11 +92,11 @@ impl<M: Manager> Caller<Conn<M::Connection>, DemoError> for Waiting<M> {
 }
 
 pub(super) struct Shared<M: Manager> {
-    pub(super) manager: M,
+    pub(super) manager: Arc<M>,
     pub(super) settings: Settings,
     /// The pool in the ledger: as many connections as may be, inside of whoever made the pool.
     pub(super) scope: Scope,
-    pub(super) desk: Lock<HostLock, Desk<Conn<M::Connection>, Waiting<M>>>,
+    pub(super) desk: Lock<HostLock, Desk<Box<Conn<M>>, Waiting<M>>>,
     /// How many connects may be under way at once.
     connecting: Semaphore,
     /// A connection has left the ledger.
@@ -116,7 +119,7 @@ impl<M: Manager> Shared<M> {
             awake: Notify::new(),
             counts: Counts::default(),
             jitter: RandomState::new(),
-            manager,
+            manager: Arc::new(manager),
             settings,
         }
     }
@@ -195,8 +198,8 @@ impl<M: Manager> Shared<M> {
     }
 
     /// Takes connections that nobody uses out, to be dropped by the caller.
-    pub(super) fn drop_ready(&self, out: impl FnMut(&mut Conn<M::Connection>) -> bool) -> usize {
-        let dropped = self.desk.lock().take_ready(out);
+    pub(super) fn drop_ready(&self, mut out: impl FnMut(&Conn<M>) -> bool) -> usize {
+        let dropped = self.desk.lock().take_ready(|conn| out(conn));
         dropped.len()
     }
 
@@ -255,13 +258,14 @@ impl<M: Manager> Flight<M> {
                 return Err(DemoError::Connection { action: "connect to", peer, source });
             }
         };
-        Ok(Conn {
+        Ok(Box::new(Conn {
             connection: Some(connection),
+            manager: Arc::clone(&shared.manager),
             place: Some(place),
             runtime: tokio::runtime::Handle::try_current().ok().map(|handle| handle.id()),
             expires_ms: shared.expires_ms(),
             idle_since_ms: now_ms(),
-        })
+        }))
     }
 
     fn land(&mut self, outcome: Outcome<M>) {
