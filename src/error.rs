@@ -90,6 +90,22 @@ pub enum DemoError {
         needed: DeviceId,
     },
 
+    /// A device's driver refused a call.
+    #[cfg(feature = "std")]
+    #[error("{device}: {call} failed with {name} ({code}): {advice}")]
+    DeviceFailed {
+        /// Which device.
+        device: DeviceId,
+        /// The driver's function.
+        call: &'static str,
+        /// The driver's name for what went wrong.
+        name: &'static str,
+        /// The driver's number for it.
+        code: i32,
+        /// What it means, and what to do about it.
+        advice: &'static str,
+    },
+
     /// A block was given back that is not live.
     #[error("{0}")]
     BadFree(BadFree),
@@ -142,6 +158,58 @@ pub enum DemoError {
         name: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+
+    /// A connection could not be made, or used.
+    #[cfg(feature = "std")]
+    #[error("cannot {action} {peer}: {source}")]
+    Connection {
+        /// What was tried, as a verb: "connect to", "bind".
+        action: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// Why, as whoever tried it says: a [`std::io::Error`] for TCP.
+        source: std::boxed::Box<dyn core::error::Error + Send + Sync>,
+    },
+
+    /// Something did not happen in time.
+    #[cfg(feature = "std")]
+    #[error(
+        "gave up {phase} {peer} after {} ms: {in_use} of {limit} connections were in use; raise the timeout or the maximum, or give connections back sooner", .waited.as_millis()
+    )]
+    TimedOut {
+        /// What it was doing: "waiting for a connection to".
+        phase: &'static str,
+        /// The address, or the name of the pool.
+        peer: std::boxed::Box<str>,
+        /// How long it waited.
+        waited: std::time::Duration,
+        /// Connections that were in use then.
+        in_use: usize,
+        /// The most that there may be.
+        limit: usize,
+    },
+
+    /// Something was closed before.
+    #[cfg(feature = "std")]
+    #[error("{what} {name} is closed")]
+    Closed {
+        /// What kind of thing: "the pool of connections to".
+        what: &'static str,
+        /// Its name.
+        name: std::boxed::Box<str>,
+    },
+
+    /// A call that waits, where nothing could go on while it does.
+    #[cfg(feature = "std")]
+    #[error(
+        "{call} would block the only thread of its runtime, on which everything it waits for runs: {advice}"
+    )]
+    WouldDeadlock {
+        /// The call.
+        call: &'static str,
+        /// What to do instead.
+        advice: &'static str,
     },
 
     /// The new file stands under its name, but its directory could not be synced: it may be gone after a power loss.
@@ -241,6 +309,38 @@ pub struct OutOfMemory {
     /// Those reclaimers, largest first.
     #[cfg(feature = "std")]
     pub consumers: Vec<Consumer>,
+    /// What the device's driver had left, where there is one.
+    pub free_bytes: Option<u64>,
+    /// The streams of the device, largest first.
+    #[cfg(feature = "std")]
+    pub streams: Vec<StreamUse>,
+    /// The scope whose limit was reached, where it was not the process's or a pool's.
+    #[cfg(feature = "std")]
+    pub scope: Option<String>,
+    /// The scopes that hold most, largest first. One within another counts for both.
+    #[cfg(feature = "std")]
+    pub scopes: Vec<Consumer>,
+}
+
+/// A stream of a device, and the memory that was taken on it.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct StreamUse {
+    /// The driver's handle; 0 is the default stream.
+    pub stream: u64,
+    /// What live blocks that were taken on it hold.
+    pub in_use_bytes: u64,
+    /// What its cache keeps for it.
+    pub cached_bytes: u64,
+}
+
+#[cfg(feature = "cuda")]
+impl StreamUse {
+    /// A row of the table.
+    pub(crate) const fn new(stream: u64, in_use_bytes: u64, cached_bytes: u64) -> StreamUse {
+        StreamUse { stream, in_use_bytes, cached_bytes }
+    }
 }
 
 /// A named holder of memory.
@@ -249,7 +349,7 @@ pub struct OutOfMemory {
 pub struct Consumer {
     /// The name it was registered under.
     pub name: String,
-    /// What it holds and could give back.
+    /// What it holds; of a reclaimer, what it could give back.
     pub bytes: u64,
 }
 
@@ -257,11 +357,18 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "out of memory on {}: {} bytes requested, {} in use, largest free block {}",
-            self.device, self.requested_bytes, self.in_use_bytes, self.largest_free_bytes
+            "out of memory on {}{}: {} bytes requested, {} in use, largest free block {}",
+            self.device,
+            InScope(self),
+            self.requested_bytes,
+            self.in_use_bytes,
+            self.largest_free_bytes
         )?;
         if self.limit_bytes != u64::MAX {
             write!(f, ", limit {}", self.limit_bytes)?;
+        }
+        if let Some(free_bytes) = self.free_bytes {
+            write!(f, ", {free_bytes} free on the device")?;
         }
         if self.reclaimable_bytes > 0 {
             write!(f, ", {} reclaimable", self.reclaimable_bytes)?;
@@ -270,6 +377,29 @@ impl fmt::Display for OutOfMemory {
         for (i, consumer) in self.consumers.iter().enumerate() {
             write!(f, "{} {} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
         }
+        #[cfg(feature = "std")]
+        for (i, row) in self.streams.iter().enumerate() {
+            let lead = if i == 0 { "; by stream" } else { "," };
+            write!(f, "{lead} {:#x} {} in use, {} cached", row.stream, row.in_use_bytes, row.cached_bytes)?;
+        }
+        #[cfg(feature = "std")]
+        for (i, scope) in self.scopes.iter().enumerate() {
+            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// " in scope NAME", or nothing.
+struct InScope<'a>(&'a OutOfMemory);
+
+impl fmt::Display for InScope<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "std")]
+        if let Some(scope) = &self.0.scope {
+            return write!(f, " in scope {scope}");
+        }
+        let _ = (f, self.0);
         Ok(())
     }
 }

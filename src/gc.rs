@@ -18,7 +18,9 @@ mod collect;
 mod registry;
 
 #[cfg(feature = "std")]
-pub use collect::{Collected, collect, collect_until, host_report, with_retry};
+pub use collect::{
+    Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,
+};
 #[cfg(feature = "std")]
 pub use registry::{ReclaimerId, register, unregister};
 #[cfg(feature = "std")]
@@ -58,6 +60,17 @@ pub enum Resource {
     Connections,
     /// Open files.
     Files,
+}
+
+impl core::fmt::Display for Resource {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Resource::HostBytes => "host bytes",
+            Resource::DeviceBytes => "device bytes",
+            Resource::Connections => "connections",
+            Resource::Files => "files",
+        })
+    }
 }
 
 macro_rules! reclaim_through {

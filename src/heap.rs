@@ -25,6 +25,8 @@ mod dispatch;
 mod errno;
 #[cfg(feature = "std")]
 mod misuse;
+#[cfg(feature = "allocator-api2-04")]
+mod newest;
 #[cfg(feature = "std")]
 mod owner;
 #[cfg(feature = "std")]

@@ -46,13 +46,15 @@
 //! | cache | a thread's magazines, of [`Global`] | |
 //! | fixed heap | arenas over memory that is simply there, shared | [`FixedHeap`] |
 //! | budget, charge | how much may be held; a share of it | [`pool::Budget`], [`pool::Charge`] |
+//! | scope | a named part of what the process holds, with a budget of every kind | `pool::budget::scope::Scope` |
 //! | reclaimer | who can give something back | [`gc::Reclaim`] |
 //!
 //! A *page* is the operating system's, and nothing else.
 //!
 //! # Features
 //!
-//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `cuda` looks
+//! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `net` (default) connections;
+//! `serde` serialises reports; `cuda` looks
 //! for devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
 //! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
@@ -64,14 +66,18 @@ extern crate std;
 
 pub mod arena;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 pub mod device;
 pub mod error;
 #[cfg(feature = "std")]
 pub mod fs;
 pub mod gc;
 pub mod heap;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod pool;
+#[cfg(feature = "std")]
+pub mod report;
 pub mod size;
 pub mod space;
 pub mod sync;
@@ -86,6 +92,8 @@ pub use lock_api;
 #[cfg(feature = "std")]
 pub use pool::MemoryPool;
 pub use pool::{Pool, PoolConfig};
+#[cfg(feature = "std")]
+pub use report::resources;
 #[cfg(feature = "critical-section")]
 pub use sync::CriticalSectionLock;
 #[cfg(feature = "std")]

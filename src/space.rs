@@ -63,6 +63,14 @@ pub unsafe trait Space {
     /// [`SpaceError`] when that failed; then `from` is backed as before and `to` is not.
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError>;
 
+    /// Whether the backing of idle frames can be moved at once. Where somebody may still be at work in what was freed, as a
+    /// device's streams are, moving it waits; then frames are created first, as far as that is allowed, and moved only when
+    /// nothing else is left.
+    fn at_rest(&self, idle: Span) -> bool {
+        let _ = idle;
+        true
+    }
+
     /// What free granules of backed frames hold is needed no more: their memory may be given back. They stay backed, and
     /// hold anything.
     fn forget(&self, free: Span) {

@@ -13,6 +13,8 @@ mod extent;
 #[cfg(feature = "std")]
 mod compare;
 #[cfg(feature = "std")]
+mod device;
+#[cfg(feature = "std")]
 mod elements;
 #[cfg(any(feature = "dlpack", feature = "ndarray"))]
 mod interop;

@@ -4,6 +4,8 @@
 #![cfg(feature = "std")]
 #![allow(dead_code, unused_variables, reason = "the guide's snippets show one thing each")]
 
+#[cfg(feature = "cuda")]
+use democratising::cuda;
 use democratising::{DemoError, Device, DeviceId, MemoryPool, Result, Tensor, gc, tempfile};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -288,9 +290,24 @@ fn configure_limits() -> Result<()> {
     // Set memory pool limits
     MemoryPool::configure().max_size(8 * 1024 * 1024 * 1024).enable()?;
 
-    // differs: the line that limits CUDA memory belongs to the device sections.
+    // Set CUDA memory limits
+    // differs: a machine without a device is no failure here; the line itself runs in `gpu_limits`.
+    if Device::cuda(0).is_ok() {
+        set_cuda_memory_limit()?;
+    }
 
     Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn set_cuda_memory_limit() -> Result<()> {
+    cuda::set_memory_limit(0, 4 * 1024 * 1024 * 1024)?;
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn set_cuda_memory_limit() -> Result<()> {
+    unreachable!("without the feature there is no device")
 }
 
 #[test]
@@ -356,6 +373,123 @@ fn practices_resource_exhaustion() {
     });
 }
 
+// ---- Network Resources: Connection Management, Resource Pools ----
+
+#[cfg(feature = "net")]
+mod network {
+    use democratising::net::{ConnectionPool, PooledConnection, Server, Socket};
+    use democratising::{DemoError, Result};
+    use std::io::{Read, Write};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    // differs: the address is told, since a test takes a port that is free.
+    async fn handle_connections(bound: impl FnOnce(std::net::SocketAddr)) -> Result<()> {
+        // TCP listener with automatic cleanup
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        bound(listener.local_addr()?);
+
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(async move { handle_client(socket).await });
+        }
+
+        Ok(())
+    }
+
+    // differs: `mut`, without which `split` cannot be called.
+    async fn handle_client(mut socket: TcpStream) -> Result<()> {
+        let (reader, writer) = socket.split();
+
+        // Process client request
+        process_request(reader, writer).await?;
+
+        Ok(())
+    } // socket closed automatically
+
+    /// One word, back in capitals.
+    async fn process_request(
+        mut reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
+    ) -> Result<()> {
+        let mut word = [0; 5];
+        reader.read_exact(&mut word).await?;
+        writer.write_all(&word.to_ascii_uppercase()).await?;
+        Ok(())
+    }
+
+    async fn asks_and_is_closed(address: std::net::SocketAddr) {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HELLO");
+    }
+
+    #[tokio::test]
+    async fn network_connection_management_over_plain_tokio() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let serving = tokio::spawn(handle_connections(|address| tell.send(address).unwrap()));
+        let address = told.await.unwrap();
+        asks_and_is_closed(address).await;
+        serving.abort();
+        assert!(serving.await.unwrap_err().is_cancelled());
+        assert!(TcpStream::connect(address).await.is_err(), "the listener is closed with its task");
+    }
+
+    #[tokio::test]
+    async fn network_connection_management_over_a_server() {
+        async fn handle_client(socket: Socket) -> Result<()> {
+            let (reader, writer) = tokio::io::split(socket);
+            process_request(reader, writer).await
+        }
+
+        let server = Server::bind("127.0.0.1:0").await.unwrap().max_connections(1000);
+        let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+        let serving = tokio::spawn(server.serve(handle_client));
+        asks_and_is_closed(address).await;
+        shutdown.shutdown();
+        assert_eq!(serving.await.unwrap().unwrap().accepted, 1);
+    }
+
+    // differs: the pool takes the address too, and the test's own.
+    fn use_connection_pool(address: &str) -> Result<ConnectionPool> {
+        let pool = ConnectionPool::new(address, 10)?;
+
+        for _ in 0..100 {
+            let mut conn = pool.get()?;
+            process(&mut conn)?;
+        } // Connections returned to pool
+
+        Ok(pool)
+    }
+
+    fn process(conn: &mut PooledConnection) -> Result<()> {
+        conn.write_all(b"hello")?;
+        let mut answer = [0; 5];
+        conn.read_exact(&mut answer)?;
+        assert_eq!(&answer, b"HELLO");
+        Ok(())
+    }
+
+    #[test]
+    fn network_resource_pools() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let server = runtime.block_on(Server::bind("127.0.0.1:0")).unwrap();
+        let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+        let serving = runtime.spawn(server.serve(|socket| async move {
+            let (mut reader, mut writer) = tokio::io::split(socket);
+            while process_request(&mut reader, &mut writer).await.is_ok() {}
+            Ok(())
+        }));
+        let pool = use_connection_pool(&address.to_string()).unwrap();
+        assert_eq!((pool.stats().served, pool.stats().connects), (100, 1));
+        drop(pool);
+        shutdown.shutdown();
+        assert_eq!(runtime.block_on(serving).unwrap().unwrap().accepted, 1);
+        assert!(matches!(ConnectionPool::new("server:port", 0), Err(DemoError::InvalidConfig { .. })));
+    }
+}
+
 // ---- Best Practices: Performance Optimization ----
 
 fn optimize_allocations() -> Result<()> {
@@ -385,4 +519,97 @@ fn process_buffer(buffer: &[f32]) -> Result<()> {
 #[test]
 fn practices_reuse() {
     in_directory(|_| optimize_allocations().unwrap());
+}
+
+// ---- GPU Resources, on the software driver and on a real one ----
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[path = "softcuda/harness.rs"]
+mod harness;
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod gpu {
+    use super::harness::{EAGER, LAZY, Mode, RANGES, in_modes};
+    use super::*;
+
+    /// The guide asks for a gigabyte.
+    const LARGE: Mode = Mode("3 GiB", &[("SOFTCUDA_MEM_MIB", "3072")]);
+
+    fn manage_gpu_memory() -> Result<()> {
+        // Configure CUDA memory pool
+        cuda::MemoryPool::configure().initial_size(1024 * 1024 * 1024).enable()?;
+
+        // Allocate on GPU
+        // differs: zeros on a device is `zeros_on`.
+        let gpu_tensor = Tensor::zeros_on(&[1000, 1000], &Device::cuda(0)?)?;
+
+        // Automatically freed when dropped
+        drop(gpu_tensor);
+
+        // Check memory usage
+        let info = cuda::get_memory_info(0)?;
+        println!("Free memory: {} bytes", info.free);
+
+        Ok(())
+    }
+
+    #[test]
+    fn gpu_memory_management() {
+        in_modes("gpu::gpu_memory_management", &[LARGE], || {
+            manage_gpu_memory().unwrap();
+            let info = cuda::get_memory_info(0).unwrap();
+            assert_eq!((info.reserved, info.in_use), (1 << 30, 0));
+            assert!(info.free <= info.total - (1 << 30));
+            cuda::MemoryPool::disable(0).unwrap();
+            assert_eq!(cuda::get_memory_info(0).unwrap().reserved, 0);
+        });
+    }
+
+    fn manage_multiple_gpus() -> Result<()> {
+        let devices = Device::cuda_all()?;
+
+        // Allocate across GPUs
+        let mut tensors = Vec::new();
+        // differs: the index is not used.
+        for device in devices.iter() {
+            let tensor = Tensor::zeros_on(&[1000, 1000], device)?;
+            tensors.push(tensor);
+        }
+        assert_eq!(tensors.len(), devices.len());
+        assert!(tensors.iter().zip(&devices).all(|(tensor, device)| tensor.device() == device));
+
+        // Resources freed when tensors dropped
+        Ok(())
+    }
+
+    #[test]
+    fn gpu_multi_management() {
+        in_modes("gpu::gpu_multi_management", &[EAGER, LAZY, RANGES], || {
+            manage_multiple_gpus().unwrap();
+            for ordinal in 0..Device::cuda_all().unwrap().len() as u32 {
+                let info = cuda::get_memory_info(ordinal).unwrap();
+                assert_eq!(info.in_use, 0);
+                assert!(info.reserved >= 4_000_000, "it was there");
+            }
+        });
+    }
+
+    #[test]
+    fn gpu_limits() {
+        in_modes("gpu::gpu_limits", &[LARGE], || {
+            set_cuda_memory_limit().unwrap();
+            let info = cuda::get_memory_info(0).unwrap();
+            assert_eq!(info.limit, info.total.min(4 << 30));
+        });
+    }
+
+    #[test]
+    fn gpu_tensors_are_freed_at_the_end_of_their_scope() {
+        in_modes("gpu::gpu_tensors_are_freed_at_the_end_of_their_scope", &[EAGER, LAZY], || {
+            in_directory(|_| {
+                process_data().unwrap();
+                assert_eq!(cuda::get_memory_info(0).unwrap().in_use, 0);
+            });
+        });
+    }
 }

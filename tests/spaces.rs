@@ -436,6 +436,50 @@ proptest! {
     }
 }
 
+/// The same script on a device's memory: the driver really maps, moves and unmaps.
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[path = "softcuda/harness.rs"]
+mod harness;
+
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+#[test]
+fn the_script_holds_on_cuda_device_memory() {
+    use democratising::{Device, cuda::CudaSpace};
+    use proptest::test_runner::TestRunner;
+
+    let modes = [harness::EAGER, harness::POISON];
+    harness::in_modes("the_script_holds_on_cuda_device_memory", &modes, || {
+        let device = Device::cuda(0).unwrap();
+        let before = harness::is_soft().then(harness::held);
+        let mut runner = TestRunner::new(ProptestConfig {
+            cases: 64,
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        let scripts = (script(64 << 20), config(), 0u64..200);
+        runner
+            .run(&scripts, |(script, config, fail_in)| {
+                let space = || CudaSpace::reserve(&device, MAPPED as u64).unwrap();
+                run(&pool::<_, ByTree>(space(), config), &script);
+                run(&pool::<_, ByFit>(space(), config), &script);
+                if before.is_some() {
+                    // Any call of the driver fails once on the way.
+                    let space = space();
+                    harness::fail_in(fail_in, 2);
+                    run(&pool::<_, ByTree>(space, config), &script);
+                    harness::fail_in(0, 0);
+                    assert_eq!(
+                        Some(harness::held()),
+                        before,
+                        "a space gives everything back when it is dropped"
+                    );
+                }
+                Ok(())
+            })
+            .unwrap();
+    });
+}
+
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
 fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();

@@ -10,7 +10,8 @@
 //!    like `free`, leaves `errno` alone.
 //! 3. Nothing here panics or unwinds, but `new` throws `std::bad_alloc` as C++ asks for, through the program's own C++
 //!    library.
-//! 4. `DEMOCRATISING_STATS=1` prints the heap's numbers to standard error when the program ends.
+//! 4. With the feature `cuda` it has device memory too, by PyTorch's signatures: `democratising_torch_alloc` and `_free`.
+//! 5. `DEMOCRATISING_STATS=1` prints the heap's numbers to standard error when the program ends.
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 compile_error!(
@@ -23,3 +24,5 @@ mod cxx;
 mod info;
 mod line;
 mod start;
+#[cfg(feature = "cuda")]
+mod torch;

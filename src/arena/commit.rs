@@ -214,6 +214,7 @@ impl<M: Metadata> Commit<M> {
         let most = self.used_peak as u64 * (1000 + self.slack_permille as u64) / 1000;
         let room = if self.slack_permille == 0 { 0 } else { most.saturating_sub(self.backed.len() as u64) };
         let to_steal = missing.saturating_sub(room.min(u32::MAX as u64) as u32).min(self.idle.len());
+        let to_steal = if to_steal > 0 && !self.victims_rest(space, to_steal) { 0 } else { to_steal };
         let created = self.create(space, grant, frames.clone(), missing - to_steal);
         // What could not be created is stolen, whatever the slack.
         let to_steal = missing - created.count;
@@ -233,6 +234,11 @@ impl<M: Metadata> Commit<M> {
         self.creates += created.count as u64;
         self.peak_backed = self.peak_backed.max(self.backed.len());
         Ok(())
+    }
+
+    /// Whether the frames that would be moved first can be, without waiting for anybody.
+    fn victims_rest<S: Space>(&self, space: &S, frames: u32) -> bool {
+        self.idle.last_run(frames).is_none_or(|run| space.at_rest(self.span_of(run)))
     }
 
     /// The first run of frames in `frames` that are not backed.

@@ -9,7 +9,7 @@ use super::load::Checkpoint;
 use super::output::{Format, Listener, Output, Progress};
 use super::temp;
 use crate::error::{DemoError, Result};
-use crate::pool::budget::Charge;
+use crate::pool::budget::scope::Holding;
 use crate::tensor::Tensor;
 use std::boxed::Box;
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ pub struct ModelCheckpoint {
     format: Format,
     listener: Option<Listener>,
     /// Given back after the temp file is closed.
-    charge: Charge<'static>,
+    charge: Holding,
 }
 
 impl ModelCheckpoint {

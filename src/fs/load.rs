@@ -4,6 +4,7 @@ use super::at_path;
 use super::contents::{Contents, Entry};
 use super::format::{self, wrong};
 use crate::error::{DemoError, Result};
+use crate::pool::budget::scope::{self, Kind};
 use crate::tensor::storage::file::{Bytes, SharedFile};
 use crate::tensor::{DType, Tensor};
 use memmap2::MmapOptions;
@@ -209,7 +210,9 @@ pub(super) fn map(file: File) -> io::Result<Bytes> {
     // file meanwhile cannot be seen from here; the type's documentation asks for it. Of the types that are read
     // in place every pattern is a value, so the worst that a change does is to change numbers.
     let map = unsafe { MmapOptions::new().map_copy_read_only(&file) }?;
-    Ok(Bytes::Mapped(map, file))
+    let _charged = scope::charge(Kind::MappedBytes, map.len() as u64)
+        .map_err(|refused| io::Error::new(ErrorKind::OutOfMemory, refused))?;
+    Ok(Bytes::Mapped { map, file, _charged })
 }
 
 impl std::fmt::Debug for Checkpoint {

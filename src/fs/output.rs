@@ -91,7 +91,7 @@ impl<'a> Output<'a> {
                     self.piece(name, piece, &mut hasher)?;
                 }
             }
-            Ok(_) | Err(DemoError::NotContiguous { .. }) => {
+            Ok(_) | Err(DemoError::NotContiguous { .. } | DemoError::WrongDevice { .. }) => {
                 let mut piece = core::mem::take(&mut self.piece);
                 if piece.is_empty() {
                     piece = std::vec![0; PIECE_BYTES].into();

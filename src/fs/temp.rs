@@ -6,8 +6,8 @@ use super::durable;
 use super::stale::{self, PREFIX, SUFFIX};
 use crate::error::{DemoError, Result};
 use crate::gc;
-use crate::pool::budget::{Budget, Charge};
-use crate::sync::OnceLock;
+use crate::pool::budget::Budget;
+use crate::pool::budget::scope::{self, Holding, Kind};
 use core::ops::{Deref, DerefMut};
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -20,28 +20,17 @@ use tempfile::{Builder, NamedTempFile};
 /// Temp files, temp directories and checkpoints being written are charged to it, one each. When it is used up,
 /// [`gc::collect`](crate::gc::collect) is asked once before there is an error.
 pub fn descriptors() -> &'static Budget {
-    static DESCRIPTORS: OnceLock<Budget> = OnceLock::new();
-    DESCRIPTORS.get_or_init(|| Budget::new(system_limit()))
+    scope::process_budget(Kind::Files)
 }
 
-#[cfg(unix)]
-fn system_limit() -> u64 {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(Budget::UNLIMITED)
-}
-
-#[cfg(not(unix))]
-fn system_limit() -> u64 {
-    Budget::UNLIMITED
-}
-
-/// One descriptor.
-pub(super) fn charge(action: &'static str, path: &Path) -> Result<Charge<'static>> {
-    if let Ok(charge) = descriptors().charge(1) {
+/// One descriptor, of the scope that this thread is in.
+pub(super) fn charge(action: &'static str, path: &Path) -> Result<Holding> {
+    if let Ok(charge) = scope::charge(Kind::Files, 1) {
         return Ok(charge);
     }
     gc::collect()?;
-    descriptors().charge(1).map_err(|over| {
-        let problem = std::format!("{over}; close files, or raise the limit of fs::descriptors()");
+    scope::charge(Kind::Files, 1).map_err(|refused| {
+        let problem = std::format!("{refused}; close files, or raise the limit of fs::descriptors()");
         DemoError::Io { action, path: Some(path.into()), source: io::Error::other(problem) }
     })
 }
@@ -53,7 +42,7 @@ pub(super) fn charge(action: &'static str, path: &Path) -> Result<Charge<'static
 pub struct TempFile {
     file: NamedTempFile,
     /// Given back after the file is closed.
-    charge: Charge<'static>,
+    charge: Holding,
 }
 
 impl TempFile {
@@ -95,7 +84,7 @@ pub struct TempDir {
     /// Open, since it holds the lock that says that the directory is wanted.
     #[cfg(unix)]
     _lock: File,
-    _charge: Charge<'static>,
+    _charge: Holding,
 }
 
 impl Deref for TempDir {

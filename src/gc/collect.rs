@@ -6,6 +6,7 @@ use super::registry::{self, Entry};
 use super::{Deadline, Resource};
 use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result};
 use crate::heap::shared as heap;
+use crate::pool::budget::scope::{Kind, Refused, Scope};
 use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
@@ -81,6 +82,22 @@ pub fn collect_until(target_bytes: u64, until: impl Into<Deadline>) -> Result<Co
     Ok(run(Wanted::Bytes { target_bytes, of: None }, until.into()))
 }
 
+/// Asks reclaimers of one resource one after the other, until they gave back `amount` of it together; returns how much they gave.
+///
+/// Called from inside a reclaimer it returns at once with nothing.
+///
+/// # Errors
+/// None today.
+pub fn collect_resource(of: Resource, amount: u64) -> Result<u64> {
+    let collected = run(Wanted::Bytes { target_bytes: amount, of: Some(of) }, Deadline::NEVER);
+    Ok(match of {
+        Resource::HostBytes => collected.host_bytes,
+        Resource::DeviceBytes => collected.device_bytes,
+        Resource::Connections => collected.connections,
+        Resource::Files => collected.files,
+    })
+}
+
 /// Runs `attempt` (with 0); when it runs out of memory, collects and runs it again (with 1, 2, 3), as long as that gave
 /// something back. What was asked for is collected first, everything only if that was not enough.
 ///
@@ -129,6 +146,7 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     let mut report = host::report(requested_bytes);
     add(&mut report, "pool, idle", host::idle_bytes());
     add(&mut report, "heap, idle", heap::idle_bytes());
+    add_scopes(&mut report);
     let Some(_asking) = Asking::begin() else { return report };
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
@@ -137,9 +155,56 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
             add(&mut report, &entry.name, bytes);
         }
     }
-    report.consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
-    report.consumers.truncate(CONSUMERS);
+    largest(&mut report.consumers);
     report
+}
+
+/// What could be given back now, by whom and of what: the pools' idle memory and every reclaimer, most first.
+///
+/// Asks every reclaimer: not to be called under a lock that one might take. Called from inside a reclaimer it asks nobody.
+pub fn reclaimable() -> Vec<(String, Resource, u64)> {
+    let mut all = Vec::new();
+    all.push(("pool, idle".into(), Resource::HostBytes, host::idle_bytes()));
+    all.push(("heap, idle".into(), Resource::HostBytes, heap::idle_bytes()));
+    if let Some(_asking) = Asking::begin() {
+        let entries = registry::entries();
+        for entry in entries.iter().flat_map(|entries| entries.iter()) {
+            let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
+            all.extend(answer.map(|(resource, amount)| (String::from(&*entry.name), resource, amount)));
+        }
+    }
+    all.retain(|&(_, _, amount)| amount > 0);
+    all.sort_by_key(|&(_, _, amount)| core::cmp::Reverse(amount));
+    all
+}
+
+/// The report for a charge that a scope refused, in that scope's numbers. To be called as [`host_report`] is.
+pub fn scope_report(refused: &Refused) -> OutOfMemory {
+    let over = refused.over();
+    let mut report = host_report(over.asked);
+    report.scope = refused.scope().parent().and_then(|_| owned(refused.scope().name()));
+    report.limit_bytes = over.limit;
+    report.in_use_bytes = refused.scope().used(refused.kind());
+    report.largest_free_bytes = report.largest_free_bytes.min(over.left);
+    report
+}
+
+/// The scopes that hold most of the host's memory themselves, largest first.
+fn add_scopes(report: &mut OutOfMemory) {
+    for scope in Scope::all() {
+        let bytes = scope.used(Kind::HostBytes);
+        if bytes > 0
+            && let (Some(name), Ok(())) = (owned(scope.name()), report.scopes.try_reserve(1))
+        {
+            report.scopes.push(Consumer { name, bytes });
+        }
+    }
+    largest(&mut report.scopes);
+}
+
+fn largest(consumers: &mut Vec<Consumer>) {
+    consumers.sort_unstable_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    consumers.truncate(CONSUMERS);
 }
 
 /// Counts `bytes` that `name` could give back, and names it if there is memory to do so.
@@ -170,6 +235,10 @@ impl Wanted {
         match (self, resource) {
             (Wanted::Everything, _) => Some(u64::MAX),
             (Wanted::Bytes { of: Some(of), .. }, _) if of != resource => None,
+            (Wanted::Bytes { of: Some(of @ (Resource::Connections | Resource::Files)), target_bytes }, _) => {
+                let given = if of == Resource::Files { collected.files } else { collected.connections };
+                target_bytes.checked_sub(given).filter(|&left| left > 0)
+            }
             (Wanted::Bytes { target_bytes, .. }, Resource::HostBytes | Resource::DeviceBytes) => {
                 target_bytes.checked_sub(collected.bytes()).filter(|&bytes| bytes > 0)
             }

@@ -7,8 +7,17 @@
 //! 3. A limit may fall below what is held. `left` is negative then; nothing is taken away, and nothing granted until it fits.
 //!
 //! The unit is the caller's: bytes, file descriptors, sockets.
+//!
+//! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with a budget for
+//! every kind of resource, are [`scope`]s.
 
 #![forbid(unsafe_code)]
+
+#[cfg(feature = "std")]
+pub mod machine;
+pub mod path;
+#[cfg(feature = "std")]
+pub mod scope;
 
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicWide, Lock, SpinLock, Wide, const_unless_loom};
@@ -111,7 +120,10 @@ impl Budget {
         };
         // Release: pairs with the Acquire in `used`, which then sees the limit that this was granted under.
         let used = self.used.fetch_add(taken, Release) + taken;
-        self.peak.fetch_max(used, Relaxed);
+        // Looked at first: a peak is rarely new, and a look costs nothing beside a change.
+        if used > self.peak.load(Relaxed) {
+            self.peak.fetch_max(used, Relaxed);
+        }
         Ok(())
     }
 
@@ -183,6 +195,10 @@ impl Budget {
         }
     }
 }
+
+// A panic cannot leave a budget half changed: nothing in it calls anybody.
+impl core::panic::UnwindSafe for Budget {}
+impl core::panic::RefUnwindSafe for Budget {}
 
 /// A limit as the counters hold it. What they cannot count is no limit: nobody can hold that much.
 const fn counted(limit: u64) -> Wide {

@@ -67,6 +67,10 @@ unsafe impl<S: Space, I: IndexKind> Space for WithIndex<S, I> {
         self.space.forget(free);
     }
 
+    fn at_rest(&self, idle: Span) -> bool {
+        self.space.at_rest(idle)
+    }
+
     fn decommit(&self, frames: Span) {
         self.space.decommit(frames);
     }

@@ -5,6 +5,7 @@
 use super::dtype::DType;
 use super::element::Element;
 use super::value::Tensor;
+use crate::device::Device;
 
 /// Calls a function with the Rust type of a dtype as its first type argument: `with_type!(dtype, same(a, b))`.
 macro_rules! with_type {
@@ -32,11 +33,19 @@ pub(super) use with_type;
 
 /// Equal dtypes, shapes and elements, wherever the bytes are. Floats of every width compare as numbers do: zeros of
 /// either sign are equal, a NaN is equal to nothing. What is in a damaged file is equal to nothing either.
+///
+/// What is on a device is copied to the host for it; what cannot be copied is equal to nothing.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         self.dtype() == other.dtype()
             && self.shape() == other.shape()
-            && with_type!(self.dtype(), same(self, other))
+            && match (self.is_on_host(), other.is_on_host()) {
+                (true, true) => with_type!(self.dtype(), same(self, other)),
+                _ => match (self.to_device(&Device::host()), other.to_device(&Device::host())) {
+                    (Ok(a), Ok(b)) => a == b,
+                    _ => false,
+                },
+            }
     }
 }
 

@@ -6,6 +6,7 @@ use super::compare::with_type;
 use super::dtype::DType;
 use super::element::Element;
 use super::value::Tensor;
+use crate::device::Device;
 use crate::size::MAX_RANK;
 use core::fmt::{self, Write};
 use std::format;
@@ -74,6 +75,13 @@ printed! {
 /// ```
 impl fmt::Display for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.is_on_host() {
+            match self.to_device(&Device::host()) {
+                Ok(here) => with_type!(self.dtype(), print(&here, f))?,
+                Err(error) => write!(f, "({error})")?,
+            }
+            return write!(f, "\nTensor[{:?}, {}, {}]", self.shape(), self.dtype(), self.device());
+        }
         with_type!(self.dtype(), print(self, f))?;
         write!(f, "\nTensor[{:?}, {}]", self.shape(), self.dtype())
     }

@@ -4,6 +4,8 @@
 //!    aligned for it. Everything that makes one sees to this, so reading it as that dtype's Rust type is sound.
 //! 2. A block is shared by counting, and it is written only while its count is one.
 //! 3. Mapped bytes are never written: they belong to a file. They are checked when they are first wanted.
+//! 4. What a tensor holds outside of itself is charged to the scope in which it was made, until its last clone is gone. A mapped
+//!    file is charged as a whole by whoever maps it.
 
 mod adopted;
 pub(crate) mod file;
@@ -15,8 +17,10 @@ use super::TensorBuf;
 use super::dtype::DType;
 use super::element::Element;
 use super::layout::Layout;
-use crate::error::{DemoError, Result};
+use crate::device::{Backend, DeviceMemory, Queue};
+use crate::error::{DemoError, DeviceId, Result};
 use crate::pool::MemoryPool;
+use crate::pool::budget::scope::{self, Holding, Kind};
 use adopted::Adopted;
 use core::ops::Range;
 use core::slice;
@@ -41,7 +45,21 @@ pub struct Storage {
 #[derive(Clone)]
 enum Place {
     Inline(Inline),
-    Shared(Arc<Block>),
+    Shared(Arc<Owned>),
+    /// Memory that only a device can touch.
+    Device(Arc<Lent>),
+}
+
+/// A device's memory and what is charged for it.
+struct Lent {
+    memory: Arc<dyn DeviceMemory>,
+    _charged: Holding,
+}
+
+/// A block and what is charged for it: given back after the memory is.
+struct Owned {
+    block: Block,
+    _charged: Holding,
 }
 
 enum Block {
@@ -62,7 +80,7 @@ impl Storage {
         let place = if bytes <= INLINE_BYTES {
             Place::Inline(Inline::default())
         } else {
-            Place::pooled(from_pool(|| TensorBuf::zeros_in(&[bytes], MemoryPool))?)
+            Place::charged(from_pool(bytes, || TensorBuf::zeros_in(&[bytes], MemoryPool))?, Block::Pooled)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -79,7 +97,8 @@ impl Storage {
             inline_bytes_mut(&mut inline)[..bytes.len()].copy_from_slice(bytes);
             Place::Inline(inline)
         } else {
-            Place::pooled(from_pool(|| TensorBuf::from_slice_in(&[bytes.len()], bytes, MemoryPool))?)
+            let copy = || TensorBuf::from_slice_in(&[bytes.len()], bytes, MemoryPool);
+            Place::charged(from_pool(bytes.len(), copy)?, Block::Pooled)
         };
         Ok(Storage { place, dtype, elements })
     }
@@ -90,7 +109,8 @@ impl Storage {
             return Self::copy(&vec);
         }
         let elements = vec.len();
-        let place = Place::Shared(Arc::new(Block::Adopted(Adopted::new(vec))));
+        let ((), charged) = from_pool(vec.capacity() * size_of::<T>(), || Ok(()))?;
+        let place = Place::charged((Adopted::new(vec), charged), Block::Adopted);
         Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
@@ -100,7 +120,8 @@ impl Storage {
             return Self::copy(&buf);
         }
         let elements = buf.len();
-        let place = Place::Shared(Arc::new(Block::Heaped(buf.into_bytes())));
+        let ((), charged) = from_pool(size_of_val(buf.as_slice()), || Ok(()))?;
+        let place = Place::charged((buf.into_bytes(), charged), Block::Heaped);
         Ok(Storage { place, dtype: T::DTYPE, elements })
     }
 
@@ -152,7 +173,7 @@ impl Storage {
         let in_place = aligned && !swapped && dtype != DType::Bool && range.len() > INLINE_BYTES;
         let mapped = Mapped { file: Arc::clone(file), part, range };
         if in_place {
-            return Ok(Storage { place: Place::Shared(Arc::new(Block::Mapped(mapped))), dtype, elements });
+            return Ok(Storage { place: Place::uncharged(Block::Mapped(mapped)), dtype, elements });
         }
         let mut copy = Self::copy_bytes(dtype, elements, mapped.bytes()?)?;
         check_bools(dtype, copy.as_bytes()?)?;
@@ -184,7 +205,7 @@ impl Storage {
         let aligned = at.as_ptr().addr().is_multiple_of(dtype.size_bytes());
         // A `bool` is checked once, so its bytes may not be somebody else's.
         if aligned && dtype != DType::Bool && bytes > INLINE_BYTES {
-            return Ok(Storage { place: Place::Shared(Arc::new(Block::Foreign(foreign))), dtype, elements });
+            return Ok(Storage { place: Place::uncharged(Block::Foreign(foreign)), dtype, elements });
         }
         let copy = Self::copy_bytes(dtype, elements, foreign.bytes())?;
         check_bools(dtype, copy.as_bytes()?)?;
@@ -207,7 +228,8 @@ impl Storage {
     pub(crate) fn place(&self) -> &'static str {
         match &self.place {
             Place::Inline(_) => "inline",
-            Place::Shared(block) => match **block {
+            Place::Device(_) => "on the device",
+            Place::Shared(owned) => match owned.block {
                 Block::Adopted(_) => "adopted",
                 Block::Pooled(_) => "pool",
                 Block::Heaped(_) => "heap",
@@ -221,11 +243,16 @@ impl Storage {
     /// The bytes of all elements.
     ///
     /// # Errors
-    /// [`DemoError::Format`] where they are a file's and damaged.
+    /// [`DemoError::Format`] where they are a file's and damaged, [`DemoError::WrongDevice`] where only a device can touch them.
     pub(crate) fn as_bytes(&self) -> Result<&[u8]> {
         match &self.place {
             Place::Inline(inline) => Ok(&inline_bytes(inline)[..self.len_bytes()]),
-            Place::Shared(block) => block.bytes(),
+            Place::Shared(owned) => owned.block.bytes(),
+            Place::Device(lent) => Err(DemoError::WrongDevice {
+                operation: "touching elements",
+                held: lent.memory.device(),
+                needed: DeviceId::Host,
+            }),
         }
     }
 
@@ -264,10 +291,13 @@ impl Storage {
         let len_bytes = self.len_bytes();
         match &mut self.place {
             Place::Inline(inline) => Ok(&mut inline_bytes_mut(inline)[..len_bytes]),
-            Place::Shared(block) => match Arc::get_mut(block).and_then(Block::bytes_mut) {
+            Place::Shared(owned) => match Arc::get_mut(owned).and_then(|owned| owned.block.bytes_mut()) {
                 Some(bytes) => Ok(bytes),
                 None => unreachable!("the block is ours alone, and not mapped: seen or made above"),
             },
+            Place::Device(_) => {
+                unreachable!("what a device holds is never writable here, nor a copy of it: seen above")
+            }
         }
     }
 }
@@ -277,14 +307,96 @@ impl Storage {
     pub(crate) fn is_writable(&mut self) -> bool {
         match &mut self.place {
             Place::Inline(_) => true,
-            Place::Shared(block) => Arc::get_mut(block).is_some_and(|block| block.bytes_mut().is_some()),
+            Place::Shared(owned) => {
+                Arc::get_mut(owned).is_some_and(|owned| owned.block.bytes_mut().is_some())
+            }
+            Place::Device(_) => false,
+        }
+    }
+}
+
+/// Elements on a device.
+impl Storage {
+    /// As many zeros on a device.
+    pub(crate) fn zeros_on(
+        dtype: DType,
+        elements: usize,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let bytes = elements * dtype.size_bytes();
+        let place = Place::lent(backend.device(), bytes, || backend.zeros(bytes, queue))?;
+        Ok(Storage { place, dtype, elements })
+    }
+
+    /// A copy on a device, of all elements.
+    pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
+        let place = Place::lent(backend.device(), self.len_bytes(), || match &self.place {
+            Place::Device(lent) => backend.copy(&*lent.memory, queue),
+            _ => backend.upload(self.as_bytes()?, queue),
+        })?;
+        Ok(Storage { place, dtype: self.dtype, elements: self.elements })
+    }
+
+    /// A copy of some elements on a device.
+    pub(crate) fn part_on(
+        &self,
+        range: Range<usize>,
+        backend: &dyn Backend,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Storage> {
+        let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
+        let bytes = &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes];
+        let place = Place::lent(backend.device(), bytes.len(), || backend.upload(bytes, queue))?;
+        Ok(Storage { place, dtype: self.dtype, elements })
+    }
+
+    /// A copy on the host, of some elements.
+    pub(crate) fn on_host(&self, range: Range<usize>) -> Result<Storage> {
+        let element_bytes = self.dtype.size_bytes();
+        match &self.place {
+            Place::Device(lent) => Storage::filled(self.dtype, range.len(), |out| {
+                lent.memory.read(range.start * element_bytes, out)
+            }),
+            _ => Storage::copy_bytes(
+                self.dtype,
+                range.len(),
+                &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes],
+            ),
+        }
+    }
+
+    /// The device's memory, where it is on one.
+    pub(crate) fn device_memory(&self) -> Option<&dyn DeviceMemory> {
+        match &self.place {
+            Place::Device(lent) => Some(&*lent.memory),
+            _ => None,
         }
     }
 }
 
 impl Place {
-    fn pooled(buf: TensorBuf<u8, MemoryPool>) -> Place {
-        Place::Shared(Arc::new(Block::Pooled(buf)))
+    fn charged<B>((block, charged): (B, Holding), kind: impl FnOnce(B) -> Block) -> Place {
+        Place::Shared(Arc::new(Owned { block: kind(block), _charged: charged }))
+    }
+
+    /// Memory of a device, charged before it is asked for.
+    fn lent(
+        device: DeviceId,
+        bytes: usize,
+        allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>,
+    ) -> Result<Place> {
+        let charged = scope::charge(Kind::DeviceBytes, bytes as u64);
+        let _charged = charged.map_err(|why| {
+            let mut report = crate::gc::scope_report(&why);
+            report.device = device;
+            report
+        })?;
+        Ok(Place::Device(Arc::new(Lent { memory: allocate()?, _charged })))
+    }
+
+    fn uncharged(block: Block) -> Place {
+        Place::Shared(Arc::new(Owned { block, _charged: Holding::nothing(Kind::MappedBytes) }))
     }
 }
 
@@ -326,14 +438,21 @@ impl Mapped {
     }
 }
 
-/// Collects and tries again when memory runs out. Each failure is told in the pool's own numbers, by which the collector
-/// sees whether trying again can help.
-fn from_pool<T>(allocate: impl Fn() -> Result<T>) -> Result<T> {
+/// Charges `bytes` and takes memory; collects and tries again when either runs out. Each failure is told in the numbers of whoever
+/// refused, the pool or a scope, by which the collector sees whether trying again can help.
+fn from_pool<T>(bytes: usize, allocate: impl Fn() -> Result<T>) -> Result<(T, Holding)> {
     crate::gc::with_retry(|_| {
-        allocate().map_err(|error| match error {
-            DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
-            other => other,
-        })
+        let charged =
+            scope::charge(Kind::HostBytes, bytes as u64).map_err(|why| crate::gc::scope_report(&why))?;
+        match allocate() {
+            Ok(memory) => Ok((memory, charged)),
+            Err(DemoError::OutOfMemory(report)) => {
+                // Before the report: it shows what is held, and this is not.
+                drop(charged);
+                Err(crate::gc::host_report(report.requested_bytes).into())
+            }
+            Err(other) => Err(other),
+        }
     })
 }
 

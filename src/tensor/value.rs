@@ -77,8 +77,11 @@ impl Tensor {
     /// none, after everything reclaimable was given back.
     pub fn zeros_with(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let extent = Extent::new(shape, dtype.size_bytes())?;
-        on_host(device)?;
-        Ok(Tensor::from_storage(extent.shape, Storage::zeros(dtype, extent.elements)?))
+        let storage = match device.backend() {
+            None => Storage::zeros(dtype, extent.elements)?,
+            Some(backend) => Storage::zeros_on(dtype, extent.elements, backend, None)?,
+        };
+        Ok(Tensor { device: device.clone(), ..Tensor::from_storage(extent.shape, storage) })
     }
 
     /// A tensor on the host. The shape was counted, and the storage has that many elements.
@@ -98,6 +101,9 @@ impl Tensor {
         piece: &mut [u8],
         hand_on: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
+        if !self.device.is_host() {
+            return self.to_device(&Device::host())?.gather_pieces(piece, hand_on);
+        }
         let all = self.storage.as_bytes()?;
         let mut walk = self.layout.walk();
         loop {
@@ -212,6 +218,9 @@ impl Tensor {
     /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where there is no room,
     /// [`DemoError::Format`] where they are in a file whose bytes are damaged.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if !self.device.is_host() {
+            return self.to_device(&Device::host())?.to_vec();
+        }
         let elements = self.iter::<T>()?;
         let mut vec = Vec::new();
         vec.try_reserve_exact(elements.len()).map_err(|_| no_vec(self.byte_len()))?;
@@ -244,21 +253,12 @@ impl Tensor {
     }
 
     /// Which elements of the storage are this tensor's, where they lie one behind the other.
-    fn in_one_piece(&self) -> Result<Range<usize>> {
+    pub(super) fn in_one_piece(&self) -> Result<Range<usize>> {
         if !self.layout.is_row_major() {
             return Err(DemoError::NotContiguous { shape: *self.layout.shape(), dtype: self.dtype().name() });
         }
         let start = self.layout.offset();
         Ok(start..start + self.len())
-    }
-
-    /// The same elements on a device. Where they are there already, the memory is shared.
-    ///
-    /// # Errors
-    /// [`DemoError::DeviceUnavailable`] where the device cannot hold them.
-    pub fn to_device(&self, device: &Device) -> Result<Tensor> {
-        on_host(device)?;
-        Ok(self.clone())
     }
 
     /// Where the bytes are, in a word.
@@ -276,16 +276,6 @@ impl Tensor {
 pub(crate) fn no_vec(requested_bytes: usize) -> DemoError {
     OutOfMemory { requested_bytes: requested_bytes as u64, limit_bytes: u64::MAX, ..OutOfMemory::default() }
         .into()
-}
-
-fn on_host(device: &Device) -> Result<()> {
-    if device.is_host() {
-        return Ok(());
-    }
-    Err(DemoError::DeviceUnavailable {
-        device: device.id(),
-        problem: "this version keeps tensors on the host only; use Device::host()",
-    })
 }
 
 const _: () = {

@@ -5,6 +5,7 @@
 use super::extent::Extent;
 use super::layout::Layout;
 use super::value::Tensor;
+use crate::device::Device;
 use crate::error::{DemoError, Result};
 use crate::size::MAX_RANK;
 use std::format;
@@ -21,7 +22,7 @@ impl Tensor {
         let extent = Extent::filled_by(shape, self.dtype().size_bytes(), self.len())?;
         match self.layout.reshaped(extent.shape) {
             Some(layout) => Ok(self.seen(layout)),
-            None => Ok(Tensor::from_storage(extent.shape, self.storage.gathered(&self.layout)?)),
+            None => self.gathered(extent),
         }
     }
 
@@ -114,6 +115,14 @@ impl Tensor {
         }
         // The view may be larger than its storage where one element is seen several times.
         let extent = Extent::new(self.shape(), self.dtype().size_bytes())?;
+        self.gathered(extent)
+    }
+
+    /// A copy in row-major order, on the same device. What a device holds is put in order on the host: a copy there and back.
+    fn gathered(&self, extent: Extent) -> Result<Tensor> {
+        if !self.device.is_host() {
+            return self.to_device(&Device::host())?.gathered(extent)?.to_device(&self.device);
+        }
         Ok(Tensor::from_storage(extent.shape, self.storage.gathered(&self.layout)?))
     }
 

@@ -27,6 +27,9 @@ pub enum Command {
     ///
     /// The content says what it is: safetensors, PyTorch's .pt of any version, .npz, .npy or text.
     Inspect(Inspect),
+
+    /// List the memories of this machine: the process's own and every CUDA device, with driver, limits and what is free
+    Info,
 }
 
 /// What `inspect` is told.
@@ -107,6 +110,8 @@ pub enum SpaceKind {
     Mapped,
     /// One array that cannot grow: as large as the limit, or an eighth more than the trace needs
     Fixed,
+    /// Memory of the first CUDA device, through the driver: frames are really mapped and moved; blocks are not written to
+    Cuda,
 }
 
 impl fmt::Display for SpaceKind {
@@ -115,6 +120,7 @@ impl fmt::Display for SpaceKind {
             SpaceKind::Simulated => "simulated",
             SpaceKind::Mapped => "mapped",
             SpaceKind::Fixed => "fixed",
+            SpaceKind::Cuda => "cuda",
         })
     }
 }

@@ -8,6 +8,7 @@
 mod args;
 mod clock;
 mod failure;
+mod info;
 mod input;
 mod inspect;
 mod progress;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let result = match args::Program::parse().command {
         args::Command::Replay(options) => run::run(&options),
         args::Command::Inspect(options) => inspect::run(&options),
+        args::Command::Info => info::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -80,7 +80,7 @@ fn panels<'a>(records: &'a [Record], phases: &'a [Phases]) -> Vec<Panel<'a>> {
 /// Replays one trace on the memory that was asked for.
 fn play(options: &Replay, trace: &Trace, setup: &Setup, progress: &mut Progress) -> Result<Outcome, Failure> {
     use IndexChoice::{Fit, Tree};
-    use SpaceKind::{Fixed, Mapped, Simulated};
+    use SpaceKind::{Cuda, Fixed, Mapped, Simulated};
     let on = Stage { trace, repeat: options.repeat, draw: options.svg.is_some() };
     match (options.space, options.index) {
         (Simulated, None) => on.play(progress, || target::simulated(setup, identity)),
@@ -94,6 +94,15 @@ fn play(options: &Replay, trace: &Trace, setup: &Setup, progress: &mut Progress)
         (Mapped, Some(Tree)) => on.play(progress, || target::mapped(setup, WithIndex::<_, ByTree>::new)),
         (Mapped, Some(Fit)) => {
             on.play(progress, || target::mapped(setup, WithIndex::<_, ByFit<Framed>>::new))
+        }
+        #[cfg(feature = "cuda")]
+        (Cuda, None) => on.play(progress, || target::cuda(setup)),
+        #[cfg(not(feature = "cuda"))]
+        (Cuda, None) => {
+            Err(Failure::input("--space", "cuda needs the program built with the feature `cuda`"))
+        }
+        (Cuda, Some(_)) => {
+            Err(Failure::input("--index", "cuda cannot be told another index than its own, the tree"))
         }
         (Fixed, None) => on.play(progress, || target::fixed(setup, identity)),
         (Fixed, Some(Tree)) => on.play(progress, || target::fixed(setup, WithIndex::<_, ByTree>::new)),

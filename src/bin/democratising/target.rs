@@ -100,6 +100,7 @@ impl Setup {
         };
         match space {
             SpaceKind::Simulated => format!("simulated memory ({}{index})", movable()),
+            SpaceKind::Cuda => format!("CUDA device memory ({})", movable()),
             SpaceKind::Mapped => format!("mapped memory ({}{index})", movable()),
             SpaceKind::Fixed => format!("fixed memory (one range of {}{index})", round(self.fixed_bytes())),
         }
@@ -111,6 +112,19 @@ pub fn simulated<S: Space>(setup: &Setup, divide: fn(Simulated) -> S) -> Result<
     let frame_bytes = usize::try_from(setup.frame_bytes).map_err(machine)?;
     let space = Simulated::device(setup.range_bytes(), frame_bytes);
     Pooled::new(divide(space), setup, DEVICE_ALIGN, None)
+}
+
+/// Memory of the first CUDA device, a range of its own for each pass.
+#[cfg(feature = "cuda")]
+pub fn cuda(setup: &Setup) -> Result<impl Target, Failure> {
+    let device = democratising::Device::cuda(0).map_err(machine)?;
+    let space = democratising::cuda::CudaSpace::reserve(&device, setup.range_bytes()).map_err(machine)?;
+    if let Some(frame_bytes) = space.geometry().frame_bytes().filter(|&bytes| bytes != setup.frame_bytes) {
+        let problem =
+            format!("{} cannot be: {device} has frames of {}", round(setup.frame_bytes), round(frame_bytes));
+        return Err(Failure::input("--frame", problem));
+    }
+    Pooled::new(space, setup, DEVICE_ALIGN, None)
 }
 
 /// This process's own memory.

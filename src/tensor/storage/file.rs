@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{DemoError, Result};
+use crate::pool::budget::scope::Holding;
 use crate::sync::atomic::{
     AtomicU8,
     Ordering::{Acquire, Release},
@@ -30,8 +31,8 @@ pub(crate) struct SharedFile {
 
 /// Where a file's bytes are.
 pub(crate) enum Bytes {
-    /// Mapped, with the file to ask how long it is now.
-    Mapped(Mmap, File),
+    /// Mapped, with the file to ask how long it is now. Charged until it is unmapped.
+    Mapped { map: Mmap, file: File, _charged: Holding },
     /// Read: a pipe cannot be mapped.
     Read(Vec<u8>),
 }
@@ -39,7 +40,7 @@ pub(crate) enum Bytes {
 impl Bytes {
     pub(crate) fn all(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map, _) => map,
+            Bytes::Mapped { map, .. } => map,
             Bytes::Read(bytes) => bytes,
         }
     }
@@ -101,7 +102,7 @@ impl SharedFile {
     /// The file itself, where it is one that can be read at any place.
     pub(crate) fn file(&self) -> Option<&File> {
         match &self.bytes {
-            Bytes::Mapped(_, file) => Some(file),
+            Bytes::Mapped { file, .. } => Some(file),
             Bytes::Read(_) => None,
         }
     }
@@ -145,7 +146,7 @@ impl SharedFile {
     /// A file cut short since it was mapped would stop the process when its end is touched; as far as that can be known
     /// before, it is an error.
     fn still_there(&self, part: &Part) -> Result<()> {
-        let Bytes::Mapped(map, file) = &self.bytes else { return Ok(()) };
+        let Bytes::Mapped { map, file, .. } = &self.bytes else { return Ok(()) };
         let length = file.metadata().map_err(|source| DemoError::Io {
             action: "look at",
             path: self.path.clone(),

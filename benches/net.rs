@@ -1,0 +1,196 @@
+//! Connection pools side by side: CPU of a checkout and return, and echoes over loopback. And what a charge costs a tensor.
+//!
+//! `cargo bench --bench net`. Every figure is the least of the rounds; the rounds of all pools are interleaved.
+
+use democratising::net::{ConnectionPool, Manager};
+use democratising::pool::budget::scope::{self, Kind, Scope};
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const CHECKOUTS: u64 = 200_000;
+const ECHOES: u64 = 5_000;
+const ROUNDS: usize = 7;
+
+/// CPU time of this process so far, system calls included, ns.
+fn cpu_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: 1. `now` is a valid place for the answer.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Connections that cost nothing.
+struct Nothing;
+
+impl Manager for Nothing {
+    type Connection = u64;
+    fn name(&self) -> &str {
+        "nothing"
+    }
+    async fn connect(&self) -> democratising::Result<u64> {
+        Ok(7)
+    }
+}
+
+struct Dead;
+
+impl deadpool::managed::Manager for Dead {
+    type Type = u64;
+    type Error = Infallible;
+    async fn create(&self) -> Result<u64, Infallible> {
+        Ok(7)
+    }
+    async fn recycle(
+        &self,
+        _: &mut u64,
+        _: &deadpool::managed::Metrics,
+    ) -> deadpool::managed::RecycleResult<Infallible> {
+        Ok(())
+    }
+}
+
+struct B;
+
+impl bb8::ManageConnection for B {
+    type Connection = u64;
+    type Error = Infallible;
+    async fn connect(&self) -> Result<u64, Infallible> {
+        Ok(7)
+    }
+    async fn is_valid(&self, _: &mut u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+    fn has_broken(&self, _: &mut u64) -> bool {
+        false
+    }
+}
+
+struct R;
+
+impl r2d2::ManageConnection for R {
+    type Connection = u64;
+    type Error = Infallible;
+    fn connect(&self) -> Result<u64, Infallible> {
+        Ok(7)
+    }
+    fn is_valid(&self, _: &mut u64) -> Result<(), Infallible> {
+        Ok(())
+    }
+    fn has_broken(&self, _: &mut u64) -> bool {
+        false
+    }
+}
+
+/// deadpool over TCP, for echoes.
+struct DeadTcp(String);
+
+impl deadpool::managed::Manager for DeadTcp {
+    type Type = TcpStream;
+    type Error = std::io::Error;
+    async fn create(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect(&*self.0).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+    async fn recycle(
+        &self,
+        _: &mut TcpStream,
+        _: &deadpool::managed::Metrics,
+    ) -> deadpool::managed::RecycleResult<std::io::Error> {
+        Ok(())
+    }
+}
+
+async fn echo(stream: &mut TcpStream) {
+    stream.write_all(b"ping").await.unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await.unwrap();
+}
+
+async fn server() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            socket.set_nodelay(true).unwrap();
+            tokio::spawn(async move {
+                let mut buffer = [0; 64];
+                while let Ok(bytes @ 1..) = socket.read(&mut buffer).await {
+                    socket.write_all(&buffer[..bytes]).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Runs `work` so often and keeps the least CPU time for one.
+macro_rules! least {
+    ($best:expr, $times:expr, $work:expr) => {{
+        let began = cpu_ns();
+        for _ in 0..$times {
+            $work;
+        }
+        let ns = (cpu_ns() - began) as f64 / $times as f64;
+        $best = f64::min($best, ns);
+    }};
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let ours = ConnectionPool::with_manager(Nothing).max_size(8).build().unwrap();
+        let dead = deadpool::managed::Pool::<Dead>::builder(Dead).max_size(8).build().unwrap();
+        let bb8 = bb8::Pool::builder().max_size(8).build(B).await.unwrap();
+        let r2d2 = r2d2::Pool::builder().max_size(8).build(R).unwrap();
+        let address = server().await;
+        let ours_tcp = ConnectionPool::new(address.clone(), 8).unwrap();
+        let dead_tcp =
+            deadpool::managed::Pool::<DeadTcp>::builder(DeadTcp(address)).max_size(8).build().unwrap();
+        // r2d2 opens its connections in the background.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut best = [f64::INFINITY; 6];
+        for _ in 0..ROUNDS {
+            least!(best[0], CHECKOUTS, black_box(*ours.get_async().await.unwrap()));
+            least!(best[1], CHECKOUTS, black_box(**dead.get().await.as_ref().unwrap()));
+            least!(best[2], CHECKOUTS, black_box(*bb8.get().await.unwrap()));
+            least!(best[3], CHECKOUTS, black_box(*r2d2.get().unwrap()));
+            least!(best[4], ECHOES, echo(&mut ours_tcp.get_async().await.unwrap()).await);
+            least!(best[5], ECHOES, echo(&mut dead_tcp.get().await.unwrap()).await);
+        }
+        let [ours, dead, bb8, r2d2, ours_echo, dead_echo] = best;
+        println!(
+            "checkout and return, CPU ns: ours {ours:.0}, deadpool {dead:.0}, bb8 {bb8:.0}, r2d2 {r2d2:.0}"
+        );
+        println!("  ours / deadpool: {:.2} (asked: at most 1.3)", ours / dead);
+        println!("echo over a pooled connection, CPU ns: ours {ours_echo:.0}, deadpool {dead_echo:.0}");
+        println!("  ours / deadpool: {:.2}", ours_echo / dead_echo);
+    });
+
+    let scope = Scope::new("step");
+    let inner = scope.child("substep");
+    let mut best = [f64::INFINITY; 4];
+    for _ in 0..ROUNDS {
+        least!(
+            best[0],
+            CHECKOUTS * 5,
+            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
+        );
+        let entered = inner.enter();
+        least!(
+            best[1],
+            CHECKOUTS * 5,
+            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
+        );
+        drop(entered);
+        least!(best[2], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+    }
+    println!(
+        "a charge and its release, CPU ns: in the process {:.1}, two scopes deep {:.1}",
+        best[0], best[1]
+    );
+    println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", best[2]);
+}

@@ -1,0 +1,224 @@
+//! A block of device memory with its owner: given back on its stream when it is dropped.
+
+#![forbid(unsafe_code)]
+
+use super::gpu::Gpu;
+use super::result::Refused;
+use super::stream::{Inner, Stream};
+use super::sys::Handle;
+use crate::device::handover::Slots;
+use crate::device::{Backend, DeviceMemory, Queue};
+use crate::error::{DemoError, DeviceId, Result};
+use crate::sync::{HostLock, Lock};
+use core::alloc::Layout;
+use core::any::Any;
+use std::sync::Arc;
+use std::vec::Vec;
+
+/// What `cudaMalloc` promises, and what kernels with vector loads need.
+pub(super) const ALIGN: usize = 256;
+
+/// A block that was taken on a stream.
+pub(super) struct Block {
+    at: u64,
+    bytes: usize,
+    /// What the pool gave.
+    held_bytes: u64,
+    layout: Layout,
+    stream: Arc<Inner>,
+    /// Other streams that work on it, kept until it is free: a stream that ended could not be waited for.
+    also: Lock<HostLock, Vec<Arc<Inner>>>,
+}
+
+impl Block {
+    /// A block for use on a stream; it holds anything.
+    pub(super) fn new(bytes: usize, stream: &Stream) -> Result<Block> {
+        let stream = &stream.0;
+        let gpu = stream.gpu;
+        let layout =
+            Layout::from_size_align(bytes, ALIGN).map_err(|_| super::shortage::report(gpu, bytes as u64))?;
+        let (at, held_bytes) = gpu.allocate(layout, stream)?;
+        Ok(Block { at, bytes, held_bytes, layout, stream: stream.clone(), also: Lock::new(Vec::new()) })
+    }
+
+    /// The same, all zeros.
+    pub(super) fn zeros(bytes: usize, stream: &Stream) -> Result<Block> {
+        let block = Block::new(bytes, stream)?;
+        if bytes > 0 {
+            let gpu = block.gpu();
+            gpu.context()
+                .clear(block.at, bytes, block.stream.handle)
+                .map_err(|refused| gpu.failed(refused))?;
+        }
+        Ok(block)
+    }
+
+    /// The same, with these bytes in it, which the caller may drop at once.
+    pub(super) fn of(bytes: &[u8], stream: &Stream) -> Result<Block> {
+        let block = Block::new(bytes.len(), stream)?;
+        let gpu = block.gpu();
+        gpu.upload(block.at, bytes, &block.stream).map_err(|refused| gpu.failed(refused))?;
+        Ok(block)
+    }
+
+    pub(super) fn gpu(&self) -> &'static Gpu {
+        self.stream.gpu
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// `other`, of the same device, waits for everything that was queued on the block so far; from here on it works on it too.
+    pub(super) fn share(&self, other: &Arc<Inner>) -> Result<(), Refused> {
+        if other.slot == self.stream.slot {
+            return self.gather();
+        }
+        let mut also = self.also.lock();
+        let order = self.gpu().order();
+        order.follow(other.slot, self.stream.slot)?;
+        also.iter()
+            .filter(|user| user.slot != other.slot)
+            .try_for_each(|user| order.follow(other.slot, user.slot))?;
+        if also.iter().all(|user| user.slot != other.slot) {
+            also.push(other.clone());
+        }
+        Ok(())
+    }
+
+    /// An event behind everything that is queued on the block's stream now.
+    pub(super) fn mark(&self) -> Result<Handle, Refused> {
+        self.gpu().order().mark(self.stream.slot)
+    }
+
+    /// The block's own stream waits for the others that work on it.
+    fn gather(&self) -> Result<(), Refused> {
+        let also = self.also.lock();
+        also.iter().try_for_each(|user| self.gpu().order().follow(self.stream.slot, user.slot))
+    }
+
+    /// A copy on a stream of the same device or another one.
+    fn copied(&self, stream: &Stream) -> Result<Block> {
+        let copy = Block::new(self.bytes, stream)?;
+        if self.bytes == 0 {
+            return Ok(copy);
+        }
+        let (here, there) = (self.gpu(), copy.gpu());
+        if core::ptr::eq(here, there) {
+            let queued = self
+                .share(&copy.stream)
+                .and_then(|()| there.context().copy(copy.at, self.at, self.bytes, copy.stream.handle));
+            queued.map_err(|refused| there.failed(refused))?;
+            return Ok(copy);
+        }
+        // The copy waits for this block's stream, and that for the copy: what is freed here afterwards is free behind it.
+        let behind = self.gather().and_then(|()| here.order().mark(self.stream.slot));
+        let behind = behind.map_err(|refused| here.failed(refused))?;
+        here.admit(there);
+        let queued = there.order().await_foreign(copy.stream.slot, behind).and_then(|()| {
+            let (to, from) = (copy.at, self.at);
+            there.context().copy_from(here.context(), to, from, self.bytes, copy.stream.handle)
+        });
+        queued.map_err(|refused| there.failed(refused))?;
+        let waits = there
+            .order()
+            .mark(copy.stream.slot)
+            .and_then(|done| here.order().await_foreign(self.stream.slot, done));
+        // This block's stream cannot wait for the copy, so this thread does.
+        waits
+            .or_else(|_| there.context().synchronize_twice(copy.stream.handle))
+            .map_err(|refused| there.failed(refused))?;
+        Ok(copy)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let also = self.also.get_mut().iter().fold(Slots::NONE, |slots, user| slots.and(user.slot));
+        self.stream.gpu.give(self.at, self.layout, self.held_bytes, &self.stream, also);
+    }
+}
+
+impl DeviceMemory for Block {
+    fn device(&self) -> DeviceId {
+        self.gpu().id()
+    }
+
+    fn address(&self) -> u64 {
+        self.at
+    }
+
+    fn read(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        debug_assert!(offset + out.len() <= self.bytes);
+        let gpu = self.gpu();
+        let read = self
+            .gather()
+            .and_then(|()| gpu.context().copy_to_host(out, self.at + offset as u64, self.stream.handle));
+        read.map_err(|refused| gpu.failed(refused))
+    }
+
+    fn used_on(&self, queue: &dyn Queue) -> Result<()> {
+        let stream = self.gpu().stream(Some(queue))?;
+        self.share(&stream.0).map_err(|refused| self.gpu().failed(refused))
+    }
+}
+
+impl Gpu {
+    /// The stream that is meant.
+    fn stream<'a>(&'a self, queue: Option<&'a dyn Queue>) -> Result<&'a Stream> {
+        let Some(queue) = queue else { return Ok(self.default_stream()) };
+        match (queue as &dyn Any).downcast_ref::<Stream>() {
+            Some(stream) if queue.device() == self.id() => Ok(stream),
+            _ => Err(DemoError::WrongDevice {
+                operation: "work on a stream",
+                held: queue.device(),
+                needed: self.id(),
+            }),
+        }
+    }
+
+    /// Lets another device read this one's memory on its own, where it can. Where not, the driver copies by way of the host.
+    fn admit(&self, peer: &Gpu) {
+        if let super::memory::Memory::Mapped { pool, .. } = &self.memory
+            && peer.context().can_reach(self.context())
+        {
+            // A refusal costs speed and nothing else.
+            let _ = pool.with_space(|space| space.admit(peer.context().ordinal()));
+        }
+    }
+}
+
+// A panic leaves nothing half done: what is behind locks is changed in whole steps, none of which calls anybody else's code.
+impl core::panic::RefUnwindSafe for Gpu {}
+impl core::panic::RefUnwindSafe for Block {}
+
+impl Backend for Gpu {
+    fn device(&self) -> DeviceId {
+        self.id()
+    }
+
+    fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
+        Ok(Arc::new(Block::zeros(bytes, self.stream(queue)?)?))
+    }
+
+    fn upload(&self, bytes: &[u8], queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
+        Ok(Arc::new(Block::of(bytes, self.stream(queue)?)?))
+    }
+
+    fn copy(&self, from: &dyn DeviceMemory, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
+        let stream = self.stream(queue)?;
+        match (from as &dyn Any).downcast_ref::<Block>() {
+            Some(block) => Ok(Arc::new(block.copied(stream)?)),
+            None => {
+                Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() })
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The one driver of the process: loaded and started at the first use, and refused in a fork of a process that did.
+
+use super::result::{self, IS_FORKED};
+use super::sys::{self, Functions, Virtual};
+use crate::error::{DemoError, DeviceId, Result};
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::{HostLock, Lock, OnceLock};
+use core::ffi::c_int;
+
+/// A driver that was started and sees a device.
+pub(super) struct Driver {
+    pub(super) functions: Functions,
+    /// Where the driver manages virtual memory.
+    pub(super) virtual_memory: Option<Virtual>,
+    pub(super) devices: u32,
+    /// As the driver counts: 12080 is 12.8.
+    pub(super) version: i32,
+}
+
+static DRIVER: OnceLock<Driver> = OnceLock::new();
+/// Held while the driver is started, so that one that did not can be tried again.
+static STARTING: Lock<HostLock, ()> = Lock::new(());
+/// Set in a child of a process that had started the driver.
+static IS_FORK: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is a fork of one that had started the driver. Asked before any lock is taken: who held one at the
+/// fork is not there to let it go.
+#[inline]
+pub(super) fn is_fork() -> bool {
+    // Relaxed: written before the child's only thread runs on.
+    IS_FORK.load(Relaxed)
+}
+
+/// The driver, started at the first call.
+///
+/// # Errors
+/// Why there is none, in words.
+pub(super) fn driver() -> Result<&'static Driver, &'static str> {
+    if is_fork() {
+        return Err(IS_FORKED);
+    }
+    match DRIVER.get() {
+        Some(driver) => Ok(driver),
+        None => start(),
+    }
+}
+
+#[cold]
+fn start() -> Result<&'static Driver, &'static str> {
+    let _starting = STARTING.lock();
+    if let Some(driver) = DRIVER.get() {
+        return Ok(driver);
+    }
+    let found = sys::find()?;
+    // SAFETY: 1. The flags have to be 0. 2. It may be called from any thread, and again.
+    result::start(unsafe { (found.start.init)(0) })?;
+    let mut devices = 0;
+    // SAFETY: 1. The driver is started. 2. The pointer is to an integer of ours.
+    result::start(unsafe { (found.start.device_count)(&mut devices) })?;
+    if devices <= 0 {
+        return Err("the CUDA driver sees no device");
+    }
+    let (functions, virtual_memory) = found.functions().map_err(|_missing| TOO_OLD)?;
+    let mut version = 0;
+    // SAFETY: 1. The pointer is to an integer of ours.
+    result::start(unsafe { (functions.driver_version)(&mut version) })?;
+    watch_forks();
+    let driver = Driver { functions, virtual_memory, devices: devices as u32, version };
+    Ok(DRIVER.get_or_init(|| driver))
+}
+
+const TOO_OLD: &str =
+    "the CUDA driver lacks functions that every driver since CUDA 10 has; install a newer one";
+
+/// Marks every later fork of this process.
+fn watch_forks() {
+    #[cfg(unix)]
+    {
+        extern "C" fn mark() {
+            IS_FORK.store(true, Relaxed);
+        }
+        // SAFETY: 1. The function only stores a flag, which a child may do after a fork. 2. Once: the caller holds the lock
+        // and starts the driver for good.
+        unsafe { libc::pthread_atfork(None, None, Some(mark)) };
+    }
+}
+
+/// The ordinal as the driver takes it, of a device that is there.
+///
+/// # Errors
+/// [`DemoError::DeviceUnavailable`] where it is not.
+pub(super) fn with_device(ordinal: u32) -> Result<(&'static Driver, c_int)> {
+    let unavailable = |problem| DemoError::DeviceUnavailable { device: DeviceId::Cuda(ordinal), problem };
+    let driver = driver().map_err(unavailable)?;
+    if ordinal >= driver.devices {
+        return Err(unavailable("the machine has no CUDA device of this ordinal; they count from 0"));
+    }
+    Ok((driver, ordinal as c_int))
+}

@@ -1,0 +1,64 @@
+//! A runtime of the crate's own, on one thread, for what must go on when no other runtime is there.
+//!
+//! It is started when it is first needed, and lives as long as the process. Connections made by a caller in a runtime belong to
+//! that one: a socket that another thread waits for costs a wake-up for every message.
+
+#![forbid(unsafe_code)]
+
+use crate::error::{DemoError, Result};
+use crate::sync::{HostLock, Lock};
+use std::io;
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// A runtime that may be dropped anywhere: to wait for its threads, as dropping one does, is forbidden inside of another.
+struct Owned(Option<Runtime>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+static HANDLE: Lock<HostLock, Option<Handle>> = Lock::new(None);
+
+/// The crate's own runtime.
+///
+/// # Errors
+/// [`DemoError::Io`] where the system has no thread or descriptors for it.
+pub(super) fn runtime() -> Result<Handle> {
+    if let Some(handle) = HANDLE.lock().clone() {
+        return Ok(handle);
+    }
+    let failed = |source: io::Error| DemoError::Io { action: "start the network thread", path: None, source };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let handle = runtime.handle().clone();
+    let runtime = Owned(Some(runtime));
+    let mut held = HANDLE.lock();
+    if let Some(faster) = held.clone() {
+        drop(held);
+        return Ok(faster);
+    }
+    let named = std::thread::Builder::new().name("democratising-net".into());
+    let started = named.spawn(move || {
+        let owned = runtime;
+        if let Some(runtime) = &owned.0 {
+            runtime.block_on(core::future::pending::<()>());
+        }
+    });
+    if let Err(error) = started {
+        drop(held);
+        return Err(failed(error));
+    }
+    *held = Some(handle.clone());
+    Ok(handle)
+}
+
+/// The runtime that this thread is in, else the crate's own.
+///
+/// # Errors
+/// Those of [`runtime`].
+pub(super) fn here() -> Result<Handle> {
+    Handle::try_current().or_else(|_| runtime())
+}

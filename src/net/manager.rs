@@ -1,0 +1,144 @@
+//! What a pool has to know of its connections: how to make one, and whether one is still good.
+
+#![forbid(unsafe_code)]
+
+use crate::error::{DemoError, Result};
+use core::time::Duration;
+use std::boxed::Box;
+use std::io;
+use std::string::String;
+use tokio::net::TcpStream;
+
+/// Makes and checks the connections of a [`ConnectionPool`](super::ConnectionPool).
+///
+/// ```
+/// use democratising::net::{ConnectionPool, Manager};
+/// use democratising::Result;
+///
+/// /// Connections that are numbers.
+/// struct Numbers(std::sync::atomic::AtomicUsize);
+///
+/// impl Manager for Numbers {
+///     type Connection = usize;
+///     fn name(&self) -> &str {
+///         "numbers"
+///     }
+///     async fn connect(&self) -> Result<usize> {
+///         Ok(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+///     }
+/// }
+///
+/// let pool = ConnectionPool::with_manager(Numbers(0.into())).max_size(2).build()?;
+/// let (first, second) = (pool.get()?, pool.get()?);
+/// assert_eq!((*first, *second), (0, 1));
+/// drop(first);
+/// assert_eq!(*pool.get()?, 0, "the one that came back");
+/// # Ok::<(), democratising::DemoError>(())
+/// ```
+pub trait Manager: Send + Sync + 'static {
+    /// What is pooled.
+    type Connection: Send + 'static;
+
+    /// What stands in errors and reports: the address of the peer.
+    fn name(&self) -> &str;
+
+    /// Makes a connection. It goes on when the caller who asked for it has gone away.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; the caller gets it as it is.
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection>> + Send;
+
+    /// Whether a connection that was idle so long is still good. It is dropped otherwise, and another taken.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    fn check(
+        &self,
+        connection: &mut Self::Connection,
+        idle: Duration,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let _ = (connection, idle);
+        async { Ok(()) }
+    }
+
+    /// Called before a connection is used under another tokio runtime than it was used under last. Sockets belong to the
+    /// runtime that they were made under, and end with it.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; the connection is gone then, and another taken.
+    fn change_runtime(&self, connection: Self::Connection) -> Result<Self::Connection> {
+        Ok(connection)
+    }
+}
+
+/// TCP, to an address such as `"example.org:443"`. The name is looked up for each connection anew.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    address: Box<str>,
+    pub(super) nodelay: bool,
+    pub(super) io_timeout: Option<Duration>,
+}
+
+impl Tcp {
+    /// Connections to `address`, without delay for small writes (`TCP_NODELAY`).
+    pub fn new(address: impl Into<String>) -> Tcp {
+        Tcp { address: address.into().into(), nodelay: true, io_timeout: None }
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> DemoError {
+        let peer = self.address.clone();
+        move |source| DemoError::Connection { action, peer: peer.clone(), source: source.into() }
+    }
+}
+
+impl Manager for Tcp {
+    type Connection = TcpStream;
+
+    fn name(&self) -> &str {
+        &self.address
+    }
+
+    async fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(&*self.address).await.map_err(self.failed("connect to"))?;
+        if self.nodelay {
+            stream.set_nodelay(true).map_err(self.failed("set TCP_NODELAY on a connection to"))?;
+        }
+        Ok(stream)
+    }
+
+    /// Looks into the socket: at its end it is closed, and where bytes lie that nobody asked for, somebody went away in the
+    /// middle of an answer. What comes a moment later cannot be seen.
+    async fn check(&self, stream: &mut TcpStream, _idle: Duration) -> Result<()> {
+        let problem = match peek(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => error,
+            Ok(0) => io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed it"),
+            Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "an answer that nobody read lies in it"),
+        };
+        Err(self.failed("use a connection to")(problem))
+    }
+
+    fn change_runtime(&self, stream: TcpStream) -> Result<TcpStream> {
+        let moved = stream.into_std().and_then(TcpStream::from_std);
+        moved.map_err(self.failed("move to another runtime a connection to"))
+    }
+}
+
+#[cfg(unix)]
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    use rustix::net::RecvFlags;
+    let mut byte = [0u8; 1];
+    loop {
+        match rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((bytes, _)) => return Ok(bytes),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads instead: where something comes the connection is given up anyway.
+#[cfg(not(unix))]
+fn peek(stream: &TcpStream) -> io::Result<usize> {
+    stream.try_read(&mut [0u8; 1])
+}

@@ -1,0 +1,340 @@
+//! A server that takes no more connections than it may, and ends in good order.
+//!
+//! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing.
+//! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on.
+//! 3. A handler that panics ends its connection, and is counted.
+//! 4. A **shutdown** stops accepting at once, tells the handlers, waits for them until the drain deadline, and ends those that are
+//!    left. Dropping a server, or the future that serves, ends all of them.
+
+#![forbid(unsafe_code)]
+
+use super::socket::Socket;
+use crate::error::{DemoError, Result};
+use crate::gc;
+use crate::pool::budget::scope::{Holding, Kind, Scope};
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+use std::boxed::Box;
+use std::io;
+use std::net::SocketAddr;
+use std::string::{String, ToString};
+use std::sync::Arc;
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// A listening socket with limits.
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> democratising::Result<()> {
+/// use democratising::net::Server;
+/// use std::time::Duration;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// let server = Server::bind("127.0.0.1:0").await?.max_connections(1000).read_timeout(Duration::from_secs(5));
+/// let (address, shutdown) = (server.local_addr()?, server.shutdown_handle());
+/// let serving = tokio::spawn(server.serve(|mut socket| async move {
+///     let mut request = [0; 4];
+///     socket.read_exact(&mut request).await?;
+///     socket.write_all(&request).await?;
+///     Ok(())
+/// }));
+///
+/// let mut client = tokio::net::TcpStream::connect(address).await?;
+/// client.write_all(b"ping").await?;
+/// let mut answer = [0; 4];
+/// client.read_exact(&mut answer).await?;
+/// shutdown.shutdown();
+/// let served = serving.await.expect("it does not panic")?;
+/// assert_eq!((served.accepted, served.aborted), (1, 0));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "serve() takes connections"]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    max_connections: usize,
+    read_timeout: Option<Duration>,
+    idle_timeout: Option<Duration>,
+    drain_timeout: Duration,
+    shutdown: ShutdownHandle,
+    /// The server in the ledger.
+    scope: Scope,
+    listening: Holding,
+}
+
+/// Ends a server; a clone is the same. Dropping it does not.
+#[derive(Clone, Debug)]
+pub struct ShutdownHandle(Arc<watch::Sender<bool>>);
+
+impl ShutdownHandle {
+    /// No more connections are taken, and those that are there have until the drain deadline.
+    pub fn shutdown(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether [`shutdown`](Self::shutdown) was called.
+    pub fn is_shut_down(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
+/// What a server did, told when it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Served {
+    /// Connections that were taken.
+    pub accepted: u64,
+    /// Handlers that returned an error.
+    pub failed: u64,
+    /// Handlers that panicked.
+    pub panicked: u64,
+    /// Handlers that were still at it at the drain deadline, and were ended.
+    pub aborted: u64,
+    /// How often accepting paused since descriptors, memory or the ledger had run out.
+    pub pauses: u64,
+}
+
+/// So long accepting pauses where descriptors have run out: each that is closed meanwhile helps.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Server {
+    /// Listens at an address; port 0 is a free one.
+    ///
+    /// # Errors
+    /// [`DemoError::Connection`] where that cannot be done.
+    pub async fn bind(address: impl ToSocketAddrs + ToString) -> Result<Server> {
+        let name = address.to_string();
+        let failed = |source: Box<dyn core::error::Error + Send + Sync>| DemoError::Connection {
+            action: "bind",
+            peer: name.as_str().into(),
+            source,
+        };
+        let scope = Scope::new(std::format!("server at {name}"));
+        let listening =
+            scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| failed(error.into()))?;
+        let address = listener.local_addr().map_err(|error| failed(error.into()))?;
+        Ok(Server {
+            listener,
+            address,
+            max_connections: 1000,
+            read_timeout: None,
+            idle_timeout: None,
+            drain_timeout: Duration::from_secs(10),
+            shutdown: ShutdownHandle(Arc::new(watch::Sender::new(false))),
+            scope,
+            listening,
+        })
+    }
+
+    /// Never more connections than this at once. 1000 unless said; zero takes one.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How long a request may take to come in: from its first byte, however slowly more come, to the next write of the handler.
+    /// Reads fail with [`io::ErrorKind::TimedOut`] then. Without end unless said.
+    pub fn read_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.read_timeout = time.into();
+        self
+    }
+
+    /// How long a connection may lie idle: without a byte in either direction. Without end unless said.
+    pub fn idle_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = time.into();
+        self
+    }
+
+    /// How long handlers may go on after a shutdown. 10 s unless said.
+    pub fn drain_timeout(mut self, time: Duration) -> Self {
+        self.drain_timeout = time;
+        self
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    /// Ends this server from elsewhere.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.shutdown.clone()
+    }
+
+    /// The server's place in the ledger.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Takes connections until the shutdown, and runs `handler` for each in a task of its own and in the server's scope.
+    ///
+    /// # Errors
+    /// [`DemoError::Connection`] where the listening socket itself fails. The handlers' own errors are counted.
+    pub async fn serve<H, F>(self, handler: H) -> Result<Served>
+    where
+        H: Fn(Socket) -> F,
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let Server { listener, scope, shutdown, .. } = &self;
+        let permits = Arc::new(Semaphore::new(self.max_connections));
+        let pauses = AtomicUsize::new(0);
+        let mut served = Served::default();
+        let mut tasks = JoinSet::new();
+        let mut ends = shutdown.0.subscribe();
+        // Closed is an end too, but the sender lives in `self`.
+        let mut stop = pin!(async move {
+            let _ = ends.wait_for(|ends| *ends).await;
+        });
+        let result = loop {
+            let next = async {
+                let permit = Arc::clone(&permits).acquire_owned().await.ok();
+                accept(listener, scope, &pauses).await.map(|taken| (taken, permit))
+            };
+            let mut next = pin!(next);
+            // One of three: the end, a handler that is done, a connection; in this order.
+            let event = core::future::poll_fn(|context| {
+                if stop.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Event::Stop);
+                }
+                while let Poll::Ready(Some(done)) = tasks.poll_join_next(context) {
+                    note(&mut served, done);
+                }
+                next.as_mut().poll(context).map(Event::Next)
+            })
+            .await;
+            match event {
+                Event::Stop => break Ok(()),
+                Event::Next(Err(error)) => break Err(error),
+                Event::Next(Ok(((stream, peer, held), permit))) => {
+                    served.accepted += 1;
+                    let socket = Socket::new(
+                        stream,
+                        peer,
+                        self.read_timeout,
+                        self.idle_timeout,
+                        shutdown.clone(),
+                        held,
+                    );
+                    // Made here, so that a handler that panics before its first await is contained as well.
+                    let work = contained(|| handler(socket));
+                    let Some(work) = work else {
+                        served.panicked += 1;
+                        continue;
+                    };
+                    let work = scope.wrap(work);
+                    tasks.spawn(async move {
+                        // Given back when the connection is closed, not before: with the task, or when it is ended.
+                        let _permit = permit;
+                        work.await
+                    });
+                }
+            }
+        };
+        self.drain(tasks, &mut served).await;
+        served.pauses = pauses.load(Relaxed) as u64;
+        result.map(|()| served)
+    }
+
+    /// The listening socket is closed first: nobody new is to wait for this.
+    async fn drain(self, mut tasks: JoinSet<Result<()>>, served: &mut Served) {
+        let Server { listener, listening, drain_timeout, .. } = self;
+        drop(listener);
+        drop(listening);
+        let all = async {
+            while let Some(done) = tasks.join_next().await {
+                note(served, done);
+            }
+        };
+        if tokio::time::timeout(drain_timeout, all).await.is_err() {
+            tasks.abort_all();
+            while let Some(done) = tasks.join_next().await {
+                note(served, done);
+            }
+        }
+    }
+}
+
+enum Event {
+    Stop,
+    Next(Result<((TcpStream, SocketAddr, Holding), Option<tokio::sync::OwnedSemaphorePermit>)>),
+}
+
+fn note(served: &mut Served, done: Result<Result<()>, tokio::task::JoinError>) {
+    match done {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => served.failed += 1,
+        Err(error) if error.is_panic() => served.panicked += 1,
+        Err(_) => served.aborted += 1,
+    }
+}
+
+fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
+/// The next connection, with its place in the ledger taken before.
+async fn accept(
+    listener: &TcpListener,
+    scope: &Scope,
+    pauses: &AtomicUsize,
+) -> Result<(TcpStream, SocketAddr, Holding)> {
+    let held = loop {
+        match scope.charge(Kind::Connections, 1) {
+            Ok(held) => break held,
+            Err(_) => pause(pauses).await?,
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return Ok((stream, peer, held)),
+            Err(error) if of_the_peer(&error) => {}
+            Err(error) if out_of_room(&error) => pause(pauses).await?,
+            Err(source) => {
+                let peer: String = listener.local_addr().map_or("a listener".into(), |at| at.to_string());
+                return Err(DemoError::Connection {
+                    action: "accept at",
+                    peer: peer.into(),
+                    source: source.into(),
+                });
+            }
+        }
+    }
+}
+
+/// Idle connections of pools give way, and time passes.
+async fn pause(pauses: &AtomicUsize) -> Result<()> {
+    pauses.fetch_add(1, Relaxed);
+    gc::collect_resource(gc::Resource::Connections, 1)?;
+    tokio::time::sleep(PAUSE).await;
+    Ok(())
+}
+
+/// The peer went away before it was accepted: nothing to do with the next one.
+fn of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Descriptors or memory have run out, and may be there again in a moment.
+#[cfg(unix)]
+fn out_of_room(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn out_of_room(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory
+}

@@ -1,0 +1,652 @@
+//! Devices on the software driver, in every mode, and on a real one where there is one.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+#[path = "softcuda/harness.rs"]
+mod harness;
+
+use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
+use harness::{ALL, EAGER, LAZY, LAZY_POISON, Mode, NO_PEER, RANGES, in_modes};
+
+const MIB: usize = 1 << 20;
+
+/// `n` distinct bytes.
+fn pattern(n: usize, seed: usize) -> Vec<u8> {
+    (0..n).map(|i| (i.wrapping_mul(31) + seed * 7 + i / 251) as u8).collect()
+}
+
+/// Everything goes back to the driver.
+fn nothing_is_left() {
+    gc::collect().unwrap();
+    for ordinal in 0..2 {
+        let Ok(stats) = cuda::MemoryPool::stats(ordinal) else { continue };
+        assert_eq!((stats.pool.in_use_bytes, stats.pool.blocks), (0, 0), "device {ordinal}: {stats:?}");
+        assert_eq!(stats.pool.reserved_bytes, 0, "device {ordinal}: {stats:?}");
+        if harness::is_soft() {
+            assert_eq!(harness::used_bytes(ordinal as usize), 0, "device {ordinal}");
+        }
+    }
+    if harness::is_soft() {
+        let held = harness::held();
+        assert_eq!(
+            (held.handles, held.mappings, held.allocations, harness::violations()),
+            (0, 0, 0, 0),
+            "{held:?}"
+        );
+    }
+}
+
+#[test]
+fn tensors_go_there_and_back_and_keep_their_elements() {
+    in_modes("tensors_go_there_and_back_and_keep_their_elements", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        for bytes in [0, 1, 64, 65, 511, 40_000, 70_000, 2 * MIB - 1, 5 * MIB + 3, 100 * MIB] {
+            let elements = pattern(bytes, 1);
+            let here = Tensor::new(&[bytes], elements.clone()).unwrap();
+            let there = here.to_device(&device).unwrap();
+            drop(here);
+            assert_eq!((there.device(), there.dtype(), there.shape()), (&device, DType::U8, &[bytes][..]));
+            let back = there.to_device(&Device::host()).unwrap();
+            drop(there);
+            assert!(back.as_slice::<u8>().unwrap() == elements, "{bytes} bytes");
+        }
+        let zeros = Tensor::zeros_on(&[300, 1000], &device).unwrap();
+        assert!(zeros.to_vec::<f32>().unwrap().iter().all(|&x| x == 0.0));
+        assert_eq!(zeros.to_device(&device).unwrap().device_address(), zeros.device_address(), "shared");
+        drop(zeros);
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_view_is_the_same_view_on_a_device() {
+    in_modes("a_view_is_the_same_view_on_a_device", &[LAZY, RANGES], || {
+        let device = Device::cuda(0).unwrap();
+        let here = Tensor::new(&[3, 40], (0..120).collect::<Vec<i32>>()).unwrap();
+        let there = here.to_device(&device).unwrap();
+        let (turned, narrow) = (there.transpose(0, 1).unwrap(), there.narrow(0, 1, 2).unwrap());
+        assert_eq!(turned, here.transpose(0, 1).unwrap());
+        assert_eq!(narrow.to_vec::<i32>().unwrap(), (40..120).collect::<Vec<i32>>());
+        assert_eq!(narrow.device_address(), there.device_address().map(|at| at + 160));
+        let copy = turned.contiguous().unwrap();
+        assert_eq!((copy.device(), copy.is_contiguous()), (&device, true));
+        assert_eq!(copy, turned);
+        assert_eq!(here.transpose(0, 1).unwrap().to_device(&device).unwrap(), turned);
+        let error = there.as_slice::<i32>().unwrap_err();
+        let held = DeviceId::Cuda(0);
+        assert!(
+            matches!(error, DemoError::WrongDevice { held: at, needed: DeviceId::Host, .. } if at == held),
+            "{error}"
+        );
+        assert!(
+            there.to_string().contains("119") && there.to_string().ends_with("Tensor[[3, 40], I32, cuda:0]")
+        );
+    });
+}
+
+#[test]
+fn tensors_go_from_device_to_device_while_their_sources_are_dropped() {
+    in_modes("tensors_go_from_device_to_device_while_their_sources_are_dropped", ALL, || {
+        let devices = Device::cuda_all().unwrap();
+        let other = devices.last().unwrap();
+        for round in 0..6 {
+            let elements = pattern(3 * MIB + round, round);
+            let first =
+                Tensor::new(&[elements.len()], elements.clone()).unwrap().to_device(&devices[0]).unwrap();
+            let second = first.to_device(other).unwrap();
+            drop(first);
+            // Takes the place of the first, and would be in the copy if that had not waited.
+            let overwriting = Tensor::zeros_with(&[elements.len()], DType::U8, &devices[0]).unwrap();
+            let third = second.to_device(&devices[0]).unwrap();
+            drop(second);
+            drop(overwriting);
+            assert!(third.to_vec::<u8>().unwrap() == elements, "round {round}");
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_source_may_be_dropped_and_changed_while_its_copy_is_under_way() {
+    in_modes(
+        "a_source_may_be_dropped_and_changed_while_its_copy_is_under_way",
+        &[LAZY, LAZY_POISON, RANGES],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let stream = cuda::Stream::new(&device).unwrap();
+            let mut copies = Vec::new();
+            // More than is staged at once.
+            for round in 0..30 {
+                let elements = pattern(5 * MIB + 17, round);
+                let mut here = Tensor::new(&[elements.len()], &elements[..]).unwrap();
+                copies.push((here.to_device_on(&device, &stream).unwrap(), elements));
+                here.as_mut_slice::<u8>().unwrap().fill(0xEE);
+            }
+            for (copy, elements) in copies {
+                assert!(copy.to_vec::<u8>().unwrap() == elements);
+            }
+            drop(stream);
+            nothing_is_left();
+        },
+    );
+}
+
+#[test]
+fn a_block_freed_on_one_stream_is_waited_for_on_another() {
+    in_modes("a_block_freed_on_one_stream_is_waited_for_on_another", &[LAZY, LAZY_POISON, RANGES], || {
+        let device = Device::cuda(0).unwrap();
+        let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+        // Large ones are spans, small ones slots out of caches, and one frame is shared by many.
+        for bytes in [3 * MIB, 200_000, 4096] {
+            let ones = Tensor::new(&[bytes], vec![1u8; bytes]).unwrap();
+            let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
+            out.used_on(&a).unwrap();
+            let mut used = 0;
+            for _ in 0..40 {
+                // Work on a reads a block that is freed at once; b takes one, and writes to it.
+                let block = ones.to_device_on(&device, &a).unwrap();
+                let at = block.device_address().unwrap();
+                a.synchronize().unwrap();
+                harness::copy(out.device_address().unwrap(), at, bytes, a.as_raw());
+                drop(block);
+                let on_b = ones.to_device_on(&device, &b).unwrap();
+                harness::fill(on_b.device_address().unwrap(), 9, bytes, b.as_raw());
+                used += (on_b.device_address().unwrap() == at) as u32;
+                // The worst legal schedule: b runs to its end before a begins.
+                b.synchronize().unwrap();
+                a.synchronize().unwrap();
+                assert!(out.to_vec::<u8>().unwrap() == vec![1; bytes], "{bytes}: a read what b wrote");
+            }
+            println!("# {bytes} bytes: {used} of 40 blocks went from one stream to the other");
+            assert!(used > 0 || bytes == 4096, "{bytes}: no block changed hands");
+        }
+    });
+}
+
+#[test]
+fn a_block_that_another_stream_uses_is_not_used_again_before_that_is_done() {
+    in_modes(
+        "a_block_that_another_stream_uses_is_not_used_again_before_that_is_done",
+        &[LAZY, RANGES],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+            for bytes in [2 * MIB, 5000] {
+                let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
+                out.used_on(&b).unwrap();
+                let block =
+                    Tensor::new(&[bytes], vec![3u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
+                let at = block.device_address().unwrap();
+                block.used_on(&b).unwrap();
+                harness::copy(out.device_address().unwrap(), at, bytes, b.as_raw());
+                drop(block);
+                // The same block again, on its own stream, which runs to its end first.
+                let eights = Tensor::new(&[bytes], vec![8u8; bytes]).unwrap();
+                let mut again = Vec::new();
+                while again.last().is_none_or(|tensor: &Tensor| tensor.device_address() != Some(at)) {
+                    again.push(eights.to_device_on(&device, &a).unwrap());
+                    assert!(again.len() < 1000, "the block is used again");
+                }
+                a.synchronize().unwrap();
+                b.synchronize().unwrap();
+                assert!(out.to_vec::<u8>().unwrap() == vec![3; bytes], "b read what a wrote later");
+            }
+        },
+    );
+}
+
+#[test]
+fn the_callers_context_is_current_again_after_each_call() {
+    in_modes("the_callers_context_is_current_again_after_each_call", &[EAGER, NO_PEER], || {
+        let devices = Device::cuda_all().unwrap();
+        Tensor::zeros_on(&[10], &devices[0]).unwrap();
+        let before = harness::context();
+        assert_eq!(before, 0, "this thread never chose one");
+        let (one, two) = (0x1000, 0x2000);
+        for (mine, device) in [(one, &devices[1]), (two, &devices[0]), (0, &devices[1])] {
+            harness::set_context(mine);
+            let large = Tensor::zeros_on(&[MIB], device).unwrap();
+            assert_eq!(harness::context(), mine);
+            let back = large.to_device(&devices[0]).unwrap().to_device(&Device::host()).unwrap();
+            assert_eq!((harness::context(), back.len()), (mine, MIB));
+            drop(large);
+            gc::collect().unwrap();
+            assert_eq!(harness::context(), mine);
+        }
+        harness::set_context(0);
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_limit_holds_also_below_what_is_in_use() {
+    in_modes("a_limit_holds_also_below_what_is_in_use", &[EAGER, LAZY, RANGES], || {
+        let device = Device::cuda(0).unwrap();
+        let mib = |n: usize| Tensor::zeros_with(&[n * MIB], DType::U8, &device);
+        let (held, idle) = (mib(60).unwrap(), mib(100).unwrap());
+        drop(idle);
+        cuda::set_memory_limit(0, 80 << 20).unwrap();
+        let info = cuda::get_memory_info(0).unwrap();
+        assert_eq!((info.limit, info.in_use), (80 << 20, 60 << 20));
+        assert!(info.reserved <= 160 << 20, "{info:?}");
+        let error = mib(30).unwrap_err();
+        let DemoError::OutOfMemory(report) = &error else { panic!("{error}") };
+        assert_eq!(
+            (report.device, report.requested_bytes, report.limit_bytes),
+            (DeviceId::Cuda(0), 30 << 20, 80 << 20)
+        );
+        assert_eq!((report.in_use_bytes, report.free_bytes.is_some()), (60 << 20, true));
+        assert_eq!(report.streams.iter().map(|row| row.in_use_bytes).sum::<u64>(), 60 << 20, "{report:?}");
+        for part in
+            ["cuda:0", "31457280 bytes requested", "limit 83886080", "free on the device", "by stream"]
+        {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        cuda::set_memory_limit(0, 10 << 20).unwrap();
+        assert!(mib(1).is_err(), "no more before it fits");
+        assert_eq!(held.to_vec::<u8>().unwrap(), vec![0; 60 * MIB], "what is held stays");
+        drop(held);
+        assert!(mib(8).is_ok());
+        assert!(mib(11).is_err());
+        cuda::set_memory_limit(0, u64::MAX).unwrap();
+        assert!(mib(300).is_ok());
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
+    in_modes("an_initial_size_does_not_stop_the_pool_short_of_its_maximum", &[EAGER, LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        cuda::MemoryPool::configure().initial_size(96 << 20).max_size(128 << 20).enable().unwrap();
+        assert_eq!(cuda::MemoryPool::stats(0).unwrap().pool.reserved_bytes, 96 << 20);
+        let all = Tensor::zeros_with(&[128 * MIB], DType::U8, &device).unwrap();
+        assert_eq!(cuda::MemoryPool::stats(0).unwrap().pool.reserved_bytes, 128 << 20);
+        assert!(Tensor::zeros_with(&[1], DType::U8, &device).is_err());
+        drop(all);
+        let error = cuda::MemoryPool::configure().initial_size(1 << 40).enable().unwrap_err();
+        assert!(matches!(error, DemoError::OutOfMemory(_)), "{error}");
+        assert_eq!(
+            cuda::MemoryPool::stats(0).unwrap().pool.limit_bytes,
+            128 << 20,
+            "the settings before are in force"
+        );
+        let error = cuda::MemoryPool::configure().initial_size(2).max_size(1).enable().unwrap_err();
+        assert!(matches!(error, DemoError::InvalidConfig { .. }), "{error}");
+        cuda::MemoryPool::disable(0).unwrap();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation() {
+    in_modes(
+        "all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation",
+        &[EAGER, LAZY, LAZY_POISON],
+        || {
+            let device = Device::cuda(0).unwrap();
+            let total = cuda::get_memory_info(0).unwrap().total as usize;
+            if total > 8 << 30 {
+                return;
+            }
+            let streams = [cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap()];
+            let small = Tensor::new(&[4 * MIB], vec![5u8; 4 * MIB]).unwrap();
+            let mut blocks: Vec<_> = (0..total / (4 * MIB))
+                .map(|i| small.to_device_on(&device, &streams[i % 2]).unwrap())
+                .collect();
+            assert!(small.to_device(&device).is_err(), "it is full");
+            // Every other one, with their work still queued: half of the device is free, and no two frames side by side.
+            let mut keep = false;
+            blocks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
+            assert!(half.device_address().is_some());
+            for block in &blocks {
+                assert!(
+                    block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5),
+                    "moved under a live block"
+                );
+            }
+            drop((half, blocks));
+            let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
+            drop((whole, streams));
+            nothing_is_left();
+        },
+    );
+}
+
+#[test]
+fn a_reclaimer_is_asked_before_memory_is_refused() {
+    in_modes("a_reclaimer_is_asked_before_memory_is_refused", &[LAZY, RANGES], || {
+        use std::sync::{Arc, Mutex};
+        struct Kept(Arc<Mutex<Vec<Tensor>>>);
+        impl gc::Reclaim for Kept {
+            fn reclaimable_bytes(&self) -> u64 {
+                self.0.lock().unwrap().iter().map(|tensor| tensor.byte_len() as u64).sum()
+            }
+            fn reclaim(&self, _target_bytes: u64, _until: gc::Deadline) -> u64 {
+                let kept = std::mem::take(&mut *self.0.lock().unwrap());
+                kept.iter().map(|tensor| tensor.byte_len() as u64).sum()
+            }
+            fn resource(&self) -> gc::Resource {
+                gc::Resource::DeviceBytes
+            }
+        }
+        let device = Device::cuda(0).unwrap();
+        cuda::set_memory_limit(0, 64 << 20).unwrap();
+        let kept = Arc::new(Mutex::new(vec![Tensor::zeros_with(&[40 * MIB], DType::U8, &device).unwrap()]));
+        gc::register("kept", 0, Kept(kept.clone()));
+        let tensor = Tensor::zeros_with(&[50 * MIB], DType::U8, &device).unwrap();
+        assert!(kept.lock().unwrap().is_empty());
+        drop(tensor);
+        let collected = gc::collect().unwrap();
+        assert!(collected.device_bytes >= 50 << 20, "{collected:?}");
+        nothing_is_left();
+    });
+}
+
+/// A little of everything.
+fn a_round() -> Result<(), DemoError> {
+    let device = Device::cuda(0)?;
+    let other = Device::cuda(1)?;
+    let (a, b) = (cuda::Stream::new(&device)?, cuda::Stream::new(&device)?);
+    let here = Tensor::new(&[3 * MIB], vec![7u8; 3 * MIB])?;
+    let one = here.to_device_on(&device, &a)?;
+    one.used_on(&b)?;
+    drop(one);
+    let two = Tensor::zeros_on(&[MIB], &device)?.to_device_on(&device, &b)?;
+    let small: Result<Vec<_>, _> = (0..50).map(|_| Tensor::zeros_on(&[100], &device)).collect();
+    let far = two.to_device(&other)?;
+    drop((two, small?));
+    let back = far.to_device(&Device::host())?;
+    assert_eq!(back.len(), MIB);
+    let large = Tensor::zeros_on(&[MIB], &device)?;
+    let larger = Tensor::zeros_on(&[2 * MIB], &device)?;
+    drop(large);
+    let moved = Tensor::zeros_on(&[MIB + MIB / 2], &device)?;
+    cuda::set_memory_limit(0, 12 << 20)?;
+    drop((larger, moved));
+    cuda::set_memory_limit(0, u64::MAX)?;
+    a.synchronize()?;
+    Ok(())
+}
+
+#[test]
+fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
+    const MODES: &[Mode] = &[EAGER, LAZY, RANGES];
+    in_modes("any_call_of_the_driver_may_fail_once_and_nothing_is_lost", MODES, || {
+        if !harness::is_soft() {
+            return;
+        }
+        // The first calls of all belong to the start, and are made to fail in children of their own below.
+        a_round().unwrap();
+        nothing_is_left();
+        let settled = harness::held();
+        let (mut failures, mut names) = (0, std::collections::BTreeSet::new());
+        for n in 1.. {
+            harness::fail_in(n, if n % 3 == 0 { 2 } else { 999 });
+            let result = std::panic::catch_unwind(a_round);
+            let failed = harness::failed();
+            harness::fail_in(0, 0);
+            let Some(name) = failed else { break };
+            match result {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    failures += 1;
+                    let text = error.to_string();
+                    assert!(text.contains("cuda:"), "{name}: {text}");
+                }
+                Err(_) => panic!("call {n}, {name}: a panic"),
+            }
+            names.insert(name.clone());
+            cuda::set_memory_limit(0, u64::MAX).unwrap();
+            gc::collect().unwrap();
+            let held = harness::held();
+            let kept = (held.handles, held.mappings, held.allocations, held.reservations, held.streams);
+            let settled = (0, 0, 0, settled.reservations, settled.streams);
+            assert_eq!(kept, settled, "call {n}, {name}, leaves something behind: {held:?}");
+            assert_eq!(harness::violations(), 0, "call {n}, {name}");
+        }
+        println!("# {failures} failures among the calls {names:?}");
+        assert!(failures > 20 && names.len() > 12, "{failures} {names:?}");
+        a_round().unwrap();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again() {
+    in_modes(
+        "a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again",
+        &[EAGER, RANGES],
+        || {
+            for n in 1..40 {
+                harness::fail_in(n, 999);
+                let first = Device::cuda(0);
+                let failed = harness::failed();
+                harness::fail_in(0, 0);
+                match (first, failed) {
+                    (Err(error), Some(name)) => {
+                        let text = error.to_string();
+                        assert!(text.contains("cuda:0"), "{name}: {text}");
+                    }
+                    (Ok(_), _) => {
+                        println!("# {} calls could fail", n - 1);
+                        assert!(n > 3);
+                        let tensor = Tensor::zeros_on(&[1000], &Device::cuda(0).unwrap()).unwrap();
+                        assert_eq!(tensor.to_vec::<f32>().unwrap(), [0.0; 1000]);
+                        return;
+                    }
+                    (Err(error), None) => panic!("{n}: {error}"),
+                }
+            }
+            panic!("the device never came");
+        },
+    );
+}
+
+#[test]
+fn a_lost_device_is_an_error_that_says_which() {
+    in_modes("a_lost_device_is_an_error_that_says_which", &[EAGER, LAZY], || {
+        if !harness::is_soft() {
+            return;
+        }
+        let devices = Device::cuda_all().unwrap();
+        let held = Tensor::zeros_on(&[MIB], &devices[0]).unwrap();
+        let fine = Tensor::zeros_on(&[MIB], &devices[1]).unwrap();
+        harness::lose(0, true);
+        let errors = [
+            Tensor::zeros_on(&[20 * MIB], &devices[0]).map(drop),
+            held.to_vec::<f32>().map(drop),
+            cuda::get_memory_info(0).map(drop),
+            held.to_device(&devices[1]).map(drop),
+        ];
+        for error in errors {
+            let error = error.unwrap_err();
+            let calls = harness::calls();
+            let text = format!("{error} {error:?}");
+            assert_eq!(harness::calls(), calls, "formatting asks the driver nothing");
+            assert!(text.contains("cuda:0") && text.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{text}");
+        }
+        drop(held);
+        gc::collect().unwrap();
+        assert_eq!(fine.to_vec::<f32>().unwrap().len(), MIB, "the other device works on");
+    });
+}
+
+#[test]
+fn a_forked_process_is_told_so() {
+    in_modes("a_forked_process_is_told_so", &[EAGER, LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        let tensor = Tensor::new(&[3], vec![1.0f32, 2.0, 3.0]).unwrap().to_device(&device).unwrap();
+        let calls = harness::calls();
+        // SAFETY: 1. The child only calls what is under test, and ends by `_exit`.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let errors = [
+                Device::cuda(0).map(drop),
+                Device::cuda_all().map(drop),
+                tensor.to_vec::<f32>().map(drop),
+                Tensor::zeros_on(&[1000], &device).map(drop),
+                cuda::get_memory_info(0).map(drop),
+                cuda::set_memory_limit(0, 5).map(drop),
+            ];
+            let told = errors.iter().all(|error| {
+                error.as_ref().is_err_and(|error| {
+                    error.to_string().contains("forked") && error.to_string().contains("cuda:0")
+                })
+            });
+            drop(tensor);
+            let _ = gc::collect();
+            let untouched = harness::calls() == calls;
+            // SAFETY: 1. Nothing of the parent's is run at the end.
+            unsafe { libc::_exit(if told && untouched { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: 1. The child of a moment ago, and an integer of ours.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0, "the child was not told");
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0], "the parent works on");
+    });
+}
+
+#[test]
+fn threads_on_streams_of_their_own_share_a_device() {
+    in_modes("threads_on_streams_of_their_own_share_a_device", &[EAGER, LAZY_POISON, RANGES], || {
+        let device = Device::cuda(0).unwrap();
+        cuda::set_memory_limit(0, 96 << 20).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4usize {
+                let device = &device;
+                scope.spawn(move || {
+                    let stream = cuda::Stream::new(device).unwrap();
+                    let mut live: Vec<(Tensor, u8)> = Vec::new();
+                    let mut random = thread as u64 + 1;
+                    for round in 0..150u64 {
+                        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                        let bytes = [700, 30_000, 90_000, 700_000, 3_000_000][(random >> 33) as usize % 5];
+                        let byte = (round + 50 * thread as u64) as u8;
+                        let there =
+                            Tensor::new(&[bytes], vec![byte; bytes]).unwrap().to_device_on(device, &stream);
+                        live.push((there.unwrap(), byte));
+                        if live.len() > 5 {
+                            let (tensor, byte) = live.swap_remove((random >> 40) as usize % live.len());
+                            assert!(tensor.to_vec::<u8>().unwrap().iter().all(|&b| b == byte));
+                        }
+                    }
+                });
+            }
+        });
+        cuda::set_memory_limit(0, u64::MAX).unwrap();
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_buffer_goes_where_cudarc_wants_a_slice() {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+
+    in_modes("a_buffer_goes_where_cudarc_wants_a_slice", &[EAGER, LAZY, LAZY_POISON, RANGES], || {
+        // First: cudarc panics without a driver.
+        let device = Device::cuda(0).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let (a, b) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let numbers: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
+        let source = DeviceBuf::from_slice(&a, &numbers).unwrap();
+        let mut target = DeviceBuf::<f32>::zeros(&a, numbers.len()).unwrap();
+        assert_eq!(target.to_vec().unwrap(), vec![0.0; numbers.len()]);
+        // On another stream than both were filled on, which has not run yet in the lazy modes.
+        b.memcpy_dtod(&source, &mut target).unwrap();
+        let at = source.device_ptr(&a).0;
+        drop(source);
+        // What takes its place has to wait for the other stream's copy.
+        let overwriting = DeviceBuf::from_slice(&a, &vec![-1.0f32; numbers.len()]).unwrap();
+        assert_eq!(overwriting.device_ptr(&a).0, at, "the memory is used again at once");
+        a.synchronize().unwrap();
+        assert!(target.to_vec().unwrap() == numbers);
+        // cudarc's own slices beside it, both ways.
+        let mut slice = b.alloc_zeros::<f32>(numbers.len()).unwrap();
+        b.memcpy_dtod(&target, &mut slice).unwrap();
+        assert!(b.clone_dtoh(&slice).unwrap() == numbers);
+        a.memcpy_htod(&numbers[..10], &mut target).unwrap();
+        assert_eq!(target.to_vec().unwrap()[..10], numbers[..10]);
+        assert_eq!((target.len(), target.is_empty()), (300_000, false));
+        assert!(DeviceBuf::<f64>::zeros(&a, usize::MAX / 4).is_err());
+        drop((slice, target, overwriting));
+        drop((a, b, context));
+        assert!(cuda::Stream::new(&device).is_ok());
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_device_has_128_streams_at_most_and_gets_them_back() {
+    in_modes("a_device_has_128_streams_at_most_and_gets_them_back", &[EAGER, LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        for _ in 0..3 {
+            // The default stream is one of them.
+            let streams: Vec<_> = (0..127).map(|_| cuda::Stream::new(&device).unwrap()).collect();
+            let error = cuda::Stream::new(&device).unwrap_err();
+            assert!(error.to_string().contains("128 streams"), "{error}");
+            let tensors: Vec<_> = streams
+                .iter()
+                .map(|stream| {
+                    Tensor::new(&[100_000], vec![1u8; 100_000])
+                        .unwrap()
+                        .to_device_on(&device, stream)
+                        .unwrap()
+                })
+                .collect();
+            drop((tensors, streams));
+            gc::collect().unwrap();
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn work_on_the_wrong_device_is_refused_by_name() {
+    in_modes("work_on_the_wrong_device_is_refused_by_name", &[EAGER], || {
+        let devices = Device::cuda_all().unwrap();
+        let here = Tensor::zeros(&[10]).unwrap();
+        assert!(matches!(cuda::Stream::new(&Device::host()), Err(DemoError::WrongDevice { .. })));
+        assert!(matches!(
+            here.used_on(&cuda::Stream::new(&devices[0]).unwrap()),
+            Err(DemoError::WrongDevice { .. })
+        ));
+        if let [first, second, ..] = &devices[..] {
+            let stream = cuda::Stream::new(second).unwrap();
+            let error = here.to_device_on(first, &stream).unwrap_err();
+            assert!(error.to_string().contains("cuda:1") && error.to_string().contains("cuda:0"), "{error}");
+            assert!(here.to_device(first).unwrap().used_on(&stream).is_err());
+        }
+        let error = Device::cuda(99).unwrap_err();
+        assert!(error.to_string().contains("cuda:99"), "{error}");
+        let error = cuda::set_memory_limit(77, 1).unwrap_err();
+        assert!(error.to_string().contains("cuda:77"), "{error}");
+    });
+}
+
+#[test]
+fn device_memory_is_charged_to_the_scope_it_is_taken_in() {
+    use democratising::pool::budget::scope::{Kind, Scope};
+    in_modes("device_memory_is_charged_to_the_scope_it_is_taken_in", &[EAGER], || {
+        let device = Device::cuda(1).unwrap();
+        let step = Scope::new("step");
+        step.set_limit(Kind::DeviceBytes, 5 * MIB as u64);
+        let kept = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap();
+        assert_eq!((step.used(Kind::DeviceBytes), step.used(Kind::HostBytes)), (4 * MIB as u64, 0));
+        let refused = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap_err();
+        let DemoError::OutOfMemory(report) = refused else { panic!("{refused}") };
+        assert_eq!((report.device, report.scope.as_deref()), (DeviceId::Cuda(1), Some("step")));
+        assert_eq!((report.limit_bytes, report.in_use_bytes), (5 * MIB as u64, 4 * MIB as u64));
+        let view = kept.clone();
+        drop(kept);
+        assert_eq!(step.used(Kind::DeviceBytes), 4 * MIB as u64, "a clone shares");
+        drop(view);
+        assert_eq!(step.used(Kind::DeviceBytes), 0);
+        nothing_is_left();
+    });
+}

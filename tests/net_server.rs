@@ -1,0 +1,297 @@
+//! The server: its limits, what it does to clients that stall, and how it ends.
+#![cfg(feature = "net")]
+
+#[path = "net/common.rs"]
+mod common;
+
+use common::until;
+use democratising::net::{Server, ShutdownHandle, Socket};
+use democratising::pool::budget::scope::{Kind, Scope};
+use democratising::{DemoError, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+type Serving = JoinHandle<Result<democratising::net::Served>>;
+
+async fn echo(mut socket: Socket) -> Result<()> {
+    let mut buffer = [0; 1024];
+    loop {
+        let bytes = socket.read(&mut buffer).await?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        socket.write_all(&buffer[..bytes]).await?;
+    }
+}
+
+async fn bound() -> Server {
+    Server::bind("127.0.0.1:0").await.unwrap()
+}
+
+fn start(server: Server) -> (SocketAddr, ShutdownHandle, Scope, Serving) {
+    let (address, shutdown, scope) =
+        (server.local_addr().unwrap(), server.shutdown_handle(), server.scope().clone());
+    (address, shutdown, scope, tokio::spawn(server.serve(echo)))
+}
+
+async fn ping(client: &mut TcpStream) -> std::io::Result<()> {
+    common::ping(client).await
+}
+
+/// Whether the other end closed it.
+async fn is_closed(client: &mut TcpStream) -> bool {
+    matches!(client.read(&mut [0; 1]).await, Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn a_server_serves_until_it_is_shut_down_and_holds_nothing_then() {
+    let (address, shutdown, scope, serving) = start(bound().await);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    ping(&mut client).await.unwrap();
+    assert_eq!(scope.used(Kind::Listeners), 1);
+    drop(client);
+    shutdown.shutdown();
+    let served = serving.await.unwrap().unwrap();
+    assert_eq!((served.accepted, served.failed, served.panicked, served.aborted), (1, 0, 0, 0));
+    assert!(scope.end().is_nothing());
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let server = bound().await;
+    let address = server.local_addr().unwrap().to_string();
+    let DemoError::Connection { peer, source, .. } = Server::bind(address.clone()).await.unwrap_err() else {
+        panic!()
+    };
+    assert_eq!(*peer, *address);
+    let source = source.downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn no_more_connections_than_the_limit_are_taken_and_the_next_waits() {
+    let (address, shutdown, scope, serving) = start(bound().await.max_connections(2));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    ping(&mut clients[0]).await.unwrap();
+    ping(&mut clients[1]).await.unwrap();
+    let third = tokio::time::timeout(Duration::from_millis(50), ping(&mut clients[2])).await;
+    assert!(third.is_err(), "the third waits in the system's queue");
+    assert!(scope.peak(Kind::Connections) <= 2);
+    drop(clients.remove(0));
+    // Its word was sent already; the answer comes now.
+    let mut answer = [0; 4];
+    clients[1].read_exact(&mut answer).await.unwrap();
+    drop(clients);
+    shutdown.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap().accepted, 3);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_byte_now_and_then_is_cut_off() {
+    let server = bound().await.max_connections(1).read_timeout(Duration::from_millis(100));
+    let address = server.local_addr().unwrap();
+    let shutdown = server.shutdown_handle();
+    // A request of 100 bytes, which never comes to its end.
+    let serving = tokio::spawn(server.serve(|mut socket| async move {
+        let mut request = [0; 100];
+        socket.read_exact(&mut request).await?;
+        Ok(())
+    }));
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let began = Instant::now();
+    let mut silent_too = false;
+    while began.elapsed() < Duration::from_secs(5) {
+        if slow.write_all(b"x").await.is_err() {
+            silent_too = true;
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(silent_too && began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // One that says nothing at all holds the only place no longer.
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(2), is_closed(&mut silent)).await;
+    assert_eq!(closed, Ok(true));
+    shutdown.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap().failed, 2);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_word_is_closed_after_the_idle_timeout_and_one_that_talks_is_not() {
+    let server = bound().await.idle_timeout(Duration::from_millis(80));
+    let (address, shutdown, _, serving) = start(server);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(240) {
+        ping(&mut client).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let silent_since = Instant::now();
+    assert!(is_closed(&mut client).await);
+    let took = silent_since.elapsed();
+    assert!(took >= Duration::from_millis(40) && took < Duration::from_secs(2), "{took:?}");
+    shutdown.shutdown();
+    serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_ends_its_own_connection_alone() {
+    let server = bound().await.max_connections(1);
+    let (address, shutdown, scope) =
+        (server.local_addr().unwrap(), server.shutdown_handle(), server.scope().clone());
+    let number = AtomicUsize::new(0);
+    let serving = tokio::spawn(server.serve(move |socket| {
+        let number = number.fetch_add(1, SeqCst);
+        // Before there is a future, within it, and not at all.
+        assert_ne!(number, 0, "as the test wants it");
+        async move {
+            assert_ne!(number, 1, "as the test wants it");
+            echo(socket).await
+        }
+    }));
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert!(is_closed(&mut client).await);
+    }
+    let mut client = TcpStream::connect(address).await.unwrap();
+    ping(&mut client).await.unwrap();
+    drop(client);
+    shutdown.shutdown();
+    let served = serving.await.unwrap().unwrap();
+    assert_eq!((served.accepted, served.panicked), (3, 2));
+    assert!(scope.end().is_nothing());
+}
+
+#[tokio::test]
+async fn requests_that_are_under_way_are_answered_after_a_shutdown() {
+    let server = bound().await.drain_timeout(Duration::from_secs(5));
+    let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let serving = tokio::spawn(server.serve(|mut socket| async move {
+        let mut request = [0; 4];
+        socket.read_exact(&mut request).await?;
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        assert!(socket.is_shutting_down());
+        socket.write_all(&request).await?;
+        Ok(())
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"ping").await.unwrap();
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    shutdown.shutdown();
+    for client in &mut clients {
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).await.unwrap();
+    }
+    let served = serving.await.unwrap().unwrap();
+    assert_eq!((served.accepted, served.aborted, served.panicked), (10, 0, 0));
+}
+
+#[tokio::test]
+async fn handlers_that_go_on_and_on_are_ended_at_the_drain_deadline() {
+    let (address, shutdown, scope, serving) = start(bound().await.drain_timeout(Duration::from_millis(50)));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    ping(&mut client).await.unwrap();
+    let began = Instant::now();
+    shutdown.shutdown();
+    let served = serving.await.unwrap().unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(50) && began.elapsed() < Duration::from_secs(2));
+    assert_eq!(served.aborted, 1);
+    assert!(is_closed(&mut client).await);
+    assert!(scope.end().is_nothing());
+}
+
+#[tokio::test]
+async fn everything_is_closed_when_the_server_is_dropped() {
+    let (address, _shutdown, scope, serving) = start(bound().await);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    ping(&mut client).await.unwrap();
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    assert!(is_closed(&mut client).await);
+    until("the ledger is empty", || Kind::ALL.iter().all(|&kind| scope.used(kind) == 0)).await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_connections_come_and_go_and_the_limit_holds() {
+    let (address, shutdown, scope, serving) = start(bound().await.max_connections(50));
+    let left = Arc::new(AtomicUsize::new(10_000));
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let left = Arc::clone(&left);
+        clients.push(tokio::spawn(async move {
+            while left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                ping(&mut client).await.unwrap();
+                // Reset, so that ten thousand ports are not kept for a minute.
+                client.set_zero_linger().unwrap();
+            }
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    shutdown.shutdown();
+    let served = serving.await.unwrap().unwrap();
+    assert_eq!((served.accepted, served.panicked, served.aborted), (10_000, 0, 0));
+    let peak = scope.peak(Kind::Connections);
+    assert!((2..=50).contains(&peak), "{peak} at once");
+    assert!(scope.end().is_nothing());
+}
+
+/// The test in a process of its own, whose descriptors can be limited.
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_descriptors_the_server_pauses_and_goes_on() {
+    const MARK: &str = "DEMOCRATISING_TEST_DESCRIPTORS";
+    if std::env::var_os(MARK).is_some() {
+        return with_few_descriptors();
+    }
+    let own = std::env::current_exe().unwrap();
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" --exact out_of_descriptors_the_server_pauses_and_goes_on"])
+        .arg(own)
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"), "it ran nothing");
+}
+
+#[cfg(target_os = "linux")]
+fn with_few_descriptors() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (address, shutdown, _, serving) = start(bound().await.max_connections(1000));
+        // Each of these takes two descriptors of this process: its own and the server's.
+        let mut clients = Vec::new();
+        while let Ok(client) = TcpStream::connect(address).await {
+            clients.push(client);
+            tokio::task::yield_now().await;
+            assert!(clients.len() < 64);
+        }
+        // None is left: the server cannot accept those that still wait in the system's queue.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        drop(clients);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let mut client = TcpStream::connect(address).await.expect("descriptors are there again");
+        tokio::time::timeout(Duration::from_secs(5), ping(&mut client)).await.unwrap().unwrap();
+        drop(client);
+        shutdown.shutdown();
+        let served = serving.await.unwrap().expect("out of descriptors is no reason to end");
+        assert!(served.pauses > 0, "descriptors never ran out: this test shows nothing");
+    });
+}
