@@ -158,7 +158,8 @@ fn small_blocks_go_back_to_the_slabs<E: Exchange>() {
     });
 }
 
-/// A depot is emptied while a thread that ends leaves it a magazine.
+/// A depot is emptied, and idle memory given back, while a thread takes a magazine and leaves it there. The list of caches
+/// that ended threads leave is not part of this.
 fn a_collect_beside_a_thread_that_ends<E: Exchange>() {
     beside::<E>(PoolConfig::DEFAULT, one_round, |heap| {
         heap.empty();
