@@ -31,6 +31,10 @@ mod newest;
 mod owner;
 #[cfg(feature = "std")]
 pub(crate) mod shared;
+#[cfg(democratising_loom)]
+pub mod stock;
+#[cfg(all(feature = "std", not(democratising_loom)))]
+mod stock;
 #[cfg(feature = "std")]
 mod thread;
 

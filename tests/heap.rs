@@ -305,6 +305,45 @@ fn a_thread_may_allocate_and_free_while_it_ends() {
     }
 }
 
+/// Run by `exit`, after the values of the thread that called it were dropped.
+#[cfg(target_os = "linux")]
+extern "C" fn allocates_at_exit() {
+    let layout = Layout::from_size_align(1500, 8).unwrap();
+    let take = || Live::new(layout, 7, false);
+    let first = take();
+    let blocks = Global::stats().blocks;
+    let others = [(); 5].map(|()| take());
+    let from_the_slabs = Global::stats().blocks - blocks;
+    first.free();
+    others.into_iter().for_each(Live::free);
+    // SAFETY: 1. They ask the system; `_exit` ends the process without coming back here.
+    unsafe {
+        if libc::getpid() as libc::c_long != libc::syscall(libc::SYS_gettid) {
+            libc::_exit(3);
+        }
+        // The first fills a magazine.
+        if from_the_slabs != 0 {
+            libc::_exit(4);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_first_thread_has_a_cache_for_what_runs_at_exit() {
+    if role("exit") {
+        // SAFETY: 1. The function does not unwind.
+        assert_eq!(unsafe { libc::atexit(allocates_at_exit) }, 0);
+        return;
+    }
+    let (code, error) = child("the_first_thread_has_a_cache_for_what_runs_at_exit", "exit");
+    assert_eq!(
+        code,
+        Some(0),
+        "3: another thread than the first; 4: one block after another from the slabs. {error}"
+    );
+}
+
 #[test]
 fn a_thread_that_only_frees_gives_the_blocks_to_others() {
     let layout = Layout::from_size_align(100, 8).unwrap();

@@ -66,6 +66,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/newest.rs", "implements Allocator of another version by forwarding it"),
     ("heap/owner.rs", "tags are found by a shift and a mask"),
     ("heap/shared.rs", "flushes freed blocks, and hooks into fork"),
+    ("heap/stock.rs", "flushes blocks that the caller gives up"),
     ("heap/thread.rs", "works on the thread's own cache"),
     ("heap/thread/place.rs", "reaches the thread's word by two instructions"),
     ("heap/fixed.rs", "claims memory that the caller gives away, and takes blocks back"),

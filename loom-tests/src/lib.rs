@@ -3,7 +3,7 @@
 //!
 //! `RUSTFLAGS="--cfg democratising_loom" cargo test -p loom-tests --release` runs every interleaving under loom. Without the
 //! cfg the same scripts run on real threads, a few hundred times each, and the planted bugs stay away: real threads
-//! meet them too rarely.
+//! meet them too rarely. The heap's stock has no face in a normal build: its models run under loom only.
 //!
 //! No model has a time limit or a bound on preemptions: one that ends has seen everything.
 

@@ -2,11 +2,11 @@
 
 use super::cache::{self, Cache, MOST, Own, Spare};
 use super::owner::{self, Tags};
+use super::stock::Stock;
 use super::{by_address, decay, errno, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
-use crate::pool::depot::BareDepot;
 use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
@@ -21,8 +21,7 @@ pub(super) type HeapPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-/// Side by side, so that a fork touches a page for their locks, and not one for each.
-static DEPOTS: [BareDepot<HostLock, usize, MOST>; HOST_CLASSES] = [const { BareDepot::bare() }; HOST_CLASSES];
+static STOCK: Stock<HostLock, HOST_CLASSES, MOST> = Stock::new();
 /// The most magazines of a depot.
 const DEPTH: usize = 64;
 static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
@@ -74,21 +73,9 @@ fn furnish() {
     // SAFETY: 1. The table is as long and as aligned as so many sets, lives for good, and is nobody else's. 2. A set is words,
     // and all zeros is an empty one.
     let sets = unsafe { core::slice::from_raw_parts_mut(words.leak().as_mut_ptr().cast::<Set>(), SETS) };
-    for (depot, sets) in DEPOTS.iter().zip(sets.chunks_exact_mut(DEPTH)) {
-        // One that has room already keeps it: when the pool was first made, something behind this failed.
-        let _ = depot.furnish(sets);
-    }
+    // When the pool was made before, and something behind this failed, they have their room.
+    STOCK.furnish(sets);
 }
-
-/// What is out of the slabs of a class, in programs and in caches, and how many slabs there are.
-struct Use {
-    blocks: AtomicUsize,
-    slabs: AtomicUsize,
-}
-
-/// Relaxed throughout: the numbers guide, and every change of one is counted sooner or later.
-static USES: [Use; HOST_CLASSES] =
-    [const { Use { blocks: AtomicUsize::new(0), slabs: AtomicUsize::new(0) } }; HOST_CLASSES];
 
 /// Slabs of a class that are worth emptying caches for.
 const LEAN_BYTES: u64 = 512 << 10;
@@ -96,10 +83,9 @@ const LEAN_BYTES: u64 = 512 << 10;
 /// Whether most of a class's slabs is free, and would be given up but for the blocks in caches and in the depot, which lie
 /// anywhere.
 pub(super) fn is_lean(class: SizeClass) -> bool {
-    let of = &USES[class.0 as usize];
-    let (blocks, slabs) = (of.blocks.load(Ordering::Relaxed) as u64, of.slabs.load(Ordering::Relaxed) as u64);
-    let slabs_bytes = slabs * HOST.slab_bytes(class);
-    slabs_bytes >= LEAN_BYTES && blocks * HOST.slot_bytes(class) < slabs_bytes / 4
+    let (blocks, slabs) = STOCK.used(class);
+    let slabs_bytes = slabs as u64 * HOST.slab_bytes(class);
+    slabs_bytes >= LEAN_BYTES && blocks as u64 * HOST.slot_bytes(class) < slabs_bytes / 4
 }
 
 /// The most magazines that a depot keeps: 256 KiB of blocks, at least two.
@@ -110,19 +96,17 @@ const fn depth(class: SizeClass) -> usize {
 
 /// Brings a magazine's blocks to the depot of their class, if it has room.
 pub(super) fn bring(class: SizeClass, blocks: &[usize]) -> bool {
-    DEPOTS[class.0 as usize].bring(blocks, depth(class))
+    STOCK.bring(class, blocks, depth(class))
 }
 
 /// Fetches a magazine's blocks from the depot of a class. How many.
 pub(super) fn fetch(class: SizeClass, out: &mut [usize]) -> usize {
-    DEPOTS[class.0 as usize].fetch(out)
+    STOCK.fetch(class, out)
 }
 
 /// Gives the blocks in the depot of a class to the slabs.
 pub(super) fn empty_depot(class: SizeClass) {
-    for magazine in DEPOTS[class.0 as usize].trim(usize::MAX) {
-        flush(class, magazine.as_slice());
-    }
+    STOCK.empty(class, |blocks| flush(class, blocks));
 }
 
 /// Fills a magazine from the slabs so that its pops come out lowest first. How many.
@@ -131,20 +115,12 @@ pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
         errno::no_memory();
         return 0;
     };
-    let mut offsets = [Offset(0); MOST];
-    let wanted = out.len().min(offsets.len());
-    let Ok(taken) = pool.refill(class, &mut offsets[..wanted]) else {
+    let Ok(taken) = STOCK.refill(pool, class, base(pool), out) else {
         errno::no_memory();
         return 0;
     };
-    let base = base(pool);
-    for (block, offset) in out.iter_mut().zip(offsets[..taken.blocks].iter().rev()) {
-        *block = base + offset.0 as usize;
-    }
-    by_address::slots_taken(class, &out[..taken.blocks]);
-    USES[class.0 as usize].blocks.fetch_add(taken.blocks, Ordering::Relaxed);
-    USES[class.0 as usize].slabs.fetch_add(taken.slabs as usize, Ordering::Relaxed);
-    taken.blocks
+    by_address::slots_taken(class, &out[..taken]);
+    taken
 }
 
 /// One block, for a thread without a cache.
@@ -160,17 +136,10 @@ pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
     }
     let Some(pool) = pool() else { return };
     let _kept = errno::Kept::now();
-    let mut blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
-    loop {
-        // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
-        let flushed = unsafe { pool.flush(class, &mut blocks) };
-        USES[class.0 as usize].blocks.fetch_sub(flushed.blocks as usize, Ordering::Relaxed);
-        USES[class.0 as usize].slabs.fetch_sub(flushed.slabs as usize, Ordering::Relaxed);
-        match flushed.refused {
-            Some((at, why)) => misuse::found(at, HOST.slot_bytes(class) as usize, why),
-            None => break,
-        }
-    }
+    let blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
+    let refused = |at, why| misuse::found(at, HOST.slot_bytes(class) as usize, why);
+    // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
+    unsafe { STOCK.flush(pool, class, blocks, refused) }
 }
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.
@@ -325,7 +294,7 @@ fn base(pool: &HeapPool) -> usize {
 /// A fork copies the locks as they are: every one is held by the thread that forks, and let go on both sides.
 #[cfg(unix)]
 mod fork {
-    use super::{DEPOTS, MAKING, POOL, SPARE};
+    use super::{MAKING, POOL, SPARE, STOCK};
     use crate::pool::host;
 
     pub(super) fn register() {
@@ -336,7 +305,7 @@ mod fork {
     unsafe extern "C" fn hold() {
         MAKING.hold();
         SPARE.hold();
-        DEPOTS.iter().for_each(|depot| depot.hold());
+        STOCK.depots().iter().for_each(|depot| depot.hold());
         if let Some(pool) = POOL.get() {
             pool.hold();
         }
@@ -350,7 +319,7 @@ mod fork {
             if let Some(pool) = POOL.get() {
                 pool.let_go();
             }
-            DEPOTS.iter().for_each(|depot| depot.let_go());
+            STOCK.depots().iter().for_each(|depot| depot.let_go());
             SPARE.let_go();
             MAKING.let_go();
         }

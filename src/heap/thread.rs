@@ -49,16 +49,31 @@ pub(super) fn obtain() -> Option<Own> {
     // would give the cache up.
     if GUARD.try_with(|_| ()).is_err() {
         end();
-        return None;
     }
     // The registration may have used the cache, and even ended it.
     own(cache())
 }
 
-/// Gives the cache up, with what is in it.
+/// Gives the cache up, with what is in it. The process's first thread keeps an empty one: when its values are dropped,
+/// destructors of statics and what is registered with `atexit` are still to run in it, and nobody is to come after it.
 fn end() {
+    if is_first() {
+        return empty_own();
+    }
     ENDED.with(|ended| ended.set(true));
     give_up(place::replace(EMPTY.get()));
+}
+
+/// Whether this is the thread that a process begins with, or the one that a fork left.
+fn is_first() -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: 1. Both only ask for a number.
+    return unsafe { libc::getpid() as libc::c_long == libc::syscall(libc::SYS_gettid) };
+    #[cfg(target_vendor = "apple")]
+    // SAFETY: 1. As above.
+    return unsafe { libc::pthread_main_np() == 1 };
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    false
 }
 
 /// Empties this thread's cache, if it has one.
