@@ -127,7 +127,7 @@ pub(crate) fn allocate_aligned(align: usize, bytes: usize) -> *mut c_void {
 /// `place` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, bytes: usize) -> c_int {
-    if !align.is_power_of_two() || align % size_of::<*mut c_void>() != 0 {
+    if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
     let kept = errno();
