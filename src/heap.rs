@@ -38,6 +38,8 @@ mod stock;
 #[cfg(feature = "std")]
 mod thread;
 
+#[cfg(feature = "cuda")]
+pub(crate) use misuse::misused;
 #[cfg(feature = "std")]
 pub use misuse::{Misuse, on_misuse};
 

@@ -176,3 +176,56 @@ fn a_forked_process_is_told_so() {
         assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0], "the parent works on");
     });
 }
+
+#[test]
+fn as_many_buffers_as_fit_share_one_stream_of_cudarcs() {
+    use cudarc::driver::CudaContext;
+    use democratising::cuda::DeviceBuf;
+    in_modes("as_many_buffers_as_fit_share_one_stream_of_cudarcs", &[EAGER, LAZY], || {
+        Device::cuda(0).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let buffers: Vec<_> =
+            (0..1000u32).map(|i| DeviceBuf::from_slice(&stream, &[i; 300]).unwrap()).collect();
+        for (i, buffer) in buffers.iter().enumerate() {
+            assert_eq!(buffer.to_vec().unwrap(), [i as u32; 300]);
+        }
+        drop((buffers, stream));
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn the_stream_that_is_another_in_each_thread_is_refused() {
+    in_modes("the_stream_that_is_another_in_each_thread_is_refused", &[EAGER], || {
+        // SAFETY: 1. Nothing is queued on it: it is refused.
+        let error = unsafe { cuda::raw::allocate(1000, 0, 2) }.unwrap_err();
+        assert!(error.to_string().contains("CU_STREAM_PER_THREAD"), "{error}");
+    });
+}
+
+#[test]
+fn a_second_free_is_told_to_the_hook_when_the_cache_gives_the_block_back() {
+    use std::sync::Mutex;
+    static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    in_modes("a_second_free_is_told_to_the_hook_when_the_cache_gives_the_block_back", &[EAGER], || {
+        democratising::heap::on_misuse(|misuse| SEEN.lock().unwrap().push(misuse.addr));
+        // SAFETY: 1. The default stream. 2. Nobody works on the block; it is freed twice, and never used.
+        let at = unsafe {
+            let at = cuda::raw::allocate(1000, 0, 0).unwrap();
+            cuda::raw::free(at, 1000, 0, 0).unwrap();
+            cuda::raw::free(at, 1000, 0, 0).unwrap();
+            at
+        };
+        gc::collect().unwrap();
+        assert_eq!(*SEEN.lock().unwrap(), [at as usize]);
+        nothing_is_left();
+        // SAFETY: 1. and 2. As above, of a block too large for a cache.
+        unsafe {
+            let at = cuda::raw::allocate(1 << 20, 0, 0).unwrap();
+            cuda::raw::free(at, 1 << 20, 0, 0).unwrap();
+            assert!(matches!(cuda::raw::free(at, 1 << 20, 0, 0), Err(DemoError::BadFree(_))));
+        }
+        nothing_is_left();
+    });
+}

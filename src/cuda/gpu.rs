@@ -11,6 +11,7 @@ use crate::arena::NoBlock;
 use crate::device::Device;
 use crate::device::handover::Slots;
 use crate::error::{DemoError, DeviceId, Result};
+use crate::heap::misused;
 use crate::pool::PoolConfig;
 use crate::size::{Offset, SizeClass};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -249,7 +250,9 @@ impl Gpu {
         while blocks.len() > 0 {
             // SAFETY: 1. Their users freed them, and the order of streams knows of the work that is still queued.
             let flushed = unsafe { pool.flush(class, &mut blocks) };
-            debug_assert!(flushed.refused.is_none(), "{flushed:?}");
+            if let Some((at, why)) = flushed.refused {
+                misused(at as usize, bytes as usize, why);
+            }
         }
     }
 
@@ -280,7 +283,9 @@ impl Gpu {
             Memory::Mapped { pool, .. } => unsafe { pool.free(at, layout) },
             Memory::Ranges(ranges) => ranges.free(at, layout),
         };
-        debug_assert_eq!(freed, Ok(()));
+        if let Err(why) = freed {
+            misused(at as usize, bytes as usize, why);
+        }
         // Relaxed: whoever sees it too late is followed by another free, or by the next change of the limit.
         if self.is_over.load(Relaxed) {
             self.shrink();

@@ -6,7 +6,7 @@ use super::gpu::{self, Gpu};
 use super::sys::Handle;
 use crate::device::handover::Slot;
 use crate::device::{Device, Queue};
-use crate::error::{DeviceId, Result};
+use crate::error::{DemoError, DeviceId, Result};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::{HostLock, Lock};
 use core::fmt;
@@ -41,6 +41,9 @@ pub(super) struct Inner {
     pub(super) cached_bytes: AtomicU64,
 }
 
+/// The driver's name for the default stream of whichever thread says it, `CU_STREAM_PER_THREAD`.
+const PER_THREAD: Handle = 2;
+
 /// Whose the driver's handle is.
 enum Owner {
     /// Ours, to be destroyed.
@@ -55,9 +58,9 @@ impl Stream {
     /// A new stream of a device. It does not wait for the default stream, nor that for it.
     ///
     /// # Errors
-    /// [`DemoError::WrongDevice`](crate::DemoError::WrongDevice) for the host,
-    /// [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where the device has 128 already,
-    /// [`DemoError::DeviceFailed`](crate::DemoError::DeviceFailed) where the driver refuses.
+    /// [`DemoError::WrongDevice`] for the host,
+    /// [`DemoError::DeviceUnavailable`] where the device has 128 already,
+    /// [`DemoError::DeviceFailed`] where the driver refuses.
     pub fn new(device: &Device) -> Result<Stream> {
         let gpu = gpu::of(device, "cuda::Stream::new")?;
         let handle = gpu.context().stream().map_err(|refused| gpu.failed(refused))?;
@@ -67,13 +70,18 @@ impl Stream {
         })
     }
 
-    /// A stream of cudarc's, which lives as long as this. What is made twice of one shares nothing but the driver's stream: keep one.
+    /// A stream of cudarc's, which lives as long as this. What is made of it while this lives is the same stream.
     ///
     /// # Errors
     /// As [`Stream::new`].
     pub fn from_cudarc(stream: &Arc<CudaStream>) -> Result<Stream> {
         let gpu = gpu::get(stream.context().ordinal() as u32)?;
-        Stream::with(gpu, stream.cu_stream() as usize, Owner::Cudarc(stream.clone()))
+        let handle = stream.cu_stream() as usize;
+        let known = |known: &Arc<Inner>| known.handle == handle && matches!(known.owner, Owner::Cudarc(_));
+        match gpu.streams().into_iter().find(known) {
+            Some(known) => Ok(Stream(known)),
+            None => Stream::with(gpu, handle, Owner::Cudarc(stream.clone())),
+        }
     }
 
     /// A stream of somebody else's, by the driver's handle (`CUstream`, `cudaStream_t`); 0 is the default stream.
@@ -93,6 +101,13 @@ impl Stream {
     }
 
     fn with(gpu: &'static Gpu, handle: Handle, owner: Owner) -> Result<Stream> {
+        if handle == PER_THREAD {
+            return Err(DemoError::DeviceUnavailable {
+                device: gpu.id(),
+                problem: "CU_STREAM_PER_THREAD is another stream in each thread, and nothing can wait for it by name; \
+                          make a stream and use that",
+            });
+        }
         let slot = gpu.order().enter(handle)?;
         let inner = Arc::new(Inner {
             gpu,
@@ -110,7 +125,7 @@ impl Stream {
     /// Waits until everything that is queued in it is done.
     ///
     /// # Errors
-    /// [`DemoError::DeviceFailed`](crate::DemoError::DeviceFailed) where that failed.
+    /// [`DemoError::DeviceFailed`] where that failed.
     pub fn synchronize(&self) -> Result<()> {
         self.context().synchronize(self.0.handle).map_err(|refused| self.0.gpu.failed(refused))
     }

@@ -36,10 +36,15 @@ pub fn on_misuse(hook: fn(Misuse)) {
 }
 
 /// Tells the hook, or says it on standard error and ends the process. Called with no lock held.
+pub(super) fn found(at: NonNull<u8>, bytes: usize, why: BadFree) {
+    misused(at.as_ptr() as usize, bytes, why);
+}
+
+/// The same for a block of any memory, which need not be the heap's.
 #[cold]
 #[inline(never)]
-pub(super) fn found(at: NonNull<u8>, bytes: usize, why: BadFree) {
-    let misuse = Misuse { addr: at.as_ptr() as usize, bytes, why };
+pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {
+    let misuse = Misuse { addr, bytes, why };
     // Acquire: pairs with the Release in `on_misuse`.
     let hook = HOOK.load(Ordering::Acquire);
     if hook != 0 {
