@@ -196,7 +196,7 @@ fn options_that_cannot_be_are_refused_with_what_can() {
         ("--limit", "0", "nothing could be allocated; leave the option out for no limit"),
         ("--limit", "-1", "write a whole number of bytes, as 2097152, 2M or 2MiB"),
         ("--repeat", "0", "0 is not in 1..=1000"),
-        ("--space", "gpu", "[possible values: simulated, mapped, fixed]"),
+        ("--space", "gpu", "[possible values: simulated, mapped, fixed, cuda]"),
     ] {
         let output = replay(&[option, value, RESNET]);
         let message = text(&output.stderr);

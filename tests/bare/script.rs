@@ -83,7 +83,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLOTS: usize> Play<'_, L, ARENAS, S
         let start = at.as_ptr() as usize;
         let bytes = self.heap.usable_bytes(at).map_or(0, |bytes| bytes as usize);
         self.found.counted &= bytes >= layout.size();
-        self.found.aligned &= start % layout.align() == 0;
+        self.found.aligned &= start.is_multiple_of(layout.align());
         self.found.apart &= self.live.iter().flatten().all(|other| {
             let there = other.at.as_ptr() as usize;
             start + bytes <= there || there + other.bytes <= start

@@ -93,7 +93,7 @@ fn blocks_are_apart_and_come_back(pool: &FixedPool, tally: &mut Tally) {
     tally.check("64 blocks fit a static array", live.iter().all(Option::is_some));
     let (mut aligned, mut intact, mut freed) = (true, true, true);
     for (i, at) in live.iter().enumerate().filter_map(|(i, at)| Some((i, (*at)?))) {
-        aligned &= at.as_ptr() as usize % layout(i).align() == 0;
+        aligned &= (at.as_ptr() as usize).is_multiple_of(layout(i).align());
         intact &= holds(at, layout(i), i as u8);
         // SAFETY: 1. Nobody uses the block any more.
         freed &= unsafe { pool.free(at, layout(i)) }.is_ok();

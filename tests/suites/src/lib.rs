@@ -15,5 +15,9 @@ pub fn assert_served() {
     let block = Vec::<u8>::with_capacity(BYTES);
     let held = Global::stats().in_use_bytes.saturating_sub(before);
     // Other tests allocate and free meanwhile, but not so much.
-    assert!(held > BYTES as u64 / 2, "the heap holds {held} bytes more, and a vector of {}", block.capacity());
+    assert!(
+        held > BYTES as u64 / 2,
+        "the heap holds {held} bytes more, and a vector of {}",
+        block.capacity()
+    );
 }
