@@ -542,3 +542,14 @@ fn help_shows_the_format_an_example_and_the_version() {
         Command::new(env!("CARGO_BIN_EXE_democratising")).arg("--version").output().expect("it starts");
     assert_eq!(text(&version.stdout), concat!("democratising ", env!("CARGO_PKG_VERSION"), "\n"));
 }
+
+#[test]
+fn a_memory_snapshot_of_pytorchs_is_replayed_beside_what_the_run_reserved() {
+    let output = replay(&["tests/data/snapshot.pickle.gz"]);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(shown.starts_with("snapshot on simulated memory"), "{shown}");
+    assert!(shown.contains("\n    in your run              800.0 MiB    32.3 %\n"), "{shown}");
+    let output = replay(&["--json", "tests/data/snapshot.pickle.gz"]);
+    assert!(text(&output.stdout).contains("\"run_reserved_bytes\":838860800}"), "{}", text(&output.stdout));
+}

@@ -64,6 +64,20 @@ impl Lines {
         &self.place
     }
 
+    /// Whether it is a pickle and no text: those of today begin with their version. To be asked before the first line is read.
+    pub fn is_pickle(&mut self) -> Result<bool, Failure> {
+        let first = self.input.fill_buf().map(|bytes| bytes.first() == Some(&0x80));
+        first.map_err(|error| {
+            self.number = 1;
+            self.broken(&error)
+        })
+    }
+
+    /// What is left, as it is.
+    pub fn into_reader(self) -> impl Read {
+        self.input
+    }
+
     /// The next line, or `None` behind the last.
     pub fn next(&mut self) -> Result<Option<Line<'_>>, Failure> {
         self.number += 1;

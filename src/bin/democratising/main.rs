@@ -16,6 +16,7 @@ mod pytorch;
 mod replay;
 mod report;
 mod run;
+mod snapshot;
 mod svg;
 mod target;
 mod timeline;

@@ -17,6 +17,8 @@ pub struct Record {
     pub space: String,
     /// The memory in words: granules, frames, slack, limit.
     pub memory: String,
+    /// What the program's own allocator reserved, where the trace says so.
+    pub reserved_bytes: Option<u64>,
     pub outcome: Outcome,
 }
 
@@ -39,7 +41,9 @@ impl Record {
             ("failures", json!(outcome.failures)),
             ("live_at_end_bytes", json!(outcome.live_at_end_bytes)),
         ];
-        let fields: Vec<String> = fields.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+        let own = self.reserved_bytes.map(|bytes| ("run_reserved_bytes", json!(bytes)));
+        let fields: Vec<String> =
+            fields.iter().chain(&own).map(|(key, value)| format!("\"{key}\":{value}")).collect();
         format!("{{{}}}\n", fields.join(","))
     }
 
@@ -53,6 +57,10 @@ impl Record {
         row("events", grouped(outcome.events), String::new());
         row("peak requested", human(outcome.peak_requested_bytes), String::new());
         row("peak reserved", human(outcome.peak_reserved_bytes), percent(outcome.efficiency()));
+        if let Some(bytes) = self.reserved_bytes {
+            let share = outcome.peak_requested_bytes as f64 / bytes.max(1) as f64;
+            row("  in your run", human(bytes), percent(share));
+        }
         // With failures less was served than PyTorch was measured with.
         let known = pytorch::reference(&self.trace, outcome.events).filter(|_| outcome.failures == 0);
         if let Some(Reference { default, expandable }) = known {
@@ -144,7 +152,13 @@ mod tests {
             live_at_end_bytes: 0,
             timeline: None,
         };
-        Record { trace: trace.into(), space: "simulated".into(), memory: "simulated memory".into(), outcome }
+        Record {
+            trace: trace.into(),
+            space: "simulated".into(),
+            memory: "simulated memory".into(),
+            reserved_bytes: None,
+            outcome,
+        }
     }
 
     #[test]

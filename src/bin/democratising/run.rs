@@ -31,32 +31,34 @@ pub fn run(options: &Replay) -> Result<(), Failure> {
     let mut records: Vec<Record> = Vec::new();
     let mut phases = Vec::new();
     for path in &options.traces {
-        let mut trace = Trace::read(path, &mut progress)?;
-        let setup = Setup {
-            slack: options.slack,
-            frame_bytes: options.frame,
-            limit_bytes: options.limit,
-            demand_bytes: trace.demand_bytes,
-        };
-        let outcome = play(options, &trace, &setup, &mut progress)?;
-        progress.clear();
-        let record = Record {
-            trace: std::mem::take(&mut trace.name),
-            space: options.space.to_string(),
-            memory: setup.describe(options.space, options.index),
-            outcome,
-        };
-        if options.json {
-            output.print(&record.json())?;
-        } else {
-            let gap = if records.is_empty() { "" } else { "\n" };
-            output.print(&format!("{gap}{}", record.text()))?;
+        for mut trace in Trace::read(path, &mut progress)? {
+            let setup = Setup {
+                slack: options.slack,
+                frame_bytes: options.frame,
+                limit_bytes: options.limit,
+                demand_bytes: trace.demand_bytes,
+            };
+            let outcome = play(options, &trace, &setup, &mut progress)?;
+            progress.clear();
+            let record = Record {
+                trace: std::mem::take(&mut trace.name),
+                space: options.space.to_string(),
+                memory: setup.describe(options.space, options.index),
+                reserved_bytes: trace.reserved_bytes,
+                outcome,
+            };
+            if options.json {
+                output.print(&record.json())?;
+            } else {
+                let gap = if records.is_empty() { "" } else { "\n" };
+                output.print(&format!("{gap}{}", record.text()))?;
+            }
+            if output.is_closed() && drawing.is_none() {
+                return Ok(());
+            }
+            records.push(record);
+            phases.push(Phases { marks: trace.marks, count: trace.phases });
         }
-        if output.is_closed() && drawing.is_none() {
-            return Ok(());
-        }
-        records.push(record);
-        phases.push(Phases { marks: trace.marks, count: trace.phases });
     }
     if !options.json && records.len() > 1 {
         output.print(&format!("\n{}", summary(&records)))?;

@@ -8,6 +8,7 @@
 use crate::failure::Failure;
 use crate::input::{Line, Lines};
 use crate::progress::Progress;
+use crate::snapshot;
 use crate::units::grouped;
 use std::path::Path;
 
@@ -62,12 +63,20 @@ pub struct Trace {
     pub phases: u64,
     /// The most bytes that were live at once.
     pub demand_bytes: u64,
+    /// The most that the program's own allocator reserved, where the trace says so.
+    pub reserved_bytes: Option<u64>,
 }
 
 impl Trace {
     /// Reads a trace from a file, or from standard input for `-`.
-    pub fn read(path: &Path, progress: &mut Progress) -> Result<Trace, Failure> {
-        Trace::from_lines(name(path), Lines::open(path)?, progress)
+    /// A memory snapshot of PyTorch's has one for every device.
+    pub fn read(path: &Path, progress: &mut Progress) -> Result<Vec<Trace>, Failure> {
+        let mut lines = Lines::open(path)?;
+        if lines.is_pickle()? {
+            let place = lines.place().to_owned();
+            return snapshot::read(&name(path), &place, lines.into_reader());
+        }
+        Ok(vec![Trace::from_lines(name(path), lines, progress)?])
     }
 
     /// Reads a trace line by line.
@@ -102,7 +111,8 @@ pub fn name(path: &Path) -> String {
     }
     let file = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let stem = file.strip_suffix(".gz").unwrap_or(&file);
-    let stem = [".trace", ".txt"].iter().find_map(|suffix| stem.strip_suffix(suffix)).unwrap_or(stem);
+    let stem =
+        [".trace", ".txt", ".pickle"].iter().find_map(|suffix| stem.strip_suffix(suffix)).unwrap_or(stem);
     if stem.is_empty() { file.into_owned() } else { stem.to_owned() }
 }
 
@@ -114,7 +124,7 @@ enum Life {
 }
 
 /// A trace of which some lines are read.
-struct Reading {
+pub struct Reading {
     trace: Trace,
     lives: Vec<Life>,
     allocations: u64,
@@ -122,9 +132,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(name: String) -> Reading {
+    pub fn new(name: String) -> Reading {
         let (events, sizes, marks) = (Vec::new(), Vec::new(), Vec::new());
-        let trace = Trace { name, events, sizes, marks, phases: 0, demand_bytes: 0 };
+        let trace = Trace { name, events, sizes, marks, phases: 0, demand_bytes: 0, reserved_bytes: None };
         Reading { trace, lives: Vec::new(), allocations: 0, live_bytes: 0 }
     }
 
@@ -150,7 +160,7 @@ impl Reading {
         }
     }
 
-    fn allocate(&mut self, id: u64, bytes: u64) -> Result<(), String> {
+    pub fn allocate(&mut self, id: u64, bytes: u64) -> Result<(), String> {
         if id >= (self.allocations + AHEAD).min(Event::FREE.into()) {
             return Err(format!(
                 "id {id} behind {} allocations; ids count up from 0 without large gaps",
@@ -185,7 +195,7 @@ impl Reading {
         Ok(())
     }
 
-    fn free(&mut self, id: u64) -> Result<(), String> {
+    pub fn free(&mut self, id: u64) -> Result<(), String> {
         let at = usize::try_from(id).unwrap_or(usize::MAX);
         match self.lives.get(at) {
             Some(Life::Live) => {}
@@ -202,7 +212,12 @@ impl Reading {
         Ok(())
     }
 
-    fn mark(&mut self, text: &[u8]) {
+    /// What was read.
+    pub fn finish(self) -> Trace {
+        self.trace
+    }
+
+    pub fn mark(&mut self, text: &[u8]) {
         self.trace.phases += 1;
         if self.trace.marks.len() < KEPT_MARKS {
             let text = String::from_utf8_lossy(text).trim().chars().take(MARK_CHARS).collect();
