@@ -19,7 +19,10 @@ fn functions() -> (Alloc, Free) {
     // SAFETY: 1. The names end with a zero. 2. The functions have these signatures.
     unsafe {
         let library = libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-        assert!(!library.is_null(), "the object is built with the test");
+        assert!(
+            !library.is_null(),
+            "no {test:?}/../../libdemocratising.so: run cargo build with the features and the profile of this test first"
+        );
         let find = |name: &std::ffi::CStr| libc::dlsym(library, name.as_ptr());
         let (alloc, free) = (find(c"democratising_torch_alloc"), find(c"democratising_torch_free"));
         assert!(!alloc.is_null() && !free.is_null());

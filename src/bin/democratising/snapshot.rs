@@ -112,10 +112,8 @@ fn before(entries: &[Entry], segments: &[&Segment]) -> Vec<(u64, u64)> {
             "alloc" => {
                 since.insert(entry.addr, true);
             }
-            "free_completed" => {
-                if since.insert(entry.addr, false).is_none() {
-                    found.push((entry.addr, entry.size));
-                }
+            "free_completed" if since.insert(entry.addr, false).is_none() => {
+                found.push((entry.addr, entry.size));
             }
             _ => {}
         }
