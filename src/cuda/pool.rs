@@ -5,10 +5,10 @@
 use super::gpu::{self, Gpu, Settings};
 use super::shortage;
 use crate::device::Device;
-use crate::error::{DemoError, Result, StreamUse};
-use crate::pool::{Budget, PoolConfig, Stats};
-use std::format;
-use std::string::{String, ToString};
+use crate::error::{Result, StreamUse};
+use crate::pool::host::settings;
+use crate::pool::{PoolConfig, Stats};
+use std::string::String;
 use std::vec::Vec;
 
 /// The pool that a CUDA device's tensors and buffers draw from.
@@ -163,10 +163,10 @@ impl MemoryPoolBuilder {
     /// Puts the settings into force. A second time, they are replaced; nothing live is lost.
     ///
     /// # Errors
-    /// [`DemoError::InvalidConfig`] when a setting cannot be, [`DemoError::DeviceUnavailable`] where there is no such device,
+    /// [`DemoError::InvalidConfig`](crate::DemoError::InvalidConfig) when a setting cannot be, [`DemoError::DeviceUnavailable`] where there is no such device,
     /// [`DemoError::OutOfMemory`] when the initial size cannot be had. Then the settings before are in force.
     pub fn enable(self) -> Result<()> {
-        let config = self.checked()?;
+        let config = settings(self.initial_bytes, self.growth_factor, self.max_bytes, self.slack)?;
         let gpu = gpu::get(self.ordinal)?;
         let before = gpu.set(|settings| settings.pool = config);
         // The last whole frame is what a size that is no multiple of one can get.
@@ -177,26 +177,6 @@ impl MemoryPoolBuilder {
             return Err(refused);
         }
         Ok(())
-    }
-
-    fn checked(self) -> Result<PoolConfig> {
-        let invalid = |name, value: String, problem| Err(DemoError::InvalidConfig { name, value, problem });
-        let max_bytes = self.max_bytes.unwrap_or(Budget::UNLIMITED);
-        if self.initial_bytes > max_bytes {
-            return invalid("initial_size", self.initial_bytes.to_string(), "it is more than max_size");
-        }
-        if !(1.0..=1000.0).contains(&self.growth_factor) {
-            let value = format!("{}", self.growth_factor);
-            return invalid("growth_factor", value, "it is a number from 1 to 1000");
-        }
-        if !(0.0..=1000.0).contains(&self.slack) {
-            return invalid("slack", format!("{}", self.slack), "it is a share from 0 to 1000, such as 0.03");
-        }
-        Ok(PoolConfig::DEFAULT
-            .initial_bytes(self.initial_bytes)
-            .growth_permille((self.growth_factor * 1000.0) as u32)
-            .max_bytes(max_bytes)
-            .slack_permille((self.slack * 1000.0).round() as u32))
     }
 }
 

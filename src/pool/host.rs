@@ -226,7 +226,7 @@ impl MemoryPoolBuilder {
     /// [`DemoError::InvalidConfig`] when a setting cannot be, [`DemoError::OutOfMemory`] when the initial size cannot
     /// be had. Then the settings before are in force.
     pub fn enable(self) -> Result<()> {
-        let config = self.checked()?;
+        let config = settings(self.initial_bytes, self.growth_factor, self.max_bytes, self.slack)?;
         let pool = pool().map_err(|why| DemoError::OutOfMemory(report(why.asked_bytes)))?;
         let before = pool.config();
         pool.configure(config);
@@ -240,27 +240,32 @@ impl MemoryPoolBuilder {
         }
         Ok(())
     }
+}
 
-    fn checked(self) -> Result<PoolConfig> {
-        let invalid = |name, value: String, problem| Err(DemoError::InvalidConfig { name, value, problem });
-        let max_bytes = self.max_bytes.unwrap_or(Budget::UNLIMITED);
-        if self.initial_bytes > max_bytes {
-            return invalid("initial_size", self.initial_bytes.to_string(), "it is more than max_size");
-        }
-        if !(1.0..=1000.0).contains(&self.growth_factor) {
-            return invalid(
-                "growth_factor",
-                format!("{}", self.growth_factor),
-                "it is a number from 1 to 1000",
-            );
-        }
-        if !(0.0..=1000.0).contains(&self.slack) {
-            return invalid("slack", format!("{}", self.slack), "it is a share from 0 to 1000, such as 0.03");
-        }
-        Ok(PoolConfig::DEFAULT
-            .initial_bytes(self.initial_bytes)
-            .growth_permille((self.growth_factor * 1000.0) as u32)
-            .max_bytes(max_bytes)
-            .slack_permille((self.slack * 1000.0).round() as u32))
+/// The settings of a pool of tensors, of whatever memory, checked.
+///
+/// # Errors
+/// [`DemoError::InvalidConfig`], saying which cannot be.
+pub(crate) fn settings(
+    initial_bytes: u64,
+    growth_factor: f64,
+    max_bytes: Option<u64>,
+    slack: f64,
+) -> Result<PoolConfig> {
+    let invalid = |name, value: String, problem| Err(DemoError::InvalidConfig { name, value, problem });
+    let max_bytes = max_bytes.unwrap_or(Budget::UNLIMITED);
+    if initial_bytes > max_bytes {
+        return invalid("initial_size", initial_bytes.to_string(), "it is more than max_size");
     }
+    if !(1.0..=1000.0).contains(&growth_factor) {
+        return invalid("growth_factor", format!("{growth_factor}"), "it is a number from 1 to 1000");
+    }
+    if !(0.0..=1000.0).contains(&slack) {
+        return invalid("slack", format!("{slack}"), "it is a share from 0 to 1000, such as 0.03");
+    }
+    Ok(PoolConfig::DEFAULT
+        .initial_bytes(initial_bytes)
+        .growth_permille((growth_factor * 1000.0) as u32)
+        .max_bytes(max_bytes)
+        .slack_permille((slack * 1000.0).round() as u32))
 }
