@@ -55,7 +55,7 @@ pub struct MemoryInfo {
 /// The memory of a CUDA device.
 ///
 /// # Errors
-/// [`DemoError::DeviceUnavailable`] where there is no such device, [`DemoError::DeviceFailed`] where the driver refuses.
+/// [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device, [`DemoError::DeviceFailed`](crate::DemoError::DeviceFailed) where the driver refuses.
 pub fn get_memory_info(ordinal: u32) -> Result<MemoryInfo> {
     let gpu = gpu::get(ordinal)?;
     let (free, total) = gpu.context().memory_info().map_err(|refused| gpu.failed(refused))?;
@@ -67,7 +67,7 @@ pub fn get_memory_info(ordinal: u32) -> Result<MemoryInfo> {
 /// away: what is idle is given back at once, and requests that need more fail until it fits.
 ///
 /// # Errors
-/// [`DemoError::DeviceUnavailable`] where there is no such device.
+/// [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device.
 pub fn set_memory_limit(ordinal: u32, bytes: u64) -> Result<()> {
     let gpu = gpu::get(ordinal)?;
     gpu.set(|settings| settings.limit_bytes = bytes);
@@ -97,7 +97,7 @@ impl MemoryPool {
     /// The pool of a device in numbers.
     ///
     /// # Errors
-    /// [`DemoError::DeviceUnavailable`] where there is no such device.
+    /// [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device.
     pub fn stats(ordinal: u32) -> Result<PoolStats> {
         let gpu = gpu::get(ordinal)?;
         let mut pool = gpu.memory.stats();
@@ -109,7 +109,7 @@ impl MemoryPool {
     /// a limit that [`set_memory_limit`] set.
     ///
     /// # Errors
-    /// [`DemoError::DeviceUnavailable`] where there is no such device.
+    /// [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device.
     pub fn disable(ordinal: u32) -> Result<()> {
         let gpu = gpu::get(ordinal)?;
         gpu.set(|settings| settings.pool = PoolConfig::DEFAULT);
@@ -163,8 +163,8 @@ impl MemoryPoolBuilder {
     /// Puts the settings into force. A second time, they are replaced; nothing live is lost.
     ///
     /// # Errors
-    /// [`DemoError::InvalidConfig`](crate::DemoError::InvalidConfig) when a setting cannot be, [`DemoError::DeviceUnavailable`] where there is no such device,
-    /// [`DemoError::OutOfMemory`] when the initial size cannot be had. Then the settings before are in force.
+    /// [`DemoError::InvalidConfig`](crate::DemoError::InvalidConfig)(crate::DemoError::InvalidConfig) when a setting cannot be, [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device,
+    /// [`DemoError::OutOfMemory`](crate::DemoError::OutOfMemory) when the initial size cannot be had. Then the settings before are in force.
     pub fn enable(self) -> Result<()> {
         let config = settings(self.initial_bytes, self.growth_factor, self.max_bytes, self.slack)?;
         let gpu = gpu::get(self.ordinal)?;
