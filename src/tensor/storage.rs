@@ -329,25 +329,19 @@ impl Storage {
         Ok(Storage { place, dtype, elements })
     }
 
-    /// A copy on a device, of all elements.
-    pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
-        let place = Place::lent(backend.device(), self.len_bytes(), || match &self.place {
-            Place::Device(lent) => backend.copy(&*lent.memory, queue),
-            _ => backend.upload(self.as_bytes()?, queue),
-        })?;
-        Ok(Storage { place, dtype: self.dtype, elements: self.elements })
-    }
-
     /// A copy of some elements on a device.
-    pub(crate) fn part_on(
+    pub(crate) fn on(
         &self,
         range: Range<usize>,
         backend: &dyn Backend,
         queue: Option<&dyn Queue>,
     ) -> Result<Storage> {
         let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
-        let bytes = &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes];
-        let place = Place::lent(backend.device(), bytes.len(), || backend.upload(bytes, queue))?;
+        let range = range.start * element_bytes..range.end * element_bytes;
+        let place = Place::lent(backend.device(), range.len(), || match &self.place {
+            Place::Device(lent) => backend.copy(&*lent.memory, range, queue),
+            _ => backend.upload(&self.as_bytes()?[range], queue),
+        })?;
         Ok(Storage { place, dtype: self.dtype, elements })
     }
 
