@@ -315,6 +315,18 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// The bytes that come free when this goes: none where others share them, where they are inline, or a file's.
+    pub(crate) fn sole_bytes(&self) -> u64 {
+        let sole = match &self.place {
+            Place::Inline(_) => false,
+            Place::Shared(owned) => !matches!(owned.block, Block::Mapped(_)) && Arc::strong_count(owned) == 1,
+            Place::Device(lent) => Arc::strong_count(lent) == 1,
+        };
+        if sole { self.len_bytes() as u64 } else { 0 }
+    }
+}
+
 /// Elements on a device.
 impl Storage {
     /// As many zeros on a device.
@@ -380,11 +392,13 @@ impl Place {
         bytes: usize,
         allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>,
     ) -> Result<Place> {
-        let charged = scope::charge(Kind::DeviceBytes, bytes as u64);
-        let _charged = charged.map_err(|why| {
-            let mut report = crate::gc::scope_report(&why);
-            report.device = device;
-            report
+        // What the device's own pool lacks it collects by itself.
+        let _charged = crate::gc::with_retry(|_| {
+            Ok(scope::charge(Kind::DeviceBytes, bytes as u64).map_err(|why| {
+                let mut report = crate::gc::scope_report(&why);
+                report.device = device;
+                report
+            })?)
         })?;
         Ok(Place::Device(Arc::new(Lent { memory: allocate()?, _charged })))
     }
