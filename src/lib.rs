@@ -1,6 +1,12 @@
 //! One allocator for every memory: a microcontroller's static array, a process's pool, a GPU, and the tensors and
 //! checkpoints that live in them.
 //!
+//! # Where to begin
+//!
+//! The [guide](guide/index.html) shows how things are done, in four chapters with pictures of who owns what:
+//! [resources](guide/resource_management/index.html), [memory](guide/memory_management/index.html),
+//! [errors](guide/error_handling/index.html), [the system around](guide/system_integration/index.html). What follows here is how it works.
+//!
 //! # Theory
 //!
 //! 1. **Space.** A *space* is a range of addresses of one kind: host, device or file.
@@ -74,6 +80,8 @@ pub mod error;
 #[cfg(feature = "std")]
 pub mod fs;
 pub mod gc;
+#[cfg(all(any(doc, doctest), feature = "net"))]
+pub mod guide;
 pub mod heap;
 #[cfg(feature = "net")]
 pub mod net;

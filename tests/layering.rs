@@ -23,6 +23,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("tensor", &["device", "heap"]),
     ("fs", &["tensor"]),
     ("report", &["tensor"]),
+    ("guide", &[]),
     ("cuda", &["device", "space"]),
     ("net", &["error", "sync", "pool::budget", "gc"]),
 ];
