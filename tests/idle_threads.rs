@@ -122,6 +122,19 @@ fn work(seed: u8, until: &dyn Fn() -> bool, to: &Sender<Live>, from: &Receiver<L
 
 const THREADS: usize = 4;
 
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    // SAFETY: 1. Asks for a constant of the system.
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+        * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_bytes() -> usize {
+    0
+}
+
 /// Threads fill their caches and sleep; `asleep` looks at the heap; then they work for `work_ms`, beside `beside`.
 fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
     let (filled, wait_filled) = mpsc::channel();
@@ -160,16 +173,20 @@ fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
 fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
     alone("a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps", || {
         let asleep = || {
-            let before = Global::stats();
+            let (before, before_bytes) = (Global::stats(), resident_bytes());
             gc::collect().unwrap();
-            let after = Global::stats();
+            let (after, after_bytes) = (Global::stats(), resident_bytes());
             let kept_bytes =
                 (THREADS * SIZES.iter().map(|bytes| bytes.next_multiple_of(4096)).sum::<usize>()) as u64;
-            println!("{before}\n{after}");
+            println!("{before}\n{after}\n{before_bytes} bytes resident, then {after_bytes}");
             assert!(before.in_use_bytes > 3 * THREADS as u64 * (256 << 10), "{before}");
             if PARTED {
                 assert!(after.blocks <= (THREADS * SIZES.len()) as u64, "{after}");
                 assert!(after.in_use_bytes < kept_bytes, "{kept_bytes} bytes at most: {after}");
+                assert!(
+                    after_bytes + (8 << 20) < before_bytes,
+                    "{before_bytes} resident, then {after_bytes}"
+                );
             } else {
                 assert!(after.in_use_bytes < before.in_use_bytes * 2 / 3, "{before}; {after}");
             }

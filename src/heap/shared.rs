@@ -308,7 +308,12 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
     let Some(pool) = POOL.get() else { return 0 };
     empty_caches();
     empty_others();
-    pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
+    let given_bytes = pool.trim(pool.idle_bytes().saturating_sub(target_bytes));
+    if given_bytes < target_bytes {
+        // What blocks in caches keep of frames is little. It is not counted, since some of it may have been given before.
+        pool.purge();
+    }
+    given_bytes
 }
 
 /// Empties what caches can be reached and the depots, after much was freed, and gives back what lies between blocks.
