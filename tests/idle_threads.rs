@@ -142,18 +142,18 @@ fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
     let (send, mut receive): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::channel::<Live>()).unzip();
     receive.rotate_left(1);
     thread::scope(|scope| {
-        let mut wake = Vec::new();
+        let (mut wake, mut threads) = (Vec::new(), Vec::new());
         for (seed, (to, from)) in send.into_iter().zip(receive).enumerate() {
             let (waker, woken) = mpsc::channel::<()>();
             wake.push(waker);
             let (filled, ended) = (filled.clone(), &ended);
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 fill(seed as u8);
                 filled.send(()).unwrap();
                 woken.recv().unwrap();
                 work(seed as u8, &|| ended.load(Relaxed), &to, &from);
                 fill(seed as u8);
-            });
+            }));
         }
         (0..THREADS).for_each(|_| wait_filled.recv().unwrap());
         asleep();
@@ -163,6 +163,8 @@ fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
             beside();
         }
         ended.store(true, Relaxed);
+        // The scope does not wait until they have given their caches up.
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     gc::collect().unwrap();
     let stats = Global::stats();
@@ -337,5 +339,68 @@ fn without_a_barrier_half_is_taken_and_a_thread_that_wakes_gives_the_rest() {
         ask.send(()).unwrap();
         asleep.join().unwrap();
         assert!(after < before / 2 && after < 200, "{before} blocks, then {after}");
+    });
+}
+
+/// A thread in the midst of hits, held by a signal between any two of their instructions while its cache is emptied.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// 1: the thread is to be held; 2: it is held; 0: it goes on.
+    static STATE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: usize = 400;
+    const BYTES: usize = 64;
+
+    extern "C" fn hold(_: libc::c_int) {
+        STATE.store(2, SeqCst);
+        // Not for good: where the thread was inside, the collect waits for it.
+        for _ in 0..200 {
+            if STATE.load(SeqCst) == 0 {
+                return;
+            }
+            let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+            // SAFETY: 1. The call may be made in a signal's handler, and reads a time.
+            unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
+        }
+    }
+
+    alone("a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied", || {
+        // SAFETY: 1. The handler calls nothing that is not safe there.
+        unsafe { libc::signal(libc::SIGUSR1, hold as *const () as libc::sighandler_t) };
+        let ended = AtomicBool::new(false);
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: 1. Asks for a name.
+                tell.send(unsafe { libc::pthread_self() }).unwrap();
+                // A few blocks in the magazine, of which the uppermost come and go.
+                drop(Vec::from_iter((0..8).map(|_| Live::new(BYTES, 1))));
+                while !ended.load(Relaxed) {
+                    let (one, two) = (Live::new(BYTES, 1), Live::new(BYTES, 1));
+                    drop((one, two));
+                }
+            });
+            let hitting = told.recv().unwrap();
+            for _ in 0..ROUNDS {
+                STATE.store(1, SeqCst);
+                // SAFETY: 1. The thread is there: it has not been told to end.
+                unsafe { libc::pthread_kill(hitting, libc::SIGUSR1) };
+                while STATE.load(SeqCst) == 1 {
+                    thread::yield_now();
+                }
+                gc::collect().unwrap();
+                let mine = Vec::from_iter((0..200).map(|_| Live::new(BYTES, 2)));
+                STATE.store(0, SeqCst);
+                thread::sleep(Duration::from_micros(300));
+                drop(mine);
+            }
+            ended.store(true, Relaxed);
+            // The scope does not wait until the thread has given its cache up.
+            thread.join().unwrap();
+        });
+        gc::collect().unwrap();
+        assert_eq!(Global::stats().blocks, 0, "a block is lost: {}", Global::stats());
     });
 }
