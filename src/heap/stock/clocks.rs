@@ -14,6 +14,17 @@ pub const DECAY_MS: usize = 1000;
 /// What is backed again after so long was not given up too early.
 pub const SETTLE_MS: usize = 100;
 
+/// What is due, each with what is before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// To forget what was given up.
+    Settle,
+    /// To give up what lay idle.
+    Decay,
+}
+
 /// When each was last due.
 pub struct Clocks {
     decayed_ms: AtomicUsize,
@@ -39,19 +50,31 @@ impl Clocks {
         if pool.take_ebb() {
             ebb();
         }
-        let now = now_ms();
-        if due(&self.settled_ms, now, SETTLE_MS) {
+        let due = self.due(now_ms());
+        if due >= Due::Settle {
             pool.settle();
-            if due(&self.decayed_ms, now, DECAY_MS) {
-                pool.decay();
-            }
+        }
+        if due == Due::Decay {
+            pool.decay();
+        }
+    }
+
+    /// What is due now. Of two threads that ask at once, one is told so.
+    #[inline]
+    pub fn due(&self, now_ms: usize) -> Due {
+        if !passed(&self.settled_ms, now_ms, SETTLE_MS) {
+            Due::Nothing
+        } else if passed(&self.decayed_ms, now_ms, DECAY_MS) {
+            Due::Decay
+        } else {
+            Due::Settle
         }
     }
 }
 
-/// Whether it is so long ago that this was last due. Of two threads that ask at once, one is told so.
+/// Whether it is so long ago that this was last so.
 #[inline]
-fn due(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> bool {
+fn passed(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> bool {
     // Relaxed: what is done then is done under the pool's lock, and nothing is handed on.
     let last = last_ms.load(Relaxed);
     now.wrapping_sub(last) >= every_ms && last_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()

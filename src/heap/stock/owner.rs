@@ -109,6 +109,7 @@ impl Tags {
     }
 
     /// Whether it looks at owners.
+    #[cfg(democratising_loom)]
     pub fn watches(&self) -> bool {
         self.watch.load(Relaxed) != 0
     }
