@@ -264,12 +264,12 @@ fn a_process_forked_while_caches_are_emptied_has_caches_and_can_empty_them() {
                 // SAFETY: 1. The child uses this heap, the system's calls, and nothing that another thread may have locked.
                 let pid = unsafe { libc::fork() };
                 if pid == 0 {
-                    // Ends the child should it hang.
+                    // SAFETY: 1. Asks for a signal, which ends the child should it hang.
                     unsafe { libc::alarm(20) };
                     fill(round ^ 1);
                     gc::collect().unwrap();
                     fill(round ^ 2);
-                    // Without what runs at the end of a process.
+                    // SAFETY: 1. Ends the child without what runs at the end of a process.
                     unsafe { libc::_exit(0) };
                 }
                 let mut status = 0;

@@ -263,7 +263,7 @@ fn a_tick_takes_nothing_that_is_in_a_hand_and_tells_of_an_ebb_once() {
         let clocks = Arc::new(Clocks::new());
         let tick = {
             let (pool, ebbs, clocks) = (pool.clone(), ebbs.clone(), clocks.clone());
-            move || clocks.tick(&pool, || DECAY_MS, || drop(ebbs.fetch_add(1, SeqCst)))
+            move || clocks.tick(&pool, || DECAY_MS, || _ = ebbs.fetch_add(1, SeqCst))
         };
         let other = thread::spawn(tick.clone());
         // SAFETY: 1. A simulated block has no bytes that anybody could use.

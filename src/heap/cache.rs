@@ -143,7 +143,7 @@ impl hit::Loaded for Loaded {
     }
     #[inline(always)]
     fn is_end(&self, at: *mut usize) -> bool {
-        at.addr() % MAGAZINE_BYTES == 0
+        at.addr().is_multiple_of(MAGAZINE_BYTES)
     }
 }
 

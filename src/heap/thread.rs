@@ -29,12 +29,11 @@ pub(super) struct Word {
 
 impl Word {
     fn put(&self, cache: *mut Cache) -> bool {
+        let Some(at) = self.at else { return false };
         // SAFETY: 1. The word is there as long as the thread. 2. Everybody else reads and writes it by one instruction.
         // Relaxed: what a visitor stores is seen behind the barrier.
-        self.at.is_some_and(|at| {
-            unsafe { at.as_ref() }.store(cache, Relaxed);
-            true
-        })
+        unsafe { at.as_ref() }.store(cache, Relaxed);
+        true
     }
 }
 
