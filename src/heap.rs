@@ -28,8 +28,6 @@ mod misuse;
 #[cfg(feature = "allocator-api2-04")]
 mod newest;
 #[cfg(feature = "std")]
-mod owner;
-#[cfg(feature = "std")]
 pub(crate) mod shared;
 #[cfg(democratising_loom)]
 pub mod stock;

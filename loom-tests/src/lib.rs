@@ -5,7 +5,7 @@
 //! cfg the same scripts run on real threads, a few hundred times each, and the planted bugs stay away: real threads
 //! meet them too rarely. The heap's stock has no face in a normal build: its models run under loom only.
 //!
-//! No model has a time limit or a bound on preemptions: one that ends has seen everything.
+//! No model has a time limit: one that ends has seen everything, up to the bound on preemptions where it names one ([`bounded`]).
 
 #![forbid(unsafe_code)]
 
@@ -20,4 +20,12 @@ pub fn model(script: impl Fn() + Sync + Send + 'static) {
     for _ in 0..300 {
         script();
     }
+}
+
+/// Runs `script` under every interleaving in which threads are interrupted so often at most, where they could go on.
+#[cfg(democratising_loom)]
+pub fn bounded(preemptions: usize, script: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(preemptions);
+    model.check(script);
 }

@@ -4,16 +4,18 @@
 //! first word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
 
 mod exchange;
-mod spare;
 
-pub(super) use exchange::Own;
-pub(super) use spare::Spare;
+pub(super) use exchange::{Own, carry, seat};
 
-use super::owner::{self, Tags};
-use super::thread;
+use super::stock::hit;
+use super::stock::owner::{self, Away, Tags};
+use super::stock::seat::Seat;
+use super::stock::spare::{Linked, Links};
+use super::thread::{self, Word};
 use crate::size::{HOST, HOST_CLASSES, SizeClass};
-use crate::sync::Blank;
-use core::ptr::null_mut;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
+use crate::sync::{Blank, HostLock};
+use core::ptr::{NonNull, null_mut};
 
 /// The most blocks of a magazine: 32 costs 2 % of speed, 128 costs 4 % of memory (measured).
 pub(super) const MOST: usize = 63;
@@ -55,12 +57,12 @@ struct Back {
 pub(super) struct Cache {
     tops: [*mut usize; HOST_CLASSES],
     tags: Tags,
-    /// The next cache that no thread has.
-    next: *mut Cache,
+    links: Links<Cache>,
+    /// Who may touch what follows, and by what the hits do not.
+    seat: Seat<HostLock, Word>,
     backs: [Back; HOST_CLASSES],
     /// Blocks that other threads carved, to go back to the slabs.
-    away: [[usize; MOST]; owner::CLASSES],
-    away_len: [usize; owner::CLASSES],
+    away: [Away<MOST>; owner::CLASSES],
     magazines: [[Magazine; 2]; HOST_CLASSES],
 }
 
@@ -77,12 +79,73 @@ const fn no_top() -> *mut usize {
 pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
     tops: [no_top(); HOST_CLASSES],
     tags: Tags::none(),
-    next: null_mut(),
+    links: Links::NONE,
+    seat: Seat::new(),
     backs: [Back { behind: null_mut(), capacity: 0 }; HOST_CLASSES],
-    away: [[0; MOST]; owner::CLASSES],
-    away_len: [0; owner::CLASSES],
+    away: [Away::NONE; owner::CLASSES],
     magazines: [[Magazine([0; WORDS]); 2]; HOST_CLASSES],
 });
+
+// SAFETY: 1. Only the lists of caches use the links.
+unsafe impl Linked for Cache {
+    unsafe fn links(at: NonNull<Cache>) -> *mut Links<Cache> {
+        // SAFETY: 1. As the caller promises.
+        unsafe { &raw mut (*at.as_ptr()).links }
+    }
+}
+
+/// The loaded magazine of a class: the place of its top. Atomic, since a visitor reads what a hit under way may write.
+#[derive(Clone, Copy)]
+struct Loaded(*mut *mut usize);
+
+impl Loaded {
+    /// # Safety
+    /// `class` is less than `HOST_CLASSES`. The cache lives for good, and its hits are this thread's own; or it is the empty one, to
+    /// which nothing is written; or the thread is parted from it, and only `skim` is called.
+    #[inline(always)]
+    unsafe fn of(cache: *mut Cache, class: SizeClass) -> Loaded {
+        // SAFETY: 1. The array has a top for each class.
+        unsafe { Loaded((&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize)) }
+    }
+}
+
+// Every `unsafe` below rests on this: 1. Who made this promised that the cache is there. 2. Every top lies in its magazine or just
+// behind it, with a word below: a block, or the 0 below them. 3. `hit` writes only where a magazine is not empty or not full.
+impl hit::Loaded for Loaded {
+    type At = *mut usize;
+    #[inline(always)]
+    fn top(&self) -> *mut usize {
+        // SAFETY: 1. See above.
+        unsafe { AtomicPtr::from_ptr(self.0) }.load(Relaxed)
+    }
+    #[inline(always)]
+    fn set_top(&self, to: *mut usize) {
+        // SAFETY: 1. See above.
+        unsafe { AtomicPtr::from_ptr(self.0) }.store(to, Relaxed)
+    }
+    #[inline(always)]
+    fn below(&self, at: *mut usize, words: usize) -> *mut usize {
+        at.wrapping_sub(words)
+    }
+    #[inline(always)]
+    fn above(&self, at: *mut usize) -> *mut usize {
+        at.wrapping_add(1)
+    }
+    #[inline(always)]
+    fn word(&self, at: *mut usize) -> usize {
+        // SAFETY: 1. to 3. See above.
+        unsafe { AtomicUsize::from_ptr(at) }.load(Relaxed)
+    }
+    #[inline(always)]
+    fn set_word(&self, at: *mut usize, word: usize) {
+        // SAFETY: 1. to 3. See above.
+        unsafe { AtomicUsize::from_ptr(at) }.store(word, Relaxed)
+    }
+    #[inline(always)]
+    fn is_end(&self, at: *mut usize) -> bool {
+        at.addr().is_multiple_of(MAGAZINE_BYTES)
+    }
+}
 
 /// A block of a class: the cache, its top, the word below, a test, a store. 9 instructions with the return, and 8 more for the
 /// way to the class where the compiler does not know the layout; `tests/instructions.rs` counts them.
@@ -91,18 +154,11 @@ pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
 /// `class` is less than `HOST_CLASSES`.
 #[inline(always)]
 pub(super) unsafe fn allocate(class: SizeClass) -> *mut u8 {
-    let cache = thread::cache();
-    // SAFETY: 1. The cache is this thread's own, or the shared empty one, which is only read. 2. `class` is in range, as
-    // the caller promises. 3. Below every top lies a word of its magazine: a block, or the 0 below them.
-    unsafe {
-        let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize);
-        let below = (*top).sub(1);
-        let block = *below;
-        if block == 0 {
-            return exchange::refill(class);
-        }
-        *top = below;
-        block as *mut u8
+    // SAFETY: 1. The cache is this thread's own, or the shared empty one. 2. `class` is in range, as the caller promises.
+    let loaded = unsafe { Loaded::of(thread::cache(), class) };
+    match hit::pop(&loaded) {
+        0 => exchange::refill(class),
+        block => block as *mut u8,
     }
 }
 
@@ -114,17 +170,13 @@ pub(super) unsafe fn allocate(class: SizeClass) -> *mut u8 {
 #[inline(always)]
 pub(super) unsafe fn free(at: *mut u8, class: SizeClass) {
     let cache = thread::cache();
-    // SAFETY: 1. and 2. as in `allocate`. 3. A top that is no multiple of a magazine's size lies in its magazine.
+    // SAFETY: 1. and 2. as in `allocate`.
     unsafe {
         if !(*cache).tags.keep(at, class) {
             return exchange::send_back(at, class);
         }
-        let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize);
-        let above = *top;
-        if above.addr() % MAGAZINE_BYTES == 0 {
-            return exchange::spill(at, class);
+        if !hit::push(&Loaded::of(cache, class), at as usize) {
+            exchange::spill(at, class)
         }
-        *above = at as usize;
-        *top = above.add(1);
     }
 }

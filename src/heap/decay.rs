@@ -1,42 +1,19 @@
-//! When the heap gives memory back: at an ebb, and by time. How much it keeps is `pool/idle.rs`'s.
+//! How much the heap keeps, and what time it is. When it gives memory back is `stock/clocks.rs`'s.
 
 use super::shared::{self, HeapPool};
+use super::stock::clocks::Clocks;
 use crate::pool::PoolConfig;
-use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What the heap keeps: 16 MiB idle at rest, up to 256 MiB while that much comes and goes.
 pub(super) const CONFIG: PoolConfig =
     PoolConfig::DEFAULT.retain_bytes(16 << 20).retain_most_bytes(256 << 20).ebb_bytes(16 << 20);
 
-/// What lay idle for so long is given up.
-const DECAY_MS: usize = 1000;
-/// What is backed again after so long was not given up too early.
-const SETTLE_MS: usize = 100;
-
-// Relaxed throughout: two threads that tick at once do the work twice, which does no harm; the pool has its own lock.
-static DECAYED_MS: AtomicUsize = AtomicUsize::new(0);
-static SETTLED_MS: AtomicUsize = AtomicUsize::new(0);
+static CLOCKS: Clocks = Clocks::new();
 
 /// Called wherever the pool's lock was taken anyway, and no magazine is in between.
 #[inline]
 pub(super) fn tick(pool: &HeapPool) {
-    if pool.take_ebb() {
-        shared::ebb(pool);
-    }
-    let now = now_ms();
-    if due(&SETTLED_MS, now, SETTLE_MS) {
-        pool.settle();
-        if due(&DECAYED_MS, now, DECAY_MS) {
-            pool.decay();
-        }
-    }
-}
-
-/// Whether it is so long ago that this was last due.
-#[inline]
-fn due(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> bool {
-    let last = last_ms.load(Relaxed);
-    now.wrapping_sub(last) >= every_ms && last_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    CLOCKS.tick(pool, now_ms, || shared::ebb(pool));
 }
 
 #[cfg(unix)]

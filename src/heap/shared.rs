@@ -1,9 +1,11 @@
 //! What the threads share: the depots, and a pool of mapped memory below them.
 
-use super::cache::{self, Cache, MOST, Own, Spare};
-use super::owner::{self, Tags};
+use super::cache::{self, Cache, MOST, Own};
 use super::stock::Stock;
-use super::{by_address, decay, errno, misuse};
+use super::stock::owner::{Owners, Tags};
+use super::stock::seat::Parting;
+use super::stock::spare::Caches;
+use super::{by_address, decay, errno, misuse, thread};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
@@ -11,7 +13,7 @@ use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
 use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
@@ -24,7 +26,12 @@ static MAKING: Lock<HostLock, ()> = Lock::new(());
 static STOCK: Stock<HostLock, HOST_CLASSES, MOST> = Stock::new();
 /// The most magazines of a depot.
 const DEPTH: usize = 64;
-static SPARE: Lock<HostLock, Spare> = Lock::new(Spare::NONE);
+static CACHES: Caches<HostLock, Cache> = Caches::new();
+static OWNERS: Owners = Owners::new();
+/// How many visits to other threads' caches there were. Held while a seat of another thread is, so that a fork finds none held.
+static VISITS: Lock<HostLock, usize> = Lock::new(0);
+/// How many forks lie behind this process. Relaxed: only the child of a fork writes it, when it has one thread.
+static AGE: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
 const WARM_CACHES: usize = 8;
@@ -49,7 +56,7 @@ fn make() -> Option<&'static HeapPool> {
         if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
             return None;
         }
-        owner::prepare(bytes);
+        own(bytes);
         furnish();
         POOL.get_or_init(|| pool);
     }
@@ -75,6 +82,17 @@ fn furnish() {
     let sets = unsafe { core::slice::from_raw_parts_mut(words.leak().as_mut_ptr().cast::<Set>(), SETS) };
     // When the pool was made before, and something behind this failed, they have their room.
     STOCK.furnish(sets);
+}
+
+/// Gives the owners of small blocks their table for a range of `bytes`, if there is memory for it.
+fn own(bytes: u64) {
+    if let Ok(table) = MappedTables.table::<u8>(Owners::table_len(bytes)) {
+        let table: &'static mut [u8] = table.leak();
+        // SAFETY: 1. An atomic byte is laid out as a byte. 2. The exclusive borrow for good ends here.
+        let table =
+            unsafe { core::slice::from_raw_parts(table.as_mut_ptr().cast::<AtomicU8>(), table.len()) };
+        OWNERS.furnish(table);
+    }
 }
 
 /// Slabs of a class that are worth emptying caches for.
@@ -207,8 +225,9 @@ pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.
 pub(super) fn adopt() -> Option<Own> {
-    if let Some(cache) = SPARE.lock().take() {
-        return Some(cache);
+    if let Some(cache) = CACHES.adopt() {
+        // SAFETY: 1. Whoever takes a spare cache has it alone.
+        return Some(unsafe { Own::of(cache) });
     }
     pool()?;
     // A table starts at a page, and a cache is no more strictly aligned.
@@ -216,48 +235,85 @@ pub(super) fn adopt() -> Option<Own> {
     let words = size_of::<Cache>().div_ceil(size_of::<u64>());
     let _kept = errno::Kept::now();
     let memory = MappedTables.table::<u64>(words).ok()?;
+    let tags = OWNERS.tags().unwrap_or(Tags::none());
     // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
-    Some(unsafe { Own::make(NonNull::from(memory.leak()).cast(), Tags::new()) })
+    let own = unsafe { Own::make(NonNull::from(memory.leak()).cast(), tags) };
+    OWNERS.begin(own.tags());
+    // SAFETY: 1. It was just made, for good.
+    unsafe { CACHES.enter(own.leave()) };
+    Some(own)
 }
 
-/// Takes the cache of a thread that ends.
+/// Takes a cache in which no thread sits any more.
 pub(super) fn abandon(cache: Own) {
     cache.empty_lean();
-    let mut spare = SPARE.lock();
-    if spare.caches() < WARM_CACHES {
-        return spare.put(cache);
-    }
-    drop(spare);
-    cache.empty();
-    SPARE.lock().put(cache);
+    // SAFETY: 1. It was entered when it was made, and the caller gives it up.
+    unsafe { CACHES.abandon(cache.leave(), WARM_CACHES, |cache| Own::of(cache).empty()) }
 }
 
-/// Empties the caches that no thread has. Each is out of the list meanwhile, and no more than once in this thread's hands.
-fn empty_spare() {
-    let mut emptied = Spare::NONE;
-    // Taken before it is emptied, so that no lock is held while the slabs are given its blocks.
-    while let Some(cache) = { SPARE.lock().take() } {
-        cache.empty();
-        emptied.put(cache);
-    }
-    let mut spare = SPARE.lock();
-    while let Some(cache) = emptied.take() {
-        spare.put(cache);
-    }
+/// How many forks lie behind this process.
+pub(super) fn age() -> usize {
+    AGE.load(Ordering::Relaxed)
 }
 
 /// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs.
 fn empty_caches() {
-    super::thread::empty_own();
-    empty_spare();
+    thread::empty_own();
+    // SAFETY: 1. Whoever is told of a spare cache has it alone.
+    CACHES.empty_spare(|cache| unsafe { Own::of(cache).empty() });
     (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
 }
 
-/// Empties the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
+/// Gives what is in the caches of other threads to the slabs, as far as it can be reached: all but one block of a class at most,
+/// where there is a barrier (`stock/seat.rs`). A thread that is at work in its cache empties it itself, soon.
+fn empty_others() {
+    let mine = thread::seated();
+    let mut visits = VISITS.lock();
+    *visits += 1;
+    let pass = *visits;
+    let mut found = false;
+    for cache in CACHES.all().filter(|&cache| Some(cache) != mine) {
+        // SAFETY: 1. A cache that was entered is for good.
+        let parting = unsafe { cache::seat(cache) }.part(pass, age());
+        found |= matches!(parting, Parting::Parted | Parting::Rest);
+    }
+    drop(visits);
+    if !found {
+        return;
+    }
+    // What is taken out goes through a cache of nobody's: the slabs are given it when no seat is held.
+    let Some(vessel) = adopt() else { return };
+    vessel.empty();
+    let parted = thread::everyone();
+    for cache in CACHES.all().filter(|&cache| Some(cache) != mine) {
+        // SAFETY: 1. A cache that was entered is for good.
+        let seat = unsafe { cache::seat(cache) };
+        let visits = VISITS.lock();
+        // SAFETY: 1. The seat is held, and where the loaded magazines are visited too, the thread is parted. 2. The vessel is empty.
+        let take = || unsafe { cache::carry(cache, vessel, parted) };
+        if parted {
+            seat.visit(pass, take);
+        } else {
+            seat.visit_rest(age(), take);
+        }
+        drop(visits);
+        vessel.empty();
+    }
+    // SAFETY: 1. It is ours since it was adopted.
+    unsafe { CACHES.abandon(vessel.leave(), usize::MAX, |_| ()) }
+}
+
+/// Empties the caches and the depots, and gives up to `target_bytes` of idle memory back to the system. The bytes given.
 pub(crate) fn trim(target_bytes: u64) -> u64 {
     let Some(pool) = POOL.get() else { return 0 };
     empty_caches();
-    pool.trim(pool.idle_bytes().saturating_sub(target_bytes))
+    empty_others();
+    let given_bytes = pool.trim(pool.idle_bytes().saturating_sub(target_bytes));
+    if given_bytes < target_bytes {
+        // What blocks in caches keep of frames is little. It is not counted, since some of it may have been given before.
+        pool.purge();
+    }
+    given_bytes
 }
 
 /// Empties what caches can be reached and the depots, after much was freed, and gives back what lies between blocks.
@@ -294,22 +350,32 @@ fn base(pool: &HeapPool) -> usize {
 /// A fork copies the locks as they are: every one is held by the thread that forks, and let go on both sides.
 #[cfg(unix)]
 mod fork {
-    use super::{MAKING, POOL, SPARE, STOCK};
+    use super::{AGE, CACHES, MAKING, Ordering, POOL, STOCK, VISITS, thread};
     use crate::pool::host;
 
     pub(super) fn register() {
         // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
-        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(let_go)) };
+        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(begin)) };
     }
 
     unsafe extern "C" fn hold() {
         MAKING.hold();
-        SPARE.hold();
+        VISITS.hold();
+        CACHES.hold();
         STOCK.depots().iter().for_each(|depot| depot.hold());
         if let Some(pool) = POOL.get() {
             pool.hold();
         }
         host::hold();
+    }
+
+    /// The child: the seats of threads that are not in it are nobody's.
+    unsafe extern "C" fn begin() {
+        let age = AGE.load(Ordering::Relaxed) + 1;
+        AGE.store(age, Ordering::Relaxed);
+        thread::grow_old(age);
+        // SAFETY: 1. `hold` ran just before the fork.
+        unsafe { let_go() }
     }
 
     unsafe extern "C" fn let_go() {
@@ -320,7 +386,8 @@ mod fork {
                 pool.let_go();
             }
             STOCK.depots().iter().for_each(|depot| depot.let_go());
-            SPARE.let_go();
+            CACHES.let_go();
+            VISITS.let_go();
             MAKING.let_go();
         }
     }

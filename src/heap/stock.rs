@@ -3,6 +3,12 @@
 //! A value over any space and lock, so that models run the exchange with one class and magazines of two blocks. Blocks are
 //! words: the address of a block, or what stands for one.
 
+pub mod clocks;
+pub mod hit;
+pub mod owner;
+pub mod seat;
+pub mod spare;
+
 use crate::arena::NoBlock;
 use crate::arena::metadata::Metadata;
 use crate::error::BadFree;

@@ -1,16 +1,64 @@
 //! Which cache a thread has: none, its own, or none any more.
 
+mod barrier;
 mod place;
 
-use super::cache::{Cache, EMPTY, Own};
+pub(super) use barrier::{everyone, is_there};
+
+use super::cache::{self, Cache, EMPTY, Own};
 use super::shared;
-use crate::sync::Cell;
-use core::ptr::NonNull;
+use super::stock::seat::{self, Inside};
+use crate::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use crate::sync::{Cell, HostLock};
+use core::ops::Deref;
+use core::ptr::{NonNull, null_mut};
 
 std::thread_local! {
     /// Whether the thread has given its cache up: what it still allocates goes past the caches.
     static ENDED: Cell<bool> = const { Cell::new(false) };
+    /// The cache in which the thread sits; its word may hold the empty one meanwhile. Null without one.
+    static SEATED: Cell<*mut Cache> = const { Cell::new(null_mut()) };
     static GUARD: Guard = const { Guard };
+}
+
+/// The word of a thread that sits in a cache. Who sits there rises before the thread is gone.
+pub(super) struct Word {
+    at: Option<NonNull<AtomicPtr<Cache>>>,
+    cache: NonNull<Cache>,
+}
+
+impl Word {
+    fn put(&self, cache: *mut Cache) -> bool {
+        let Some(at) = self.at else { return false };
+        // SAFETY: 1. The word is there as long as the thread. 2. Everybody else reads and writes it by one instruction.
+        // Relaxed: what a visitor stores is seen behind the barrier.
+        unsafe { at.as_ref() }.store(cache, Relaxed);
+        true
+    }
+}
+
+impl seat::Word for Word {
+    fn part(&self) -> bool {
+        is_there() && self.put(EMPTY.get())
+    }
+
+    fn join(&self) {
+        self.put(self.cache.as_ptr());
+    }
+}
+
+/// This thread's own cache, whose seat it is inside.
+pub(super) struct Entered {
+    own: Own,
+    _inside: Inside<'static, HostLock, Word>,
+}
+
+impl Deref for Entered {
+    type Target = Own;
+
+    fn deref(&self) -> &Own {
+        &self.own
+    }
 }
 
 /// Dropped when its thread ends.
@@ -28,30 +76,56 @@ pub(super) fn cache() -> *mut Cache {
     place::get()
 }
 
-/// A cache that was in its place, if it was not the empty one.
-fn own(cache: *mut Cache) -> Option<Own> {
-    let cache = NonNull::new(cache).filter(|cache| cache.as_ptr() != EMPTY.get())?;
-    // SAFETY: 1. What stands in a thread's place, the empty one aside, is its own.
-    Some(unsafe { Own::of(cache) })
+/// The cache in which this thread sits.
+pub(super) fn seated() -> Option<NonNull<Cache>> {
+    NonNull::new(SEATED.with(Cell::get))
 }
 
-/// This thread's own cache, got now if it has none yet; `None` when it has given its own up, or there is no memory.
+/// This thread's own cache, got now if it has none yet; `None` when it has given its own up, or is inside already, or there is
+/// no memory.
 #[cold]
-pub(super) fn obtain() -> Option<Own> {
-    if let Some(own) = own(cache()) {
-        return Some(own);
+pub(super) fn obtain() -> Option<Entered> {
+    match seated() {
+        Some(cache) => enter(cache),
+        None => enter(sit()?),
     }
+}
+
+fn enter(cache: NonNull<Cache>) -> Option<Entered> {
+    // SAFETY: 1. The cache is made, and for good.
+    let seat = unsafe { cache::seat(cache) };
+    let inside = seat.enter()?;
+    // SAFETY: 1. It is this thread's own, which is inside.
+    let own = unsafe { Own::of(cache) };
+    if seat.take_asked() {
+        empty(own);
+    }
+    Some(Entered { own, _inside: inside })
+}
+
+/// Takes a seat: a spare cache's, or a new one's.
+fn sit() -> Option<NonNull<Cache>> {
     if ENDED.with(Cell::get) {
         return None;
     }
-    place::set(shared::adopt()?.leave().as_ptr());
+    let own = shared::adopt()?;
+    // The first use of the heap may allocate, from here: then there is a cache now.
+    if seated().is_some() {
+        shared::abandon(own);
+        return seated();
+    }
+    let cache = own.leave();
+    SEATED.with(|seated| seated.set(cache.as_ptr()));
+    place::set(cache.as_ptr());
+    // SAFETY: 1. The cache is made, and for good.
+    unsafe { cache::seat(cache) }.sit(Word { at: place::address(), cache }, shared::age());
     // Registering a destructor may allocate, from here: the cache is in place before. Where the thread is past that, nobody
     // would give the cache up.
     if GUARD.try_with(|_| ()).is_err() {
         end();
     }
     // The registration may have used the cache, and even ended it.
-    own(cache())
+    seated()
 }
 
 /// Gives the cache up, with what is in it. The process's first thread keeps an empty one: when its values are dropped,
@@ -61,7 +135,17 @@ fn end() {
         return empty_own();
     }
     ENDED.with(|ended| ended.set(true));
-    give_up(place::replace(EMPTY.get()));
+    let Some(cache) = seated() else { return };
+    SEATED.with(|seated| seated.set(null_mut()));
+    // SAFETY: 1. The cache is made, and for good.
+    let inside = unsafe { cache::seat(cache) }.enter();
+    place::set(EMPTY.get());
+    // A thread that ends from inside, out of a hook, leaves the lock held: nobody ever visits its word.
+    if let Some(inside) = inside {
+        inside.rise();
+        // SAFETY: 1. It was this thread's own, and is nobody's now.
+        shared::abandon(unsafe { Own::of(cache) });
+    }
 }
 
 /// Whether this is the thread that a process begins with, or the one that a fork left.
@@ -78,16 +162,23 @@ fn is_first() -> bool {
 
 /// Empties this thread's cache, if it has one.
 pub(super) fn empty_own() {
-    let cache = place::replace(EMPTY.get());
-    let Some(own) = own(cache) else { return };
-    // Out of its place while it is emptied: a hook that allocates meanwhile gets a cache of its own.
-    own.empty();
-    give_up(place::replace(cache));
+    if let Some(own) = seated().and_then(enter) {
+        empty(*own);
+    }
 }
 
-/// Leaves a cache that was this thread's, with what is in it, to the next thread that comes.
-fn give_up(cache: *mut Cache) {
-    if let Some(own) = own(cache) {
-        shared::abandon(own);
+/// Empties the cache in which this thread is inside. Out of its place meanwhile: a hook that allocates goes past it.
+fn empty(own: Own) {
+    place::set(EMPTY.get());
+    own.empty();
+    place::set(own.leave().as_ptr());
+}
+
+/// A fork left this thread in a process of this age.
+#[cfg(unix)]
+pub(super) fn grow_old(age: usize) {
+    if let Some(cache) = seated() {
+        // SAFETY: 1. The cache is made, and for good.
+        unsafe { cache::seat(cache) }.grow_old(age);
     }
 }

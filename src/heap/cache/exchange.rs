@@ -1,15 +1,16 @@
 //! Where the loaded magazine does not help: the one behind it, the depot, the slabs.
 
-use super::{Back, Cache, MAGAZINE_BYTES, MOST, Magazine, capacity, no_top, owner};
-use crate::heap::owner::Tags;
+use super::hit::{self, Loaded as _};
+use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
 use crate::heap::{shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
+use crate::sync::HostLock;
 use core::ptr::NonNull;
 
 /// The blocks of a class that a thread keeps where most of the class's slabs is free: each may keep a whole slab.
 const LEAN: usize = 8;
 
-/// A cache that is this thread's, or nobody's: nobody else reads or writes it.
+/// A cache in whose seat this thread is inside, or that is nobody's: nobody else reads or writes what the hits do not.
 #[derive(Clone, Copy)]
 pub(in crate::heap) struct Own(NonNull<Cache>);
 
@@ -45,6 +46,7 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
     let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
     // SAFETY: 1. The class is one of the host's.
     if !unsafe { own.tags().keep(at, class) } {
+        drop(own);
         return send_back(at, class);
     }
     let mut bin = own.bin(class);
@@ -67,6 +69,7 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
         }
     }
     bin.push(at as usize);
+    drop(own);
     if full {
         shared::tick();
     }
@@ -77,12 +80,10 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
 #[inline(never)]
 pub(super) fn send_back(at: *mut u8, class: SizeClass) {
     let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
-    let (blocks, len) = own.away(class);
-    blocks[*len] = at as usize;
-    *len += 1;
-    if *len == blocks.len() {
-        shared::flush(class, blocks);
-        *len = 0;
+    let away = own.away(class);
+    if away.push(at as usize) {
+        shared::flush(class, away.take());
+        drop(own);
         shared::tick();
     }
 }
@@ -103,7 +104,7 @@ impl Own {
         unsafe {
             (&raw mut (*memory.as_ptr()).tops).write([no_top(); HOST_CLASSES]);
             (&raw mut (*memory.as_ptr()).tags).write(tags);
-            (*memory.as_ptr()).tags.begin();
+            (&raw mut (*memory.as_ptr()).seat).write(Seat::new());
         }
         Own(memory)
     }
@@ -113,7 +114,7 @@ impl Own {
         self.0
     }
 
-    fn tags(self) -> &'static Tags {
+    pub(in crate::heap) fn tags(self) -> &'static Tags {
         // SAFETY: 1. The cache is made, and for good; its tags are only read, or atomic.
         unsafe { &(*self.0.as_ptr()).tags }
     }
@@ -138,11 +139,10 @@ impl Own {
         }
     }
 
-    /// Small blocks that other caches carved, and how many there are.
-    fn away<'a>(self, class: SizeClass) -> (&'a mut [usize; MOST], &'a mut usize) {
-        let (cache, at) = (self.0.as_ptr(), class.0 as usize);
+    /// Small blocks that other caches carved.
+    fn away<'a>(self, class: SizeClass) -> &'a mut Away<MOST> {
         // SAFETY: 1. The cache is ours, and nobody calls this twice at a time.
-        unsafe { (&mut (*cache).away[at], &mut (*cache).away_len[at]) }
+        unsafe { &mut (*self.0.as_ptr()).away[class.0 as usize] }
     }
 
     /// The bin of a class, if it was ever used.
@@ -155,11 +155,7 @@ impl Own {
     /// Gives every block to the slabs.
     pub(in crate::heap) fn empty(self) {
         classes().for_each(|class| self.empty_class(class));
-        for class in (0..owner::CLASSES).map(|class| SizeClass(class as u8)) {
-            let (blocks, len) = self.away(class);
-            shared::flush(class, &blocks[..*len]);
-            *len = 0;
-        }
+        tagged().for_each(|class| shared::flush(class, self.away(class).take()));
     }
 
     /// Gives the blocks of classes to the slabs of which most is free.
@@ -174,6 +170,38 @@ impl Own {
         bin.unload(bin.back().capacity);
         bin.unload_behind();
     }
+}
+
+/// The seat of a cache.
+///
+/// # Safety
+/// The cache is made, and lives for good.
+pub(in crate::heap) unsafe fn seat(cache: NonNull<Cache>) -> &'static Seat<HostLock, thread::Word> {
+    // SAFETY: 1. As the caller promises. 2. It is only shared.
+    unsafe { &(*cache.as_ptr()).seat }
+}
+
+/// Takes out of a cache what no hit looks at, and with `loaded` what none can reach, for another one, which is empty.
+///
+/// # Safety
+/// The caller has the seat of `from`, whose thread is parted from it if `loaded`.
+pub(in crate::heap) unsafe fn carry(from: NonNull<Cache>, to: Own, loaded: bool) {
+    let from = Own(from);
+    for class in classes() {
+        let Some(mut bin) = from.used(class) else { continue };
+        let mut out = to.bin(class);
+        out.unload(capacity(class));
+        if loaded {
+            bin.skim(&mut out);
+        }
+        out.load_behind(bin.behind());
+        bin.unload_behind();
+    }
+    tagged().for_each(|class| from.away(class).hand_over(to.away(class)));
+}
+
+fn tagged() -> impl Iterator<Item = SizeClass> {
+    (0..owner::CLASSES).map(|class| SizeClass(class as u8))
 }
 
 fn classes() -> impl Iterator<Item = SizeClass> {
@@ -208,13 +236,11 @@ unsafe fn below<'a>(top: *mut usize, capacity: usize) -> &'a [usize] {
 // no further below the end than the capacity.
 impl Bin {
     fn top(&self) -> *mut usize {
-        // SAFETY: 1. See above.
-        unsafe { *self.top }
+        Loaded(self.top).top()
     }
 
     fn set_top(&mut self, top: *mut usize) {
-        // SAFETY: 1. See above.
-        unsafe { *self.top = top }
+        Loaded(self.top).set_top(top)
     }
 
     fn back(&self) -> Back {
@@ -284,26 +310,39 @@ impl Bin {
         self.set_top(unsafe { self.top().add(blocks) });
     }
 
+    /// The blocks go to the empty magazine behind.
+    fn load_behind(&mut self, blocks: &[usize]) {
+        debug_assert!(self.behind().is_empty() && blocks.len() <= capacity(self.class));
+        let back = self.back();
+        // SAFETY: 1. See above. 2. Above the bottom there is room for the class's capacity.
+        let behind = unsafe {
+            core::ptr::copy_nonoverlapping(blocks.as_ptr(), back.behind, blocks.len());
+            back.behind.add(blocks.len())
+        };
+        self.set_back(Back { behind, ..back });
+    }
+
+    /// Loads the empty `out` with what no hit under way can reach. The magazine is bounded by what is left in it then.
+    fn skim(&mut self, out: &mut Bin) {
+        let capacity = self.back().capacity;
+        // SAFETY: 1. See above: the blocks below a top start where the capacity does.
+        let blocks = |top: *mut usize| unsafe { top.offset_from_unsigned(end(top).sub(capacity)) };
+        if let Some((bottom, taken)) = hit::skim(&Loaded(self.top), blocks, out.room()) {
+            // SAFETY: 1. The bottom is a place of the magazine.
+            let capacity = unsafe { end(bottom).offset_from_unsigned(bottom) };
+            self.set_back(Back { capacity, ..self.back() });
+            out.load(taken);
+        }
+    }
+
     /// The uppermost block, or 0.
     fn pop(&mut self) -> usize {
-        // SAFETY: 1. See above. Below the lowest block lies a 0.
-        unsafe {
-            let below = self.top().sub(1);
-            let block = *below;
-            if block != 0 {
-                self.set_top(below);
-            }
-            block
-        }
+        hit::pop(&Loaded(self.top))
     }
 
     /// Puts a block on top of a magazine that is not full.
     fn push(&mut self, block: usize) {
-        debug_assert!(!self.is_full());
-        // SAFETY: 1. See above.
-        unsafe {
-            *self.top() = block;
-            self.set_top(self.top().add(1));
-        }
+        let pushed = hit::push(&Loaded(self.top), block);
+        debug_assert!(pushed);
     }
 }

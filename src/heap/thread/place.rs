@@ -2,21 +2,16 @@
 
 use crate::heap::cache::{Cache, EMPTY};
 
-pub(super) use word::{get, set};
-
-/// Puts another cache there. The one that was.
-pub(super) fn replace(cache: *mut Cache) -> *mut Cache {
-    let old = get();
-    set(cache);
-    old
-}
+pub(super) use word::{address, get, set};
 
 /// A word of the initial-exec model. Compiled into a library, `thread_local!` asks for its address by a call, before which
 /// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined.
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib")))]
 mod word {
     use super::{Cache, EMPTY};
+    use crate::sync::atomic::AtomicPtr;
     use core::arch::{asm, global_asm};
+    use core::ptr::NonNull;
 
     /// Two versions of the crate in one program have a word each. Nobody can see the word of a Rust library that is linked at run
     /// time; the linker says the name then, and the name says what to do.
@@ -53,6 +48,22 @@ mod word {
         cache
     }
 
+    /// Where the word is, for a visitor. It may be changed there, since `get` says that it reads memory, and every hit ends with a
+    /// store: the next hit's `get` stands behind that.
+    pub(in crate::heap) fn address() -> Option<NonNull<AtomicPtr<Cache>>> {
+        let at: *mut AtomicPtr<Cache>;
+        // SAFETY: 1. The word at the start of a thread's block holds that block's own address.
+        unsafe {
+            asm!(
+                concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
+                "add {at}, qword ptr fs:[0]",
+                at = out(reg) at,
+                options(pure, readonly, nostack),
+            );
+        }
+        NonNull::new(at)
+    }
+
     #[inline(always)]
     pub(in crate::heap) fn set(cache: *mut Cache) {
         // SAFETY: 1. The word is this thread's, and nothing refers to it.
@@ -72,10 +83,17 @@ mod word {
 mod word {
     use super::{Cache, EMPTY};
     use crate::sync::Cell;
+    use crate::sync::atomic::AtomicPtr;
+    use core::ptr::NonNull;
 
     std::thread_local! {
         /// Without a destructor it is one access, at any time of a thread's life.
         static CACHE: Cell<*mut Cache> = const { Cell::new(EMPTY.get()) };
+    }
+
+    /// Nobody else may change it: a compiler may read it once for several hits.
+    pub(in crate::heap) fn address() -> Option<NonNull<AtomicPtr<Cache>>> {
+        None
     }
 
     #[inline(always)]

@@ -1,0 +1,169 @@
+//! Who may touch a cache off the paths that hit, and how a thread is parted from its cache for a while.
+//!
+//! 1. A thread that **sits** in a cache hits without asking. For all else it **goes in**: the seat's lock is held, and nobody
+//!    else touches what the hits do not.
+//! 2. A visitor first **parts** the thread from its cache: it puts the empty cache into the thread's word, with the lock held.
+//!    Then it makes every thread pass a barrier, without the lock. From there on the thread begins no hit on its cache; one
+//!    may still be under way (`hit.rs`).
+//! 3. Whether that is still so is what the number of the pass says, under the lock: a thread that went in since has its word back,
+//!    and cleared the number; another visitor put its own there. Else the visitor may take what a hit under way cannot reach.
+//! 4. No lock is held for longer than it takes to copy what a cache holds. A thread that is inside does not go in again: a hook
+//!    that allocates there goes past the caches.
+//! 5. Whom a visitor cannot part it asks: the thread empties its cache itself when it next goes in.
+
+#![forbid(unsafe_code)]
+
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use crate::sync::{Held, Lock, const_unless_loom};
+use lock_api::RawMutex;
+
+/// Where a thread keeps which cache it hits.
+pub trait Word {
+    /// Puts the empty cache there. `false`, and nothing is done: a barrier does not reach the thread.
+    fn part(&self) -> bool;
+    /// Puts the thread's own cache there.
+    fn join(&self);
+}
+
+/// The seat of a cache.
+pub struct Seat<L: RawMutex, W> {
+    held: Lock<L, Sitting<W>>,
+    /// Whether the thread that sits here is inside. Only it reads and writes that.
+    inside: AtomicBool,
+    /// Whether the thread is to empty the cache.
+    asked: AtomicBool,
+    /// Which process the thread is of: a fork leaves caches of threads that are not there.
+    age: AtomicUsize,
+}
+
+struct Sitting<W> {
+    /// The word of the thread that sits here.
+    word: Option<W>,
+    /// The pass that parted it from its cache; 0 where it is not.
+    parted: usize,
+}
+
+/// The lock of a seat.
+#[must_use = "the cache is left when this is dropped"]
+pub struct Inside<'a, L: RawMutex, W> {
+    sitting: Held<'a, L, Sitting<W>>,
+    /// Behind the lock, so that it is dropped last: whoever interrupts this thread finds it inside as long as the lock is held.
+    _flag: Flag<'a>,
+}
+
+struct Flag<'a>(&'a AtomicBool);
+
+impl Drop for Flag<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
+}
+
+/// What a visitor found when it wanted to part a thread from its cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parting {
+    /// No thread has the cache, or none of this process.
+    Nobody,
+    /// The thread was asked to empty it.
+    Asked,
+    /// Nothing can be taken from the loaded magazines, but the rest can. The thread was asked as well.
+    Rest,
+    /// Parted; to be visited behind a barrier.
+    Parted,
+}
+
+impl<L: RawMutex, W: Word> Seat<L, W> {
+    const_unless_loom! {
+        /// Nobody's.
+        pub const fn new() -> Self {
+            Seat {
+                held: Lock::new(Sitting { word: None, parted: 0 }),
+                inside: AtomicBool::new(false),
+                asked: AtomicBool::new(false),
+                age: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// The thread whose word it is takes the seat, in a process of this age. It has put the cache into its word, or does so now.
+    pub fn sit(&self, word: W, age: usize) {
+        let mut sitting = self.held.lock();
+        self.asked.store(false, Relaxed);
+        self.age.store(age, Relaxed);
+        *sitting = Sitting { word: Some(word), parted: 0 };
+    }
+
+    /// The thread that sits here goes in, and has its cache again. `None`: it is inside.
+    pub fn enter(&self) -> Option<Inside<'_, L, W>> {
+        // Before the lock: a signal's handler that allocates finds it set.
+        if self.inside.load(Relaxed) {
+            return None;
+        }
+        self.inside.store(true, Relaxed);
+        let flag = Flag(&self.inside);
+        let mut sitting = self.held.lock();
+        if sitting.parted != 0 {
+            sitting.parted = 0;
+            if let Some(word) = &sitting.word {
+                word.join();
+            }
+        }
+        Some(Inside { sitting, _flag: flag })
+    }
+
+    /// Whether the thread that is inside is to empty the cache: told once.
+    pub fn take_asked(&self) -> bool {
+        // Relaxed: what is to be emptied is what the thread itself put there.
+        self.asked.load(Relaxed) && self.asked.swap(false, Relaxed)
+    }
+
+    /// A visitor parts the thread that sits here from its cache.
+    pub fn part(&self, pass: usize, age: usize) -> Parting {
+        if self.age.load(Relaxed) != age {
+            return Parting::Nobody;
+        }
+        let Some(mut sitting) = self.held.try_lock() else {
+            self.asked.store(true, Relaxed);
+            return Parting::Asked;
+        };
+        let Some(word) = &sitting.word else { return Parting::Nobody };
+        if word.part() {
+            sitting.parted = pass;
+            return Parting::Parted;
+        }
+        self.asked.store(true, Relaxed);
+        Parting::Rest
+    }
+
+    /// Calls `take` if the thread is still parted from the cache, by this pass, which let every thread pass a barrier since.
+    pub fn visit(&self, pass: usize, take: impl FnOnce()) {
+        // Whoever is inside has its cache again, or is another visitor.
+        if let Some(sitting) = self.held.try_lock()
+            && sitting.parted == pass
+        {
+            take();
+        }
+    }
+
+    /// Calls `take` if a thread sits here and is not inside: for what no hit looks at.
+    pub fn visit_rest(&self, age: usize, take: impl FnOnce()) {
+        if self.age.load(Relaxed) == age
+            && let Some(sitting) = self.held.try_lock()
+            && sitting.word.is_some()
+        {
+            take();
+        }
+    }
+
+    /// The thread that sits here is of a process of this age now, which a fork made of it.
+    pub fn grow_old(&self, age: usize) {
+        self.age.store(age, Relaxed);
+    }
+}
+
+impl<L: RawMutex, W: Word> Inside<'_, L, W> {
+    /// The thread gives the seat up: nobody visits the cache any more.
+    pub fn rise(mut self) {
+        *self.sitting = Sitting { word: None, parted: 0 };
+    }
+}

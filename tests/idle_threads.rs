@@ -1,0 +1,406 @@
+//! What `gc::collect` takes out of the caches of threads that sleep, and of threads that go on meanwhile.
+
+#![cfg(unix)]
+
+use democratising::{Global, gc};
+use std::alloc::{GlobalAlloc, Layout};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+use std::{thread, vec};
+
+// Not the global allocator: the statistics are of what the tests allocate here, and of nothing else.
+
+/// What a child of this test program is to do.
+const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
+
+/// Whether a thread's word can be changed by others: `heap/thread/place.rs`.
+const PARTED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux", not(feature = "dylib")));
+
+/// Runs `body` in a process of its own, which is given a minute.
+fn alone(test: &str, body: fn()) {
+    if std::env::var(ROLE).is_ok_and(|role| role == test) {
+        return body();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ROLE, test)
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if began.elapsed() > Duration::from_secs(60) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it hangs");
+            }
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    assert!(status.success(), "{status}");
+}
+
+/// A live block, whose bytes say whose it is.
+struct Live {
+    at: *mut u8,
+    layout: Layout,
+    pattern: u8,
+}
+
+// SAFETY: 1. A block is owned by whoever has it, in whichever thread.
+unsafe impl Send for Live {}
+
+impl Live {
+    fn new(bytes: usize, pattern: u8) -> Live {
+        let layout = Layout::from_size_align(bytes, 8).unwrap();
+        // SAFETY: 1. The layout has a size, and the block as many bytes.
+        let at = unsafe {
+            let at = Global.alloc(layout);
+            assert!(!at.is_null());
+            at.write_bytes(pattern, bytes);
+            at
+        };
+        Live { at, layout, pattern }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // SAFETY: 1. The block is live, with its layout, and given back once.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(self.at, self.layout.size());
+            assert!(
+                bytes.iter().all(|&byte| byte == self.pattern),
+                "{:?}: somebody else writes there",
+                self.at
+            );
+            Global.dealloc(self.at, self.layout);
+        }
+    }
+}
+
+/// Sizes of as many classes, some with owners, none of which is the first of its slab alone.
+const SIZES: [usize; 12] = [16, 32, 48, 64, 160, 512, 1000, 2000, 4000, 8000, 16000, 30000];
+
+/// Leaves two full magazines of each class in this thread's cache.
+fn fill(pattern: u8) {
+    for bytes in SIZES {
+        drop(Vec::from_iter((0..200).map(|_| Live::new(bytes, pattern))));
+    }
+}
+
+/// Work with a shadow: takes and frees at random, and exchanges blocks with another thread.
+fn work(seed: u8, until: &dyn Fn() -> bool, to: &Sender<Live>, from: &Receiver<Live>) {
+    let random = RandomState::new();
+    let mut live = vec::Vec::new();
+    for round in 0u64.. {
+        if round % 64 == 0 && until() {
+            break;
+        }
+        let mut hasher = random.build_hasher();
+        hasher.write_u64(round);
+        let draw = hasher.finish() as usize;
+        match draw % 8 {
+            0..4 => live.push(Live::new(SIZES[draw / 8 % SIZES.len()], seed ^ round as u8)),
+            4..7 if !live.is_empty() => drop(live.swap_remove(draw / 8 % live.len())),
+            7 if !live.is_empty() => {
+                let _ = to.send(live.swap_remove(draw / 8 % live.len()));
+                live.extend(from.try_iter());
+            }
+            _ => (),
+        }
+        if live.len() > 300 {
+            live.truncate(50);
+        }
+    }
+}
+
+const THREADS: usize = 4;
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    // SAFETY: 1. Asks for a constant of the system.
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+        * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_bytes() -> usize {
+    0
+}
+
+/// Threads fill their caches and sleep; `asleep` looks at the heap; then they work for `work_ms`, beside `beside`.
+fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
+    let (filled, wait_filled) = mpsc::channel();
+    let ended = AtomicBool::new(false);
+    let (send, mut receive): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::channel::<Live>()).unzip();
+    receive.rotate_left(1);
+    thread::scope(|scope| {
+        let (mut wake, mut threads) = (Vec::new(), Vec::new());
+        for (seed, (to, from)) in send.into_iter().zip(receive).enumerate() {
+            let (waker, woken) = mpsc::channel::<()>();
+            wake.push(waker);
+            let (filled, ended) = (filled.clone(), &ended);
+            threads.push(scope.spawn(move || {
+                fill(seed as u8);
+                filled.send(()).unwrap();
+                woken.recv().unwrap();
+                work(seed as u8, &|| ended.load(Relaxed), &to, &from);
+                fill(seed as u8);
+            }));
+        }
+        (0..THREADS).for_each(|_| wait_filled.recv().unwrap());
+        asleep();
+        wake.iter().for_each(|waker| waker.send(()).unwrap());
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(work_ms) {
+            beside();
+        }
+        ended.store(true, Relaxed);
+        // The scope does not wait until they have given their caches up.
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    gc::collect().unwrap();
+    let stats = Global::stats();
+    assert_eq!(stats.blocks, 0, "a block is lost: {stats}");
+}
+
+#[test]
+fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
+    alone("a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps", || {
+        let asleep = || {
+            let (before, before_bytes) = (Global::stats(), resident_bytes());
+            gc::collect().unwrap();
+            let (after, after_bytes) = (Global::stats(), resident_bytes());
+            let kept_bytes =
+                (THREADS * SIZES.iter().map(|bytes| bytes.next_multiple_of(4096)).sum::<usize>()) as u64;
+            println!("{before}\n{after}\n{before_bytes} bytes resident, then {after_bytes}");
+            assert!(before.in_use_bytes > 3 * THREADS as u64 * (256 << 10), "{before}");
+            if PARTED {
+                assert!(after.blocks <= (THREADS * SIZES.len()) as u64, "{after}");
+                assert!(after.in_use_bytes < kept_bytes, "{kept_bytes} bytes at most: {after}");
+                assert!(
+                    after_bytes + (8 << 20) < before_bytes,
+                    "{before_bytes} resident, then {after_bytes}"
+                );
+            } else {
+                assert!(after.in_use_bytes < before.in_use_bytes * 2 / 3, "{before}; {after}");
+            }
+            // And once more, which finds nothing to take.
+            gc::collect().unwrap();
+            assert_eq!(Global::stats().blocks, after.blocks);
+        };
+        sleepers(300, asleep, || thread::sleep(Duration::from_millis(1)));
+    });
+}
+
+#[test]
+fn nothing_is_lost_when_caches_are_emptied_under_threads_that_work() {
+    alone("nothing_is_lost_when_caches_are_emptied_under_threads_that_work", || {
+        let mut collects = 0;
+        sleepers(
+            3000,
+            || (),
+            || {
+                gc::collect().unwrap();
+                collects += 1;
+            },
+        );
+        println!("{collects} collects");
+        assert!(collects > 100, "{collects}");
+    });
+}
+
+#[test]
+fn threads_end_while_their_caches_are_emptied() {
+    alone("threads_end_while_their_caches_are_emptied", || {
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !ended.load(Relaxed) {
+                        gc::collect().unwrap();
+                    }
+                });
+            }
+            for round in 0..200 {
+                let threads = [0, 1].map(|_| thread::spawn(move || fill(round)));
+                threads.into_iter().for_each(|thread| thread.join().unwrap());
+            }
+            ended.store(true, Relaxed);
+        });
+        gc::collect().unwrap();
+        assert_eq!(Global::stats().blocks, 0, "{}", Global::stats());
+    });
+}
+
+#[test]
+fn a_process_forked_while_caches_are_emptied_has_caches_and_can_empty_them() {
+    alone("a_process_forked_while_caches_are_emptied_has_caches_and_can_empty_them", || {
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let collects = || {
+                while !ended.load(Relaxed) {
+                    gc::collect().unwrap();
+                    thread::yield_now();
+                }
+            };
+            scope.spawn(collects);
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !ended.load(Relaxed) {
+                        fill(3);
+                    }
+                });
+            }
+            for round in 0..50 {
+                fill(round);
+                // SAFETY: 1. The child uses this heap, the system's calls, and nothing that another thread may have locked.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    // SAFETY: 1. Asks for a signal, which ends the child should it hang.
+                    unsafe { libc::alarm(20) };
+                    fill(round ^ 1);
+                    gc::collect().unwrap();
+                    fill(round ^ 2);
+                    // SAFETY: 1. Ends the child without what runs at the end of a process.
+                    unsafe { libc::_exit(0) };
+                }
+                let mut status = 0;
+                // SAFETY: 1. `status` is a place for the answer.
+                assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+                assert_eq!(status, 0, "the child of round {round} failed");
+            }
+            ended.store(true, Relaxed);
+        });
+    });
+}
+
+/// Lets the kernel refuse `membarrier` to this process, as a sandbox may.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn refuse_barriers() {
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        op(LOAD_NUMBER, 0, 0, 0),
+        op(IS, 0, 1, libc::SYS_membarrier as u32),
+        op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: 1. The filter and its program are there until the call returns.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter), 0);
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn without_a_barrier_half_is_taken_and_a_thread_that_wakes_gives_the_rest() {
+    alone("without_a_barrier_half_is_taken_and_a_thread_that_wakes_gives_the_rest", || {
+        refuse_barriers();
+        let asleep = || {
+            let before = Global::stats();
+            gc::collect().unwrap();
+            let after = Global::stats();
+            println!("{before}\n{after}");
+            assert!(after.in_use_bytes < before.in_use_bytes * 2 / 3, "{before}; {after}");
+            assert!(after.blocks > (THREADS * SIZES.len()) as u64, "there was a barrier: {after}");
+        };
+        sleepers(500, asleep, || {
+            gc::collect().unwrap();
+        });
+        // What is asked of a thread it does when its loaded magazine does not help.
+        let (ask, asked) = mpsc::channel::<()>();
+        let (answer, answered) = mpsc::channel::<()>();
+        let asleep = thread::spawn(move || {
+            fill(1);
+            answer.send(()).unwrap();
+            asked.recv().unwrap();
+            drop(Vec::from_iter((0..70).map(|_| Live::new(64, 1))));
+            answer.send(()).unwrap();
+            asked.recv().unwrap();
+        });
+        answered.recv().unwrap();
+        gc::collect().unwrap();
+        let before = Global::stats().blocks;
+        ask.send(()).unwrap();
+        answered.recv().unwrap();
+        let after = Global::stats().blocks;
+        ask.send(()).unwrap();
+        asleep.join().unwrap();
+        assert!(after < before / 2 && after < 200, "{before} blocks, then {after}");
+    });
+}
+
+/// A thread in the midst of hits, held by a signal between any two of their instructions while its cache is emptied.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    /// 1: the thread is to be held; 2: it is held; 0: it goes on.
+    static STATE: AtomicUsize = AtomicUsize::new(0);
+    const ROUNDS: usize = 400;
+    const BYTES: usize = 64;
+
+    extern "C" fn hold(_: libc::c_int) {
+        STATE.store(2, SeqCst);
+        // Not for good: where the thread was inside, the collect waits for it.
+        for _ in 0..200 {
+            if STATE.load(SeqCst) == 0 {
+                return;
+            }
+            let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+            // SAFETY: 1. The call may be made in a signal's handler, and reads a time.
+            unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
+        }
+    }
+
+    alone("a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied", || {
+        // SAFETY: 1. The handler calls nothing that is not safe there.
+        unsafe { libc::signal(libc::SIGUSR1, hold as *const () as libc::sighandler_t) };
+        let ended = AtomicBool::new(false);
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: 1. Asks for a name.
+                tell.send(unsafe { libc::pthread_self() }).unwrap();
+                // A few blocks in the magazine, of which the uppermost come and go.
+                drop(Vec::from_iter((0..8).map(|_| Live::new(BYTES, 1))));
+                while !ended.load(Relaxed) {
+                    let (one, two) = (Live::new(BYTES, 1), Live::new(BYTES, 1));
+                    drop((one, two));
+                }
+            });
+            let hitting = told.recv().unwrap();
+            for _ in 0..ROUNDS {
+                STATE.store(1, SeqCst);
+                // SAFETY: 1. The thread is there: it has not been told to end.
+                unsafe { libc::pthread_kill(hitting, libc::SIGUSR1) };
+                while STATE.load(SeqCst) == 1 {
+                    thread::yield_now();
+                }
+                gc::collect().unwrap();
+                let mine = Vec::from_iter((0..200).map(|_| Live::new(BYTES, 2)));
+                STATE.store(0, SeqCst);
+                thread::sleep(Duration::from_micros(300));
+                drop(mine);
+            }
+            ended.store(true, Relaxed);
+            // The scope does not wait until the thread has given its cache up.
+            thread.join().unwrap();
+        });
+        gc::collect().unwrap();
+        assert_eq!(Global::stats().blocks, 0, "a block is lost: {}", Global::stats());
+    });
+}
