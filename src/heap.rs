@@ -23,7 +23,6 @@ mod decay;
 mod dispatch;
 #[cfg(feature = "std")]
 mod errno;
-#[cfg(feature = "std")]
 mod misuse;
 #[cfg(feature = "allocator-api2-04")]
 mod newest;
@@ -41,7 +40,8 @@ mod thread;
 #[cfg(feature = "cuda")]
 pub(crate) use misuse::misused;
 #[cfg(feature = "std")]
-pub use misuse::{Misuse, on_misuse};
+pub use misuse::on_misuse;
+pub use misuse::{Misuse, OnMisuse};
 
 /// The process's heap: a global allocator, and an allocator (`allocator_api2`) for collections and
 /// [`TensorBuf`](crate::TensorBuf).

@@ -209,7 +209,8 @@ fn a_second_free_is_told_to_the_hook_when_the_cache_gives_the_block_back() {
     use std::sync::Mutex;
     static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
     in_modes("a_second_free_is_told_to_the_hook_when_the_cache_gives_the_block_back", &[EAGER], || {
-        democratising::heap::on_misuse(|misuse| SEEN.lock().unwrap().push(misuse.addr));
+        use democratising::heap::{OnMisuse, on_misuse};
+        on_misuse(OnMisuse::Hook(|misuse| SEEN.lock().unwrap().push(misuse.addr)));
         // SAFETY: 1. The default stream. 2. Nobody works on the block; it is freed twice, and never used.
         let at = unsafe {
             let at = cuda::raw::allocate(1000, 0, 0).unwrap();

@@ -1,6 +1,6 @@
 //! The process's heap as the global allocator of this very test program, and around the edges of a thread's life.
 
-use democratising::heap::{Misuse, on_misuse};
+use democratising::heap::{Misuse, OnMisuse, on_misuse};
 use democratising::{BadFree, Global, gc};
 use std::alloc::{GlobalAlloc, Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::cell::RefCell;
@@ -583,7 +583,7 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
         HEARD.fetch_add(1, SeqCst);
     }
     if role("hook") {
-        on_misuse(hook);
+        on_misuse(OnMisuse::Hook(hook));
         let layout = Layout::from_size_align(200_000, 8).unwrap();
         let block = Live::new(layout, 1, false);
         let at = block.at;

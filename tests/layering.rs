@@ -62,7 +62,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/decay.rs", "reads the clock"),
     ("heap/dispatch.rs", "implements GlobalAlloc and Allocator"),
     ("heap/errno.rs", "sets the C library's error number"),
-    ("heap/misuse.rs", "keeps a hook as an address, and prints without the standard library"),
+    ("heap/misuse/process.rs", "keeps a hook as an address, and prints without the standard library"),
     ("heap/newest.rs", "implements Allocator of another version by forwarding it"),
     ("heap/owner.rs", "tags are found by a shift and a mask"),
     ("heap/shared.rs", "flushes freed blocks, and hooks into fork"),
