@@ -513,6 +513,11 @@ fn a_child_forked_while_other_threads_allocate_can_allocate() {
 
 /// Frees `at` as a block of `layout` and then as many others of the class as flush its magazine, and with it the wrong one.
 fn free_wrongly(at: *mut u8, layout: Layout) {
+    if cfg!(feature = "hardened") {
+        // Told at once, and in place of being handed out again.
+        // SAFETY: 1. It is not sound: this is what the heap must see.
+        return unsafe { dealloc(at, layout) };
+    }
     let others: Vec<Live> = (0..3000).map(|_| Live::new(layout, 1, false)).collect();
     // SAFETY: 1. It is not sound: this is what the heap must see.
     unsafe { dealloc(at, layout) };

@@ -5,9 +5,11 @@
 
 mod exchange;
 mod spare;
+mod stir;
 
 pub(super) use exchange::Own;
 pub(super) use spare::Spare;
+pub(super) use stir::stir;
 
 use super::owner::{self, Tags};
 use super::thread;

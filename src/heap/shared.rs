@@ -3,7 +3,7 @@
 use super::cache::{self, Cache, MOST, Own, Spare};
 use super::owner::{self, Tags};
 use super::stock::Stock;
-use super::{by_address, decay, errno, misuse};
+use super::{by_address, decay, errno, hardened, misuse};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
@@ -46,7 +46,8 @@ fn make() -> Option<&'static HeapPool> {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
-        if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
+        let start = pool.with_space(|space| space.addr(Offset(0)));
+        if !by_address::cover(start, bytes) || hardened::ON && !hardened::cover(start, bytes) {
             return None;
         }
         owner::prepare(bytes);
@@ -120,6 +121,9 @@ pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
         return 0;
     };
     by_address::slots_taken(class, &out[..taken]);
+    if hardened::ON {
+        hardened::fresh(class, &out[..taken]);
+    }
     taken
 }
 
@@ -131,6 +135,13 @@ pub(super) fn take_one(class: SizeClass) -> *mut u8 {
 
 /// Gives blocks to the slabs.
 pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
+    if hardened::ON {
+        return blocks.split(|&at| !hardened::intact(class, at)).for_each(|blocks| give(class, blocks));
+    }
+    give(class, blocks);
+}
+
+fn give(class: SizeClass, blocks: &[usize]) {
     if blocks.is_empty() {
         return;
     }

@@ -1,0 +1,176 @@
+//! What stands in a block besides the program's own: a pattern while it is free, and a trailer behind what was asked for.
+//!
+//! The last word of every block holds how much was asked for, scrambled with the block's address and a secret of the process;
+//! between what was asked for and that word stand bytes that are never 0, as many as 64. A write behind the end changes
+//! one of these. (A stray zero, as of a text one too long, is always seen.)
+
+use crate::arena::draw::mix;
+use core::ptr::NonNull;
+
+/// The bytes that every block has beyond what was asked for, at least.
+pub(super) const TRAILER: usize = size_of::<u64>();
+
+/// The bytes of a free block. As an address eight of them are none on any machine of today.
+const FREE: u8 = 0xdf;
+const FREE_WORD: u64 = u64::from_ne_bytes([FREE; 8]);
+
+/// The most bytes that are watched between what was asked for and the trailer.
+const PAD: usize = 64;
+
+/// Odd, so that it has an inverse: one byte changed of the product changes all of the number that lie above it.
+const SPREAD: u64 = 0xd6e8_feb8_6659_fd93;
+const GATHER: u64 = inverse(SPREAD);
+
+const fn inverse(odd: u64) -> u64 {
+    // Newton's iteration: each round doubles the bits that are right, of which an odd number is its own inverse in three.
+    let mut inverse = odd;
+    let mut round = 0;
+    while round < 5 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        round += 1;
+    }
+    inverse
+}
+const _: () = assert!(SPREAD.wrapping_mul(GATHER) == 1);
+
+/// What a trailer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trailer {
+    /// It is as it was written, for a block of so many bytes.
+    Whole { asked_bytes: usize },
+    /// Something wrote behind the end: the first byte found changed, counted from the block's start.
+    Overrun { byte: usize },
+}
+
+/// A block of so many bytes, a multiple of 16, which the caller has alone.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes {
+    pub(super) at: NonNull<u8>,
+    pub(super) bytes: usize,
+}
+
+impl Bytes {
+    fn key(self, secret: u64) -> u64 {
+        mix(secret ^ self.at.as_ptr() as u64)
+    }
+
+    fn pad(key: u64) -> u8 {
+        (key >> 56) as u8 | 1
+    }
+
+    fn trailer(self) -> *mut u64 {
+        self.at.as_ptr().wrapping_add(self.bytes - TRAILER).cast()
+    }
+
+    /// Fills the block with the pattern of free ones.
+    ///
+    /// # Safety
+    /// The block is the caller's, and may be written.
+    pub(super) unsafe fn make_free(self) {
+        // SAFETY: 1. As the caller promises.
+        unsafe { self.at.write_bytes(FREE, self.bytes) }
+    }
+
+    /// Where a free block was written to, if it was.
+    ///
+    /// # Safety
+    /// The block is the caller's, and may be read.
+    pub(super) unsafe fn written(self) -> Option<usize> {
+        // SAFETY: 1. As the caller promises. 2. Blocks start at and consist of multiples of 16 bytes. 3. Nobody writes meanwhile,
+        // but for a bug that this is to find.
+        let words = unsafe { core::slice::from_raw_parts(self.at.as_ptr().cast::<u64>(), self.bytes / 8) };
+        // Without a branch for each word, so that several are compared at once.
+        if words.iter().fold(0, |differs, &word| differs | (word ^ FREE_WORD)) == 0 {
+            return None;
+        }
+        let word = words.iter().position(|&word| word != FREE_WORD)?;
+        let byte = words[word].to_ne_bytes().iter().position(|&byte| byte != FREE)?;
+        Some(word * 8 + byte)
+    }
+
+    /// Writes the trailer of a block of which so many bytes are the program's: at least [`TRAILER`] fewer than it has.
+    ///
+    /// # Safety
+    /// As for [`make_free`](Self::make_free).
+    pub(super) unsafe fn close(self, secret: u64, asked_bytes: usize) {
+        debug_assert!(asked_bytes <= self.bytes - TRAILER);
+        let key = self.key(secret);
+        let pad_bytes = (self.bytes - TRAILER - asked_bytes).min(PAD);
+        // SAFETY: 1. Both lie in the block. 2. The trailer's place is a multiple of 8.
+        unsafe {
+            self.at.add(asked_bytes).write_bytes(Self::pad(key), pad_bytes);
+            self.trailer().write((key ^ asked_bytes as u64).wrapping_mul(SPREAD));
+        }
+    }
+
+    /// Reads the trailer. `told_bytes` is what the caller says was asked for.
+    ///
+    /// # Safety
+    /// As for [`written`](Self::written).
+    pub(super) unsafe fn check(self, secret: u64, told_bytes: Option<usize>) -> Trailer {
+        let key = self.key(secret);
+        let most = self.bytes - TRAILER;
+        // SAFETY: 1. The trailer is the last word of the block.
+        let asked = unsafe { self.trailer().read() }.wrapping_mul(GATHER) ^ key;
+        let whole = asked <= most as u64;
+        let asked_bytes = if whole { asked as usize } else { told_bytes.unwrap_or(most).min(most) };
+        let pad_bytes = (most - asked_bytes).min(PAD);
+        // SAFETY: 1. As for the words of `written`; it ends at the trailer.
+        let pad = unsafe { core::slice::from_raw_parts(self.at.as_ptr().add(asked_bytes), pad_bytes) };
+        match pad.iter().position(|&byte| byte != Self::pad(key)) {
+            Some(byte) => Trailer::Overrun { byte: asked_bytes + byte },
+            None if whole => Trailer::Whole { asked_bytes },
+            None => Trailer::Overrun { byte: most },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_behind_what_was_asked_for_is_seen_whichever_it_is_and_whatever_becomes_of_it() {
+        let mut words = [0u64; 16];
+        let block = Bytes { at: NonNull::from(&mut words).cast(), bytes: 128 };
+        for asked in [0, 1, 7, 8, 56, 119, 120] {
+            for changed in asked..128 {
+                for becomes in [0, 1, 0x80, 0xff] {
+                    // SAFETY: 1. The words are this block's.
+                    unsafe {
+                        block.close(77, asked);
+                        assert_eq!(block.check(77, None), Trailer::Whole { asked_bytes: asked });
+                        let place = block.at.add(changed);
+                        let watched = changed < asked + PAD || changed >= 120;
+                        if place.read() == becomes || !watched {
+                            continue;
+                        }
+                        place.write(becomes);
+                        for told in [None, Some(asked)] {
+                            let seen = block.check(77, told);
+                            assert!(matches!(seen, Trailer::Overrun { .. }), "{asked} {changed} {seen:?}");
+                            if told.is_some() && changed < 120 {
+                                assert_eq!(seen, Trailer::Overrun { byte: changed });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_to_a_free_block_is_seen_where_it_was() {
+        let mut words = [0u64; 6];
+        let block = Bytes { at: NonNull::from(&mut words).cast(), bytes: 48 };
+        for byte in 0..48 {
+            // SAFETY: 1. The words are this block's.
+            unsafe {
+                block.make_free();
+                assert_eq!(block.written(), None);
+                block.at.add(byte).write(0);
+                assert_eq!(block.written(), Some(byte));
+            }
+        }
+    }
+}
