@@ -87,6 +87,12 @@ fn class_plus_one(at: *mut u8, order: Ordering) -> u8 {
     byte(at as usize, order).map_or(0, |byte| byte.load(Ordering::Relaxed))
 }
 
+/// The bytes of a slot, from the table.
+#[inline]
+pub(super) fn slot_bytes(class: SizeClass) -> usize {
+    SLOT_BYTES[class.0 as usize + 1] as usize
+}
+
 /// The class of the live slot at an address; `None` of a span.
 pub(super) fn class_of(at: NonNull<u8>) -> Option<SizeClass> {
     class_plus_one(at.as_ptr(), Ordering::Relaxed).checked_sub(1).map(SizeClass)

@@ -12,7 +12,7 @@ const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
 
 /// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
 #[inline(always)]
-fn class(layout: Layout) -> Option<SizeClass> {
+pub(super) fn class(layout: Layout) -> Option<SizeClass> {
     if layout.align() <= 16 && layout.size() <= MOST_BYTES {
         return Some(plain_class(layout));
     }

@@ -15,12 +15,13 @@
 
 mod fill;
 
+use super::dispatch::class;
 use super::marks::Marks;
 use super::{by_address, cache, errno, misuse, shared};
 use crate::arena::draw::{Draw, mix};
 use crate::arena::metadata::Metadata;
 use crate::error::BadFree;
-use crate::size::{HOST, SizeClass};
+use crate::size::SizeClass;
 use crate::space::{Contents, MappedTables};
 use crate::sync::atomic::AtomicU8;
 use crate::sync::{Cell, OnceLock};
@@ -72,12 +73,8 @@ fn with_trailer(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(layout.size().checked_add(TRAILER)?, layout.align()).ok()
 }
 
-fn class(inner: Layout) -> Option<SizeClass> {
-    HOST.class(inner.size() as u64, inner.align() as u64)
-}
-
 fn slot(at: NonNull<u8>, class: SizeClass) -> Bytes {
-    Bytes { at, bytes: HOST.slot_bytes(class) as usize }
+    Bytes { at, bytes: by_address::slot_bytes(class) }
 }
 
 /// A block of any layout.
@@ -214,8 +211,12 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
     };
     let Some(held) = claim(at, told) else { return null_mut() };
     let stays = match (held.class, class(inner)) {
-        // Its class is found by its address: it may be one that is larger than need be.
-        (Some(_), Some(_)) => inner.size() <= held.block.bytes && inner.size() >= held.block.bytes / 2,
+        // Its class is found by its address: the slot may be larger than need be, if not after many small cuts.
+        (Some(_), Some(_)) => {
+            inner.size() <= held.block.bytes
+                && inner.size() >= held.block.bytes / 4
+                && new.size() >= held.asked_bytes / 2
+        }
         (None, None) => Layout::from_size_align(held.block.bytes, 16)
             .is_ok_and(|old| shared::resize(at, old, inner.size())),
         _ => false,
