@@ -217,8 +217,10 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
                 && inner.size() >= held.block.bytes / 4
                 && new.size() >= held.asked_bytes / 2
         }
-        (None, None) => Layout::from_size_align(held.block.bytes, 16)
-            .is_ok_and(|old| shared::resize(at, old, inner.size())),
+        (None, class) if class.is_none() || new.size() >= held.asked_bytes / 2 => {
+            Layout::from_size_align(held.block.bytes, 16)
+                .is_ok_and(|old| shared::resize(at, old, inner.size()))
+        }
         _ => false,
     };
     if stays {

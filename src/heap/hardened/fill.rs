@@ -1,8 +1,8 @@
 //! What stands in a block besides the program's own: a pattern while it is free, and a trailer behind what was asked for.
 //!
-//! The last word of every block holds how much was asked for, scrambled with the block's address and a secret of the process;
-//! between what was asked for and that word stand bytes that are never 0, as many as 64. A write behind the end changes
-//! one of these. (A stray zero, as of a text one too long, is always seen.)
+//! The last word of every block holds how much was asked for, scrambled with the block's address and a secret of the process.
+//! Where there is more between, the eight bytes behind what was asked for and the eight before that word are watched too: none
+//! of them is 0, so that a stray zero, as of a text one too long, is always seen.
 
 use crate::arena::draw::mix;
 use core::ptr::NonNull;
@@ -14,8 +14,8 @@ pub(super) const TRAILER: usize = size_of::<u64>();
 const FREE: u8 = 0xdf;
 const FREE_WORD: u64 = u64::from_ne_bytes([FREE; 8]);
 
-/// The most bytes that are watched between what was asked for and the trailer.
-const PAD: usize = 64;
+/// The bytes that are watched behind what was asked for, and before the trailer.
+const PAD: usize = size_of::<u64>();
 
 /// Odd, so that it has an inverse: one byte changed of the product changes all of the number that lie above it.
 const SPREAD: u64 = 0xd6e8_feb8_6659_fd93;
@@ -54,8 +54,22 @@ impl Bytes {
         mix(secret ^ self.at.as_ptr() as u64)
     }
 
-    fn pad(key: u64) -> u8 {
-        (key >> 56) as u8 | 1
+    /// What stands between, byte by byte: it depends on the block.
+    fn pad(key: u64) -> u64 {
+        u64::from_ne_bytes([(key >> 56) as u8 | 1; 8])
+    }
+
+    /// Of the eight bytes before the trailer, those that lie behind so many that were asked for: the mask has ones there.
+    fn last(self, asked_bytes: usize) -> u64 {
+        let behind = self.bytes - TRAILER - asked_bytes;
+        let mask = if behind >= PAD { u64::MAX } else { !(u64::MAX >> (8 * behind)) };
+        // In the order of addresses: the last bytes are the highest of a little-endian word.
+        u64::from_le(mask)
+    }
+
+    /// A word of the block, at any byte of it.
+    fn word(self, byte: usize) -> *mut u64 {
+        self.at.as_ptr().wrapping_add(byte).cast()
     }
 
     fn trailer(self) -> *mut u64 {
@@ -94,11 +108,15 @@ impl Bytes {
     /// As for [`make_free`](Self::make_free).
     pub(super) unsafe fn close(self, secret: u64, asked_bytes: usize) {
         debug_assert!(asked_bytes <= self.bytes - TRAILER);
-        let key = self.key(secret);
-        let pad_bytes = (self.bytes - TRAILER - asked_bytes).min(PAD);
-        // SAFETY: 1. Both lie in the block. 2. The trailer's place is a multiple of 8.
+        let (key, most, last) = (self.key(secret), self.bytes - TRAILER, self.last(asked_bytes));
+        let pad = Self::pad(key);
+        // SAFETY: 1. All lie in the block, which has at least 16 bytes. 2. The trailer's place is a multiple of 8.
         unsafe {
-            self.at.add(asked_bytes).write_bytes(Self::pad(key), pad_bytes);
+            if most - asked_bytes > PAD {
+                self.word(asked_bytes).write_unaligned(pad);
+            }
+            let before = self.word(most - PAD);
+            before.write(before.read() & !last | pad & last);
             self.trailer().write((key ^ asked_bytes as u64).wrapping_mul(SPREAD));
         }
     }
@@ -114,13 +132,20 @@ impl Bytes {
         let asked = unsafe { self.trailer().read() }.wrapping_mul(GATHER) ^ key;
         let whole = asked <= most as u64;
         let asked_bytes = if whole { asked as usize } else { told_bytes.unwrap_or(most).min(most) };
-        let pad_bytes = (most - asked_bytes).min(PAD);
-        // SAFETY: 1. As for the words of `written`; it ends at the trailer.
-        let pad = unsafe { core::slice::from_raw_parts(self.at.as_ptr().add(asked_bytes), pad_bytes) };
-        match pad.iter().position(|&byte| byte != Self::pad(key)) {
-            Some(byte) => Trailer::Overrun { byte: asked_bytes + byte },
-            None if whole => Trailer::Whole { asked_bytes },
-            None => Trailer::Overrun { byte: most },
+        let (pad, last) = (Self::pad(key), self.last(asked_bytes));
+        // SAFETY: 1. As for the words of `written`: both lie before the trailer, the second at a multiple of 8.
+        unsafe {
+            let first = match most - asked_bytes > PAD {
+                true => self.word(asked_bytes).read_unaligned() ^ pad,
+                false => 0,
+            };
+            let before = (self.word(most - PAD).read() ^ pad) & last;
+            if first | before == 0 {
+                return if whole { Trailer::Whole { asked_bytes } } else { Trailer::Overrun { byte: most } };
+            }
+            let lowest = |differs: u64| (differs.to_le().trailing_zeros() / 8) as usize;
+            let byte = if first != 0 { asked_bytes + lowest(first) } else { most - PAD + lowest(before) };
+            Trailer::Overrun { byte }
         }
     }
 }
@@ -141,7 +166,7 @@ mod tests {
                         block.close(77, asked);
                         assert_eq!(block.check(77, None), Trailer::Whole { asked_bytes: asked });
                         let place = block.at.add(changed);
-                        let watched = changed < asked + PAD || changed >= 120;
+                        let watched = changed < asked + PAD || changed >= 120 - PAD;
                         if place.read() == becomes || !watched {
                             continue;
                         }
