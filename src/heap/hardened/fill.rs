@@ -2,7 +2,7 @@
 //!
 //! The last word of every block holds how much was asked for, scrambled with the block's address and a secret of the process.
 //! Where there is more between, the eight bytes behind what was asked for and the eight before that word are watched too: none
-//! of them is 0, so that a stray zero, as of a text one too long, is always seen.
+//! of them is 0, nor is the first of the last word, so that a stray zero, as of a text one too long, is always seen.
 
 use crate::arena::draw::mix;
 use core::ptr::NonNull;
@@ -32,6 +32,33 @@ const fn inverse(odd: u64) -> u64 {
     inverse
 }
 const _: () = assert!(SPREAD.wrapping_mul(GATHER) == 1);
+
+/// How much was asked for, as a trailer whose first byte is not 0: with the first of a few keys that gives such a one.
+#[inline]
+fn scrambled(key: u64, asked_bytes: u64) -> u64 {
+    let trailer = (key ^ asked_bytes).wrapping_mul(SPREAD);
+    if trailer.to_le() as u8 != 0 {
+        return trailer;
+    }
+    // Of 2^32 blocks one finds none, and keeps its 0.
+    let mut others = (1..KEYS).map(|turn| (mix(key.wrapping_add(turn)) ^ asked_bytes).wrapping_mul(SPREAD));
+    others.find(|trailer| trailer.to_le() as u8 != 0).unwrap_or(trailer)
+}
+
+/// How much was asked for; more than `most` where no key fits.
+#[inline]
+fn unscrambled(key: u64, trailer: u64, most: u64) -> u64 {
+    let product = trailer.wrapping_mul(GATHER);
+    if product ^ key <= most {
+        return product ^ key;
+    }
+    (1..KEYS)
+        .map(|turn| product ^ mix(key.wrapping_add(turn)))
+        .find(|asked| *asked <= most)
+        .unwrap_or(u64::MAX)
+}
+
+const KEYS: u64 = 4;
 
 /// What a trailer says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +144,7 @@ impl Bytes {
             }
             let before = self.word(most - PAD);
             before.write(before.read() & !last | pad & last);
-            self.trailer().write((key ^ asked_bytes as u64).wrapping_mul(SPREAD));
+            self.trailer().write(scrambled(key, asked_bytes as u64));
         }
     }
 
@@ -129,7 +156,7 @@ impl Bytes {
         let key = self.key(secret);
         let most = self.bytes - TRAILER;
         // SAFETY: 1. The trailer is the last word of the block.
-        let asked = unsafe { self.trailer().read() }.wrapping_mul(GATHER) ^ key;
+        let asked = unscrambled(key, unsafe { self.trailer().read() }, most as u64);
         let whole = asked <= most as u64;
         let asked_bytes = if whole { asked as usize } else { told_bytes.unwrap_or(most).min(most) };
         let (pad, last) = (Self::pad(key), self.last(asked_bytes));
@@ -158,21 +185,24 @@ mod tests {
     fn a_byte_behind_what_was_asked_for_is_seen_whichever_it_is_and_whatever_becomes_of_it() {
         let mut words = [0u64; 16];
         let block = Bytes { at: NonNull::from(&mut words).cast(), bytes: 128 };
-        for asked in [0, 1, 7, 8, 56, 119, 120] {
+        let secrets =
+            (0..300).map(|secret| (secret, 120)).chain([0, 1, 7, 8, 56, 119].map(|asked| (77, asked)));
+        for (secret, asked) in secrets {
             for changed in asked..128 {
                 for becomes in [0, 1, 0x80, 0xff] {
                     // SAFETY: 1. The words are this block's.
                     unsafe {
-                        block.close(77, asked);
-                        assert_eq!(block.check(77, None), Trailer::Whole { asked_bytes: asked });
+                        block.close(secret, asked);
+                        assert_eq!(block.check(secret, None), Trailer::Whole { asked_bytes: asked });
                         let place = block.at.add(changed);
                         let watched = changed < asked + PAD || changed >= 120 - PAD;
+                        assert!(changed != asked || place.read() != 0, "a zero is always seen");
                         if place.read() == becomes || !watched {
                             continue;
                         }
                         place.write(becomes);
                         for told in [None, Some(asked)] {
-                            let seen = block.check(77, told);
+                            let seen = block.check(secret, told);
                             assert!(matches!(seen, Trailer::Overrun { .. }), "{asked} {changed} {seen:?}");
                             if told.is_some() && changed < 120 {
                                 assert_eq!(seen, Trailer::Overrun { byte: changed });
