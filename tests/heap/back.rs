@@ -1,11 +1,9 @@
 //! Memory that nobody needs goes back.
 
 use crate::common::{Draw, child, role};
-use democratising::Global;
-use democratising::gc;
+use democratising::{Global, gc};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn what_blocks_of_one_size_leave_serves_the_next_size() {

@@ -3,15 +3,11 @@
 use crate::GLOBAL;
 use crate::common::{Draw, Live, child, layout, role};
 use democratising::Global;
-use std::alloc::GlobalAlloc;
-use std::alloc::Layout;
-use std::alloc::realloc;
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::alloc::{GlobalAlloc, Layout, alloc_zeroed, dealloc, realloc};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn collections_strings_and_threads_live_in_it() {
@@ -148,4 +144,59 @@ fn a_map_lives_in_the_heap_and_in_a_pool_of_its_own() {
     assert!(pool.stats().in_use_bytes > 8000);
     drop(own);
     assert_eq!(pool.stats().in_use_bytes, 0);
+}
+
+#[cfg(target_os = "linux")]
+fn zeroed(layout: Layout) -> *mut u8 {
+    // SAFETY: 1. The layout is not empty.
+    let at = unsafe { alloc_zeroed(layout) };
+    assert!(!at.is_null());
+    at
+}
+
+/// The pages of a block that are real, as the system says.
+#[cfg(target_os = "linux")]
+fn resident_pages(at: *mut u8, bytes: usize) -> usize {
+    let start = at as usize & !4095;
+    let pages = (at as usize + bytes - start).div_ceil(4096);
+    let mut real = vec![0u8; pages];
+    // SAFETY: 1. The range is mapped, and there is a byte for each of its pages.
+    let done = unsafe { libc::mincore(start as *mut libc::c_void, pages * 4096, real.as_mut_ptr()) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    real.iter().filter(|page| **page & 1 != 0).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn zeroed_memory_that_the_system_gave_is_not_cleared_again_and_dirty_memory_is() {
+    // Alone in a process, so that nothing else has used what it gets.
+    if role("zeroed") {
+        let layout = Layout::from_size_align(64 << 20, 8).unwrap();
+        let fresh = zeroed(layout);
+        let real = resident_pages(fresh, layout.size());
+        // What stands behind a block under the feature `hardened` is a page, of the smallest or of the largest kind.
+        assert!(real <= 512, "{real} pages are real before anybody wrote");
+        // SAFETY: 1. The block has that many bytes, and is given back once.
+        unsafe {
+            fresh.write_bytes(0xff, layout.size());
+            dealloc(fresh, layout);
+        }
+        // Of what is kept, nothing is zero; what was given back is again.
+        let small = Layout::from_size_align(12 << 20, 8).unwrap();
+        let dirty = zeroed(small);
+        assert_eq!(dirty, fresh, "the lowest place that is free, and kept");
+        assert_eq!(
+            resident_pages(dirty, small.size()),
+            small.size() / 4096 + 1 - (dirty as usize % 4096 == 0) as usize
+        );
+        // SAFETY: 1. The block has that many bytes, and is given back once.
+        unsafe {
+            assert!((0..small.size()).step_by(8).all(|i| dirty.add(i).cast::<u64>().read() == 0));
+            dealloc(dirty, small);
+        }
+        std::process::exit(0);
+    }
+    let name = "blocks::zeroed_memory_that_the_system_gave_is_not_cleared_again_and_dirty_memory_is";
+    let (code, error) = child(name, "zeroed");
+    assert_eq!(code, Some(0), "{error}");
 }

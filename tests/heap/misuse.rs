@@ -1,14 +1,9 @@
 //! What is given back wrongly is told.
 
 use crate::common::{Live, ROLE, child, role};
-use democratising::BadFree;
-use democratising::Global;
-use democratising::gc;
-use democratising::heap::Misuse;
-use democratising::heap::OnMisuse;
-use democratising::heap::on_misuse;
-use std::alloc::Layout;
-use std::alloc::dealloc;
+use democratising::heap::{Misuse, OnMisuse, on_misuse};
+use democratising::{BadFree, Global, gc};
+use std::alloc::{Layout, dealloc};
 
 /// Frees `at` as a block of `layout` and then as many others of the class as flush its magazine, and with it the wrong one.
 fn free_wrongly(at: *mut u8, layout: Layout) {
