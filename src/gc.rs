@@ -15,12 +15,16 @@
 #[cfg(feature = "std")]
 mod collect;
 #[cfg(feature = "std")]
+mod pressure;
+#[cfg(feature = "std")]
 mod registry;
 
 #[cfg(feature = "std")]
 pub use collect::{
     Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,
 };
+#[cfg(feature = "std")]
+pub use pressure::{Pressure, PressureWatch, Source as PressureSource};
 #[cfg(feature = "std")]
 pub use registry::{ReclaimerId, register, unregister};
 #[cfg(feature = "std")]

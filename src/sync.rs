@@ -21,8 +21,9 @@ pub(crate) use loom::sync::atomic;
 pub(crate) use portable_atomic as atomic;
 
 pub(crate) use core::cell::Cell;
+/// `Mutex` parks who waits: for what is held while files are written. Never inside an allocator; see [`HostLock`].
 #[cfg(feature = "std")]
-pub(crate) use std::sync::OnceLock;
+pub(crate) use std::sync::{Condvar, Mutex, OnceLock};
 
 /// The widest signed integer that the target changes atomically: 64 bits, or the width of a pointer.
 #[cfg(target_has_atomic = "64")]

@@ -49,6 +49,20 @@ fn a_view_is_the_same_view_on_a_device() {
         assert_eq!(turned, here.transpose(0, 1).unwrap());
         assert_eq!(narrow.to_vec::<i32>().unwrap(), (40..120).collect::<Vec<i32>>());
         assert_eq!(narrow.device_address(), there.device_address().map(|at| at + 160));
+        // What of it lies together goes alone, within the device and to another.
+        let taken = || [0, 1].map(|ordinal| cuda::MemoryPool::stats(ordinal).unwrap().pool.in_use_bytes);
+        let large = Tensor::new(&[64, MIB], vec![3u8; 64 * MIB]).unwrap().to_device(&device).unwrap();
+        let row = large.narrow(0, 9, 1).unwrap();
+        let before = taken();
+        let stream = cuda::Stream::new(&device).unwrap();
+        let near = row.to_device_on(&device, &stream).unwrap();
+        let far = row.to_device(&Device::cuda(1).unwrap()).unwrap();
+        assert_eq!(
+            taken().map(|bytes| bytes / MIB as u64),
+            [before[0] / MIB as u64 + 1, before[1] / MIB as u64 + 1]
+        );
+        assert!(near == row && far == row && near.shape() == [1, MIB]);
+        drop((large, row, near, far));
         let copy = turned.contiguous().unwrap();
         assert_eq!((copy.device(), copy.is_contiguous()), (&device, true));
         assert_eq!(copy, turned);

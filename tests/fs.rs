@@ -50,12 +50,36 @@ fn infinities_and_nan_are_numbers_when_they_are_written() -> Result<()> {
 }
 
 #[test]
+fn a_first_line_of_names_is_skipped() -> Result<()> {
+    for text in [
+        "price,volume\n1,2\n3,4\n",
+        "price, volume\r\n1, 2\r\n3, 4\r\n",
+        "\"price, in cents\",\"volume\"\n1,2\n3,4\n",
+        "\n# both daily\n,volume # of shares\n1,2\n3,4",
+        "price volume\n1 2\n3 4\n",
+        "\"the price\" volume\n1 2\n3 4\n",
+    ] {
+        let t = read(text)?;
+        assert_eq!((t.shape(), t.as_slice::<f32>()?), (&[2, 2][..], &[1., 2., 3., 4.][..]), "{text:?}");
+    }
+    let wide: String = (0..200_000).map(|i| format!("column {i},")).collect::<String>() + "last\n1";
+    let said = refusal(wide);
+    assert!(said.contains("\"column\" is no number"), "longer than a line of names may be: {said}");
+    Ok(())
+}
+
+#[test]
 fn text_that_is_no_table_is_refused_with_its_place() {
     for (text, message) in [
         ("1 2\n3\n", "line 2: this row has 1 numbers, those above have 2"),
         ("1 2\n\n3 4 5\n", "line 3: this row has 3 numbers, those above have 2"),
         ("1 2\n3 x4 5\n", "line 2, field 2: \"x4\" is no number"),
-        ("a,b\n1,2\n", "line 1, field 1: \"a\" is no number; begin the line with # to have it skipped"),
+        ("a,2\n1,2\n", "line 1, field 1: \"a\" is no number; begin the line with # to have it skipped"),
+        ("1,2\na,b\n", "line 2, field 1: \"a\" is no number"),
+        ("a,b\n1,2,3\n", "line 2: this row has 3 numbers, the first line names 2"),
+        ("a,b\nc,d\n1,2\n", "line 2, field 1: \"c\" is no number"),
+        ("a,b\n", "cannot read text: it holds no number"),
+        (",\n1,2\n", "line 1, field 1: a number is missing beside a comma"),
         ("1,,2\n", "line 1, field 2: a number is missing beside a comma"),
         ("1,2,\n", "line 1, field 3: a number is missing beside a comma"),
         ("1\n,2\n", "line 2, field 1: a number is missing beside a comma"),

@@ -12,6 +12,7 @@ use crate::error::{DemoError, DeviceId, Result};
 use crate::sync::{HostLock, Lock};
 use core::alloc::Layout;
 use core::any::Any;
+use core::ops::Range;
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -101,17 +102,19 @@ impl Block {
         also.iter().try_for_each(|user| self.gpu().order().follow(self.stream.slot, user.slot))
     }
 
-    /// A copy on a stream of the same device or another one.
-    fn copied(&self, stream: &Stream) -> Result<Block> {
-        let copy = Block::new(self.bytes, stream)?;
-        if self.bytes == 0 {
+    /// A copy of some bytes, on a stream of the same device or another one.
+    fn copied(&self, range: Range<usize>, stream: &Stream) -> Result<Block> {
+        debug_assert!(range.end <= self.bytes);
+        let (from, bytes) = (self.at + range.start as u64, range.len());
+        let copy = Block::new(bytes, stream)?;
+        if bytes == 0 {
             return Ok(copy);
         }
         let (here, there) = (self.gpu(), copy.gpu());
         if core::ptr::eq(here, there) {
             let queued = self
                 .share(&copy.stream)
-                .and_then(|()| there.context().copy(copy.at, self.at, self.bytes, copy.stream.handle));
+                .and_then(|()| there.context().copy(copy.at, from, bytes, copy.stream.handle));
             queued.map_err(|refused| there.failed(refused))?;
             return Ok(copy);
         }
@@ -120,8 +123,7 @@ impl Block {
         let behind = behind.map_err(|refused| here.failed(refused))?;
         here.admit(there);
         let queued = there.order().await_foreign(copy.stream.slot, behind).and_then(|()| {
-            let (to, from) = (copy.at, self.at);
-            there.context().copy_from(here.context(), to, from, self.bytes, copy.stream.handle)
+            there.context().copy_from(here.context(), copy.at, from, bytes, copy.stream.handle)
         });
         queued.map_err(|refused| there.failed(refused))?;
         let waits = there
@@ -212,10 +214,15 @@ impl Backend for Gpu {
         Ok(Arc::new(Block::of(bytes, self.stream(queue)?)?))
     }
 
-    fn copy(&self, from: &dyn DeviceMemory, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
+    fn copy(
+        &self,
+        from: &dyn DeviceMemory,
+        range: Range<usize>,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Arc<dyn DeviceMemory>> {
         let stream = self.stream(queue)?;
         match (from as &dyn Any).downcast_ref::<Block>() {
-            Some(block) => Ok(Arc::new(block.copied(stream)?)),
+            Some(block) => Ok(Arc::new(block.copied(range, stream)?)),
             None => {
                 Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() })
             }

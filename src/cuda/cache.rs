@@ -66,6 +66,12 @@ impl Cache {
         overflow
     }
 
+    /// Whether the block is in it already.
+    #[inline]
+    pub(super) fn holds(&self, class: SizeClass, block: u64) -> bool {
+        self.classes[class.0 as usize].iter().any(|blocks| blocks.as_slice().contains(&block))
+    }
+
     /// Everything in it, class by class.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (SizeClass, Vec<u64>)> + '_ {
         self.classes.iter_mut().enumerate().filter_map(|(class, [loaded, other])| {
@@ -89,6 +95,7 @@ mod tests {
         }
         assert_eq!(cache.push(class, 999).map(|blocks| blocks.len()), Some(most as usize), "the older one");
         assert_eq!((cache.pop(class), cache.pop(class)), (Some(999), Some(2 * most - 1)));
+        assert!(cache.holds(class, 0) && !cache.holds(class, 999) && !cache.holds(SizeClass(1), 0));
         assert_eq!(cache.drain().map(|(_, blocks)| blocks.len() as u64).sum::<u64>(), most - 1);
         assert_eq!(cache.pop(class), None);
     }

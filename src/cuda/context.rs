@@ -4,6 +4,7 @@ use super::driver::{Driver, is_fork, with_device};
 use super::result::{FORKED, NOT_READY, Refused};
 use super::sys::{Access, Address, Functions, Handle, Properties, Virtual};
 use crate::error::Result;
+use crate::sync::Cell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::NonNull;
 use std::string::String;
@@ -15,14 +16,21 @@ pub(super) struct Context {
     handle: Handle,
 }
 
+std::thread_local! {
+    /// The context that this thread is in already, between the first call of an operation and its last; 0 outside.
+    static WITHIN: Cell<Handle> = const { Cell::new(0) };
+}
+
 /// The device's context is current, until this is dropped; then the caller's is again.
-struct Entered<'a> {
+pub(super) struct Entered<'a> {
     functions: &'a Functions,
     before: Option<Handle>,
+    within: Handle,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
+        WITHIN.set(self.within);
         if let Some(before) = self.before {
             // SAFETY: 1. It was current on this thread a moment ago. Whether that fails is the caller's next call to find.
             let restored = unsafe { (self.functions.context_set)(before) };
@@ -81,20 +89,26 @@ impl Context {
         self.driver.version
     }
 
-    fn enter(&self) -> Answer<Entered<'_>> {
+    /// Makes this the current context, once for all calls until what it returns is dropped. No one else's code runs meanwhile.
+    pub(super) fn enter(&self) -> Answer<Entered<'_>> {
         if is_fork() {
             return Err(Refused { call: "fork", code: FORKED });
         }
         let functions = &self.driver.functions;
+        let within = WITHIN.get();
+        if within == self.handle {
+            return Ok(Entered { functions, before: None, within });
+        }
         let mut before = 0;
         // SAFETY: 1. The pointer is to an integer of ours.
         checked("cuCtxGetCurrent", unsafe { (functions.context_get)(&mut before) })?;
-        if before == self.handle {
-            return Ok(Entered { functions, before: None });
+        let is_current = before == self.handle;
+        if !is_current {
+            // SAFETY: 1. The context is retained for good.
+            checked("cuCtxSetCurrent", unsafe { (functions.context_set)(self.handle) })?;
         }
-        // SAFETY: 1. The context is retained for good.
-        checked("cuCtxSetCurrent", unsafe { (functions.context_set)(self.handle) })?;
-        Ok(Entered { functions, before: Some(before) })
+        WITHIN.set(self.handle);
+        Ok(Entered { functions, before: (!is_current).then_some(before), within })
     }
 
     /// Runs a call with this device's context.

@@ -169,7 +169,7 @@ impl Gpu {
             _ => {
                 let (at, bytes) = self.memory.allocate(layout).map_err(Missing::Block)?;
                 if let Err(refused) = self.order.reuse(stream.slot, at, bytes) {
-                    self.give_to_memory(at, layout, bytes, Slots::NONE);
+                    self.give_to_memory(at, layout, bytes, stream, Slots::NONE);
                     return Err(Missing::Driver(refused));
                 }
                 (at, bytes)
@@ -195,7 +195,7 @@ impl Gpu {
                     self.flush(class, &blocks, stream);
                 }
             }
-            _ => self.give_to_memory(at, layout, bytes, also.and(stream.slot)),
+            _ => self.give_to_memory(at, layout, bytes, stream, also.and(stream.slot)),
         }
     }
 
@@ -251,9 +251,18 @@ impl Gpu {
             // SAFETY: 1. Their users freed them, and the order of streams knows of the work that is still queued.
             let flushed = unsafe { pool.flush(class, &mut blocks) };
             if let Some((at, why)) = flushed.refused {
+                // It was not this stream's to give.
+                stream.took(bytes);
                 misused(at as usize, bytes as usize, why);
             }
         }
+    }
+
+    /// Whether a small block was freed already, as far as its stream's own cache can tell.
+    #[inline]
+    pub(super) fn is_cached(&self, at: u64, layout: Layout, stream: &Inner) -> bool {
+        let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
+        class.is_some_and(|class| stream.cache.lock().holds(class, at))
     }
 
     /// Empties a stream's cache. Returns the bytes.
@@ -275,7 +284,7 @@ impl Gpu {
         self.streams().iter().map(|stream| self.empty(stream)).sum()
     }
 
-    fn give_to_memory(&self, at: u64, layout: Layout, bytes: u64, on: Slots) {
+    fn give_to_memory(&self, at: u64, layout: Layout, bytes: u64, user: &Inner, on: Slots) {
         // First: from the moment that it is found free, whoever takes it asks.
         self.order.freed(on, core::iter::once((at, bytes)));
         let freed = match &self.memory {
@@ -284,6 +293,7 @@ impl Gpu {
             Memory::Ranges(ranges) => ranges.free(at, layout),
         };
         if let Err(why) = freed {
+            user.took(bytes);
             misused(at as usize, bytes as usize, why);
         }
         // Relaxed: whoever sees it too late is followed by another free, or by the next change of the limit.

@@ -40,8 +40,9 @@ pub unsafe fn allocate(bytes: usize, ordinal: u32, stream: usize) -> Result<u64>
 /// Gives back a block of [`allocate`]. Work that is queued on `stream` may still use it. Address 0 is no block.
 ///
 /// # Errors
-/// [`DemoError::BadFree`](crate::DemoError::BadFree) where no block of that size is live there. A block that lies in a stream's
-/// cache is still one for this test: what is freed twice is found when the cache gives it back.
+/// [`DemoError::BadFree`](crate::DemoError::BadFree) where no block of that size is live there, or where it was freed on the same stream
+/// already. A block that was freed on another stream and lies in its cache is still one for this test: what is freed twice so is
+/// found when the caches give it back.
 ///
 /// # Safety
 /// 1. As [`allocate`]. 2. All work that uses the block was queued on `stream`, or `stream` waits for it.
@@ -57,6 +58,9 @@ pub unsafe fn free(at: u64, bytes: usize, ordinal: u32, stream: usize) -> Result
     }
     // SAFETY: 1. The caller's promise.
     let stream = unsafe { known(gpu, stream) }?;
+    if gpu.is_cached(at, layout, &stream.0) {
+        return Err(BadFree::AlreadyFree { offset_bytes: at }.into());
+    }
     gpu.give(at, layout, held_bytes, &stream.0, Slots::NONE);
     Ok(())
 }

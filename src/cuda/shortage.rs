@@ -120,6 +120,8 @@ impl Gpu {
     pub(super) fn table(&self) -> Vec<StreamUse> {
         let row = |stream: &Inner| {
             let (in_use, cached) = (stream.in_use_bytes.load(Relaxed), stream.cached_bytes.load(Relaxed));
+            // Below nothing after a block of another stream was freed twice.
+            let in_use = (in_use as i64).max(0) as u64;
             StreamUse::new(stream.handle as u64, in_use, cached)
         };
         let mut table: Vec<StreamUse> = self.streams().iter().map(|stream| row(stream)).collect();

@@ -125,6 +125,7 @@ impl CudaSpace {
 
     /// Backs frames, or as many as were backed and why no more were.
     fn try_commit(&self, frames: Range<usize>) -> Result<(), Refused> {
+        let _entered = self.context.enter()?;
         let mut made = frames.start..frames.start;
         let backed = frames.clone().try_for_each(|frame| {
             // One that could not be unmapped serves as it is.
@@ -143,6 +144,7 @@ impl CudaSpace {
 
     fn try_rehome(&self, from: Range<usize>, to: Range<usize>) -> Result<(), Refused> {
         let (old, bytes) = self.range(&from);
+        let _entered = self.context.enter()?;
         self.order.wait(old, bytes)?;
         let mut made = to.start..to.start;
         let undo = |made: Range<usize>| {
@@ -235,6 +237,8 @@ unsafe impl Space for CudaSpace {
     fn decommit(&self, span: Span) {
         let frames = self.frames(span);
         let (at, bytes) = self.range(&frames);
+        // Where this is refused each call is, and tells.
+        let _entered = self.context.enter();
         // Where the streams cannot be waited for the device is lost; what is still mapped then stays until it is needed.
         if let Err(refused) = self.order.wait(at, bytes) {
             self.refused(bytes, refused);

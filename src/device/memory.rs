@@ -5,6 +5,7 @@
 use super::Queue;
 use crate::error::{DeviceId, Result};
 use core::any::Any;
+use core::ops::Range;
 use core::panic::RefUnwindSafe;
 use std::sync::Arc;
 
@@ -20,8 +21,13 @@ pub(crate) trait Backend: Send + Sync + RefUnwindSafe + Any {
     /// Memory that holds these bytes, which the caller may drop at once.
     fn upload(&self, bytes: &[u8], queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>>;
 
-    /// A copy of another device's memory, or of memory of this one on another queue.
-    fn copy(&self, from: &dyn DeviceMemory, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>>;
+    /// A copy of some bytes of another device's memory, or of memory of this one on another queue.
+    fn copy(
+        &self,
+        from: &dyn DeviceMemory,
+        range: Range<usize>,
+        queue: Option<&dyn Queue>,
+    ) -> Result<Arc<dyn DeviceMemory>>;
 }
 
 /// Memory of a device, given back when it is dropped.

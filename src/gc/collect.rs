@@ -15,8 +15,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 use std::{string::String, vec::Vec};
 
-/// How often [`with_retry`] runs an attempt again.
+/// How often [`with_retry`] runs an attempt again: what an attempt took before it failed comes back as if somebody had given it.
 const RETRIES: u32 = 3;
+
+/// How often in all, where other threads ran out at the same time and may have taken what was given back.
+const RETRIES_AMONG_SEVERAL: u32 = 200;
 
 /// The most reclaimers that a report names.
 const CONSUMERS: usize = 10;
@@ -43,6 +46,16 @@ impl Collected {
     /// Bytes of any memory.
     fn bytes(&self) -> u64 {
         self.host_bytes.saturating_add(self.device_bytes)
+    }
+
+    /// What was given back of a resource.
+    pub(super) fn amount(&self, of: Resource) -> u64 {
+        match of {
+            Resource::HostBytes => self.host_bytes,
+            Resource::DeviceBytes => self.device_bytes,
+            Resource::Connections => self.connections,
+            Resource::Files => self.files,
+        }
     }
 
     /// A reclaimer's account may be wrong by any amount: the sums stop at the top.
@@ -90,23 +103,21 @@ pub fn collect_until(target_bytes: u64, until: impl Into<Deadline>) -> Result<Co
 /// None today.
 pub fn collect_resource(of: Resource, amount: u64) -> Result<u64> {
     let collected = run(Wanted::Bytes { target_bytes: amount, of: Some(of) }, Deadline::NEVER);
-    Ok(match of {
-        Resource::HostBytes => collected.host_bytes,
-        Resource::DeviceBytes => collected.device_bytes,
-        Resource::Connections => collected.connections,
-        Resource::Files => collected.files,
-    })
+    Ok(collected.amount(of))
 }
 
 /// Runs `attempt` (with 0); when it runs out of memory, collects and runs it again (with 1, 2, 3), as long as that gave
 /// something back. What was asked for is collected first, everything only if that was not enough.
+///
+/// Where other threads run out at the same time, they may take what was given back before this one runs again. Such an attempt does
+/// not count among the three, so the numbers may go on.
 ///
 /// Nothing is collected for a request above the limit, which no collection could make room for.
 ///
 /// # Errors
 /// The last attempt's, whatever it is.
 pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
-    let mut number = 0;
+    let (mut number, mut counted, mut short) = (0, 0, None);
     loop {
         // Acquire: pairs with the Release in `Collected::add`, here and below.
         let given_before = GIVEN.load(Acquire);
@@ -115,9 +126,10 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
             other => return other,
         };
         let never_fits = (1..report.requested_bytes).contains(&report.limit_bytes);
-        if number == RETRIES || never_fits || Asking::is_under_way() {
+        if counted == RETRIES || number == RETRIES_AMONG_SEVERAL || never_fits || Asking::is_under_way() {
             return Err(report.into());
         }
+        let short = short.get_or_insert_with(Short::begin);
         // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
         // have freed and not counted yet. Acquire: pairs with the Release in `Turn::drop`; none running, all counted.
         let helped = || RUNNING.load(Acquire) > 0 || GIVEN.load(Acquire) != given_before;
@@ -135,6 +147,31 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
             return Err(report.into());
         }
         number += 1;
+        counted += u32::from(!short.is_among_several());
+    }
+}
+
+/// How many threads ran out of memory and try again.
+static SHORT: AtomicUsize = AtomicUsize::new(0);
+
+/// This thread is one of them, until this is dropped.
+struct Short;
+
+impl Short {
+    fn begin() -> Short {
+        // Relaxed: a count that is seen late costs one attempt.
+        SHORT.fetch_add(1, Relaxed);
+        Short
+    }
+
+    fn is_among_several(&self) -> bool {
+        SHORT.load(Relaxed) > 1
+    }
+}
+
+impl Drop for Short {
+    fn drop(&mut self) {
+        SHORT.fetch_sub(1, Relaxed);
     }
 }
 
@@ -239,7 +276,7 @@ fn add(report: &mut OutOfMemory, name: &str, bytes: u64) {
 
 /// What a collection is for.
 #[derive(Clone, Copy)]
-enum Wanted {
+pub(super) enum Wanted {
     Everything,
     /// So many bytes of one memory, or of any.
     Bytes {
@@ -274,7 +311,7 @@ impl Wanted {
     }
 }
 
-fn run(wanted: Wanted, until: Deadline) -> Collected {
+pub(super) fn run(wanted: Wanted, until: Deadline) -> Collected {
     let mut collected = Collected::default();
     let Some(_turn) = Turn::begin() else { return collected };
     let began = Instant::now();

@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "std")]
+pub mod left;
+#[cfg(feature = "std")]
 pub mod machine;
 pub mod path;
 #[cfg(feature = "std")]

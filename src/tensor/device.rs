@@ -43,14 +43,15 @@ impl Tensor {
             return Ok(self.clone());
         }
         let Some(backend) = device.backend() else { return self.on_host() };
-        if !self.is_on_host() {
-            // Within and between devices whole storages are copied: a view stays the same view.
-            let storage = self.storage.on(backend, queue)?;
-            return Ok(Tensor { storage, layout: self.layout, device: device.clone() });
+        if let Ok(range) = self.in_one_piece() {
+            return Ok(self.put(self.storage.on(range, backend, queue)?, device));
         }
-        let here = self.contiguous()?;
-        let storage = here.storage.part_on(here.in_one_piece()?, backend, queue)?;
-        Ok(self.put(storage, device))
+        if self.is_on_host() {
+            return self.contiguous()?.moved(device, queue);
+        }
+        // The processor cannot put in order what is on a device: everything goes, and a view stays the same view.
+        let storage = self.storage.on(0..self.storage.elements(), backend, queue)?;
+        Ok(Tensor { storage, layout: self.layout, device: device.clone() })
     }
 
     /// A copy on the host.

@@ -315,6 +315,18 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// The bytes that come free when this goes: none where others share them, where they are inline, or a file's.
+    pub(crate) fn sole_bytes(&self) -> u64 {
+        let sole = match &self.place {
+            Place::Inline(_) => false,
+            Place::Shared(owned) => !matches!(owned.block, Block::Mapped(_)) && Arc::strong_count(owned) == 1,
+            Place::Device(lent) => Arc::strong_count(lent) == 1,
+        };
+        if sole { self.len_bytes() as u64 } else { 0 }
+    }
+}
+
 /// Elements on a device.
 impl Storage {
     /// As many zeros on a device.
@@ -329,25 +341,19 @@ impl Storage {
         Ok(Storage { place, dtype, elements })
     }
 
-    /// A copy on a device, of all elements.
-    pub(crate) fn on(&self, backend: &dyn Backend, queue: Option<&dyn Queue>) -> Result<Storage> {
-        let place = Place::lent(backend.device(), self.len_bytes(), || match &self.place {
-            Place::Device(lent) => backend.copy(&*lent.memory, queue),
-            _ => backend.upload(self.as_bytes()?, queue),
-        })?;
-        Ok(Storage { place, dtype: self.dtype, elements: self.elements })
-    }
-
     /// A copy of some elements on a device.
-    pub(crate) fn part_on(
+    pub(crate) fn on(
         &self,
         range: Range<usize>,
         backend: &dyn Backend,
         queue: Option<&dyn Queue>,
     ) -> Result<Storage> {
         let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
-        let bytes = &self.as_bytes()?[range.start * element_bytes..range.end * element_bytes];
-        let place = Place::lent(backend.device(), bytes.len(), || backend.upload(bytes, queue))?;
+        let range = range.start * element_bytes..range.end * element_bytes;
+        let place = Place::lent(backend.device(), range.len(), || match &self.place {
+            Place::Device(lent) => backend.copy(&*lent.memory, range, queue),
+            _ => backend.upload(&self.as_bytes()?[range], queue),
+        })?;
         Ok(Storage { place, dtype: self.dtype, elements })
     }
 
@@ -386,11 +392,13 @@ impl Place {
         bytes: usize,
         allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>,
     ) -> Result<Place> {
-        let charged = scope::charge(Kind::DeviceBytes, bytes as u64);
-        let _charged = charged.map_err(|why| {
-            let mut report = crate::gc::scope_report(&why);
-            report.device = device;
-            report
+        // What the device's own pool lacks it collects by itself.
+        let _charged = crate::gc::with_retry(|_| {
+            Ok(scope::charge(Kind::DeviceBytes, bytes as u64).map_err(|why| {
+                let mut report = crate::gc::scope_report(&why);
+                report.device = device;
+                report
+            })?)
         })?;
         Ok(Place::Device(Arc::new(Lent { memory: allocate()?, _charged })))
     }

@@ -261,6 +261,11 @@ impl Tensor {
         Ok(start..start + self.len())
     }
 
+    /// The bytes that come free when this tensor goes: none where others share them, where they are in the tensor itself, or a file's.
+    pub(crate) fn sole_bytes(&self) -> u64 {
+        self.storage.sole_bytes()
+    }
+
     /// Where the bytes are, in a word.
     pub(super) fn place(&self) -> &'static str {
         self.storage.place()

@@ -187,7 +187,7 @@ fn zeroed_memory_that_the_system_gave_is_not_cleared_again_and_dirty_memory_is()
         assert_eq!(dirty, fresh, "the lowest place that is free, and kept");
         assert_eq!(
             resident_pages(dirty, small.size()),
-            small.size() / 4096 + 1 - (dirty as usize % 4096 == 0) as usize
+            small.size() / 4096 + 1 - (dirty as usize).is_multiple_of(4096) as usize
         );
         // SAFETY: 1. The block has that many bytes, and is given back once.
         unsafe {

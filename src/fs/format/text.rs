@@ -1,4 +1,4 @@
-//! Numbers as text: whitespace or commas between them, one row a line.
+//! Numbers as text: whitespace or commas between them, one row a line. A first line of names is skipped.
 //!
 //! Read byte by byte through one buffer, so that a file of one endless line needs no more memory than its numbers.
 
@@ -18,6 +18,9 @@ const MAX_FIELD_BYTES: usize = 2048;
 
 /// A byte order mark, which some programs put before text.
 const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The first line is kept up to this length, until it is known whether it names columns. A longer one is numbers.
+const MAX_HEADER_BYTES: usize = 1 << 20;
 
 pub(in crate::fs) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     let marked = source.peek(MARK.len())? == MARK;
@@ -43,9 +46,42 @@ pub(in crate::fs) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     table.finish()
 }
 
+/// How many columns a line names, if no field of it is a number. Fields stand between commas, or between blanks where there is no comma;
+/// both may be part of a quoted one.
+fn columns_named(line: &[u8]) -> Option<usize> {
+    let (mut fields, mut words) = (std::vec![Vec::new()], std::vec![Vec::new()]);
+    let mut quoted = false;
+    for &byte in line {
+        quoted ^= byte == b'"';
+        match byte {
+            b',' if !quoted => fields.push(Vec::new()),
+            _ if byte.is_ascii_whitespace() && !quoted => words.push(Vec::new()),
+            _ => {
+                fields.last_mut()?.push(byte);
+                words.last_mut()?.push(byte);
+            }
+        }
+    }
+    if fields.len() == 1 {
+        words.retain(|word| !word.is_empty());
+        fields = words;
+    }
+    let begins_a_number = |byte: &u8| byte.is_ascii_digit() || b"+-.".contains(byte);
+    let is_name = |field: &Vec<u8>| {
+        field.first().is_some_and(|first| !begins_a_number(first)) && number(field).is_err()
+    };
+    // A table written with its row numbers has no name for these.
+    let fits = |field: &Vec<u8>| field.is_empty() || is_name(field);
+    (fields.iter().all(fits) && fields.iter().any(is_name)).then_some(fields.len())
+}
+
 /// A table as far as it was read.
 struct Table {
     numbers: Vec<f32>,
+    /// The first line with anything in it, as long as it is not known whether it names the columns.
+    first: Option<Vec<u8>>,
+    /// Whether it did.
+    named: bool,
     /// The field being read.
     field: Vec<u8>,
     line: u64,
@@ -63,6 +99,8 @@ impl Default for Table {
     fn default() -> Table {
         Table {
             numbers: Vec::new(),
+            first: Some(Vec::new()),
+            named: false,
             field: Vec::new(),
             line: 1,
             rows: 0,
@@ -76,6 +114,45 @@ impl Default for Table {
 
 impl Table {
     fn byte(&mut self, byte: u8) -> Result<()> {
+        let Some(first) = &mut self.first else { return self.take(byte) };
+        if byte == b'\n' {
+            self.end_first()?;
+            return self.take(byte);
+        }
+        if self.in_comment || byte == b'#' {
+            self.in_comment = true;
+            return Ok(());
+        }
+        first.push(byte);
+        if first.len() > MAX_HEADER_BYTES {
+            return self.as_numbers();
+        }
+        Ok(())
+    }
+
+    /// The first line has ended, unless it was empty.
+    fn end_first(&mut self) -> Result<()> {
+        self.in_comment = false;
+        let Some(first) = &self.first else { return Ok(()) };
+        if first.iter().all(|byte| byte.is_ascii_whitespace()) {
+            self.first = Some(Vec::new());
+            return Ok(());
+        }
+        match columns_named(first) {
+            Some(columns) => {
+                (self.columns, self.named, self.first) = (Some(columns), true, None);
+                Ok(())
+            }
+            None => self.as_numbers(),
+        }
+    }
+
+    /// The first line names no columns.
+    fn as_numbers(&mut self) -> Result<()> {
+        self.first.take().into_iter().flatten().try_for_each(|byte| self.take(byte))
+    }
+
+    fn take(&mut self, byte: u8) -> Result<()> {
         match byte {
             b'\n' => {
                 self.end_row()?;
@@ -126,6 +203,7 @@ impl Table {
     }
 
     fn end_row(&mut self) -> Result<()> {
+        self.end_first()?;
         self.end_field()?;
         if self.after_comma {
             return Err(self.missing());
@@ -136,7 +214,8 @@ impl Table {
         }
         let columns = *self.columns.get_or_insert(self.in_row);
         if columns != self.in_row {
-            let problem = format!("this row has {} numbers, those above have {columns}", self.in_row);
+            let before = if self.named { "the first line names" } else { "those above have" };
+            let problem = format!("this row has {} numbers, {before} {columns}", self.in_row);
             return Err(wrong("text", format!(" line {}", self.line), problem));
         }
         self.rows += 1;
@@ -145,7 +224,7 @@ impl Table {
     }
 
     fn finish(mut self) -> Result<Tensor> {
-        let Some(columns) = self.columns else {
+        let Some(columns) = self.columns.filter(|_| self.rows > 0) else {
             return Err(wrong("text", String::new(), "it holds no number"));
         };
         // Growing left up to as much again unused; a tensor lives long.

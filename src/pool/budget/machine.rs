@@ -30,7 +30,9 @@ impl MachineMemory {
         let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         let mounted = root.join("sys/fs/cgroup");
         let mut memory = MachineMemory {
-            physical_bytes: fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|it| mem_total(&it)),
+            physical_bytes: fs::read_to_string(root.join("proc/meminfo"))
+                .ok()
+                .and_then(|it| meminfo(&it, "MemTotal:")),
             ..MachineMemory::default()
         };
         for line in groups.lines() {
@@ -56,33 +58,36 @@ impl MachineMemory {
     }
 }
 
-/// The least limit of a group and of all around it. In a container the group's own path often is not there, and the mounted
-/// root is the group.
+/// The least limit of a group and of all around it.
 fn least(mounted: &Path, group: &str, file: &str) -> Option<u64> {
-    let mut at = PathBuf::from(group.trim_start_matches('/'));
-    let mut found: Option<u64> = None;
-    loop {
-        // A path with `..` would lead out of the mount: such groups are another namespace's, and not seen here.
-        if !at.components().any(|part| part.as_os_str() == "..")
-            && let Ok(text) = fs::read_to_string(mounted.join(&at).join(file))
-            && let Some(limit) = limit(&text)
-        {
-            found = Some(found.map_or(limit, |least| least.min(limit)));
-        }
-        if !at.pop() {
-            return found;
-        }
-    }
+    ancestors(mounted, group).filter_map(|at| limit(&fs::read_to_string(at.join(file)).ok()?)).min()
+}
+
+/// The folders of a group and of all around it. In a container the group's own path often is not there, and the mounted
+/// root is the group.
+pub(super) fn ancestors(mounted: &Path, group: &str) -> impl Iterator<Item = PathBuf> + use<> {
+    let mounted = PathBuf::from(mounted);
+    let mut next = Some(PathBuf::from(group.trim_start_matches('/')));
+    let groups = core::iter::from_fn(move || {
+        let at = next.take()?;
+        let mut around = at.clone();
+        next = around.pop().then_some(around);
+        Some(at)
+    });
+    // A path with `..` would lead out of the mount: such groups are another namespace's, and not seen here.
+    let inside = |at: &PathBuf| !at.components().any(|part| part.as_os_str() == "..");
+    groups.filter(inside).map(move |at| mounted.join(at))
 }
 
 /// A limit as the kernel writes it. "max", and numbers that no memory has, are none.
-fn limit(text: &str) -> Option<u64> {
+pub(super) fn limit(text: &str) -> Option<u64> {
     // Version 1 writes "no limit" as the highest number of whole pages.
     text.trim().parse().ok().filter(|&bytes: &u64| bytes < 1 << 60)
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+/// A line of `/proc/meminfo`, in bytes.
+pub(super) fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

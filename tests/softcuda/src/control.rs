@@ -20,7 +20,7 @@ pub unsafe extern "C" fn softcuda_calls_of(name: *const c_char) -> u64 {
     lock().calls_of.get(&*name).copied().unwrap_or(0)
 }
 
-/// Nanoseconds spent in the driver so far.
+/// Nanoseconds of processor time spent in the driver so far.
 #[unsafe(no_mangle)]
 pub extern "C" fn softcuda_busy_ns() -> u64 {
     lock().busy.as_nanos() as u64

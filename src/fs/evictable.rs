@@ -1,0 +1,290 @@
+//! Tensors that may leave their memory while nobody uses them, and come back when they are wanted.
+//!
+//! 1. A tensor on a device goes to the host, one on the host to a temp file. It comes back to where it was.
+//! 2. Whoever has it in hand keeps it there: only what [`Evictable`] alone holds is moved. Who was wanted longest ago goes first.
+//! 3. The reclaimers of memory move them, after everybody who loses nothing by giving. Their locks are tried, never waited for: a tensor
+//!    that is just coming back is passed over, by its own thread too.
+//! 4. What is in a file has a checksum, so that it comes back as it went or not at all.
+
+#![forbid(unsafe_code)]
+
+use super::temp::{TempFile, temp_file};
+use crate::device::Device;
+use crate::error::{DemoError, Result};
+use crate::gc::{self, Deadline, Reclaim, Resource};
+use crate::pool::budget::scope::Scope;
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{HostLock, Lock, Mutex, OnceLock};
+use crate::tensor::{DType, Tensor};
+use core::fmt;
+use std::boxed::Box;
+use std::format;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::string::String;
+use std::sync::{Arc, Weak};
+use std::vec::Vec;
+
+/// Behind all that can be had without work.
+const LAST: i32 = 1_000_000;
+
+/// A tensor that may be moved from its device to the host, and from there to a temp file, while nobody uses it.
+///
+/// ```
+/// use democratising::{Tensor, fs::Kept, gc};
+///
+/// let activations = Tensor::new(&[1000], (0..1000).collect::<Vec<i32>>())?.evictable("activations");
+/// gc::collect()?;
+/// assert_eq!(activations.kept(), Kept::File);
+/// assert_eq!(activations.get()?.as_slice::<i32>()?[999], 999);
+/// assert_eq!(activations.kept(), Kept::InPlace);
+/// # Ok::<(), democratising::DemoError>(())
+/// ```
+pub struct Evictable(Arc<Inner>);
+
+/// Where an [`Evictable`] is now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Kept {
+    /// On its own device, or on the host, where it was made.
+    InPlace,
+    /// On the host, of a tensor on a device.
+    Host,
+    /// In a temp file.
+    File,
+}
+
+struct Inner {
+    name: Box<str>,
+    home: Device,
+    dtype: DType,
+    shape: Box<[usize]>,
+    /// Where it was marked: what it holds is charged there, wherever it is moved by whomever.
+    scope: Scope,
+    /// When it was wanted last, by [`CLOCK`].
+    wanted: AtomicU64,
+    place: Mutex<Place>,
+}
+
+enum Place {
+    Home(Tensor),
+    Host(Tensor),
+    File { file: TempFile, crc32: u32 },
+}
+
+/// Counts what is wanted.
+static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// All that live.
+static ALL: Lock<HostLock, Vec<Weak<Inner>>> = Lock::new(Vec::new());
+
+impl Tensor {
+    /// The tensor, free to be moved to the host or to a temp file by whoever collects memory, while nobody has it in hand. `name` stands
+    /// in messages.
+    ///
+    /// Clones and views that were made of it before keep it where it is as long as they live. What it holds is charged to the scope that
+    /// this thread is in now.
+    pub fn evictable(self, name: impl Into<String>) -> Evictable {
+        register();
+        let inner = Arc::new(Inner {
+            name: name.into().into(),
+            home: self.device().clone(),
+            dtype: self.dtype(),
+            shape: self.shape().into(),
+            scope: Scope::current(),
+            wanted: AtomicU64::new(CLOCK.fetch_add(1, Relaxed)),
+            place: Mutex::new(Place::Home(self)),
+        });
+        let mut all = ALL.lock();
+        if all.len() == all.capacity() {
+            all.retain(|one| one.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(&inner));
+        Evictable(inner)
+    }
+}
+
+impl Evictable {
+    /// The tensor, on its own device, brought back if it was moved. It stays while what this returns, or a clone or view of it, lives.
+    ///
+    /// # Errors
+    /// [`DemoError::OutOfMemory`] where there is no room to come back to: it stays where it is, and may be asked for again.
+    /// [`DemoError::Io`] and [`DemoError::Format`] where its file cannot be read, or is not what was written.
+    pub fn get(&self) -> Result<Tensor> {
+        let inner = &*self.0;
+        inner.wanted.store(CLOCK.fetch_add(1, Relaxed), Relaxed);
+        let mut place = inner.lock();
+        inner.scope.run(|| inner.come_back(&mut place))
+    }
+
+    /// The tensor for good, brought back if it was moved.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    pub fn into_tensor(self) -> Result<Tensor> {
+        self.get()
+    }
+
+    /// Where it is now.
+    pub fn kept(&self) -> Kept {
+        match &*self.0.lock() {
+            Place::Home(_) => Kept::InPlace,
+            Place::Host(_) => Kept::Host,
+            Place::File { .. } => Kept::File,
+        }
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The lengths of its dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    /// The type of its elements.
+    pub fn dtype(&self) -> DType {
+        self.0.dtype
+    }
+
+    /// The device that it comes back to.
+    pub fn device(&self) -> &Device {
+        &self.0.home
+    }
+}
+
+impl fmt::Debug for Evictable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { name, shape, dtype, home, .. } = &*self.0;
+        write!(f, "Evictable({name:?}, {shape:?}, {dtype:?} of {home}, {:?})", self.kept())
+    }
+}
+
+impl Inner {
+    /// A panic while it was held left it as it was: a place is replaced in one step.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn come_back(&self, place: &mut Place) -> Result<Tensor> {
+        let back = match place {
+            Place::Home(tensor) => return Ok(tensor.clone()),
+            Place::Host(tensor) => tensor.to_device(&self.home)?,
+            Place::File { file, crc32 } => self.read(file, *crc32)?.to_device(&self.home)?,
+        };
+        *place = Place::Home(back.clone());
+        Ok(back)
+    }
+
+    fn read(&self, file: &mut TempFile, crc32: u32) -> Result<Tensor> {
+        let path = PathBuf::from(file.path());
+        Tensor::filled(&self.shape, self.dtype, |bytes| {
+            let from = file.as_file_mut();
+            let read = from.seek(SeekFrom::Start(0)).and_then(|_| from.read_exact(bytes));
+            read.map_err(|source| DemoError::Io { action: "read back", path: Some(path.clone()), source })?;
+            let found = crc32fast::hash(bytes);
+            if found == crc32 {
+                return Ok(());
+            }
+            Err(DemoError::Format {
+                format: "evicted tensor",
+                path: Some(path),
+                at: format!(" of {:?}", self.name),
+                problem: format!(
+                    "its checksum is {found:08x}, {crc32:08x} was written; somebody changed the file"
+                ),
+            })
+        })
+    }
+
+    /// What would come free of `of` if it went, as far as can be seen without waiting.
+    fn movable(&self, of: Resource) -> u64 {
+        let Ok(place) = self.place.try_lock() else { return 0 };
+        match (&*place, of) {
+            (Place::Home(tensor), Resource::DeviceBytes) if !tensor.device().is_host() => tensor.sole_bytes(),
+            (Place::Home(tensor), Resource::HostBytes) if tensor.device().is_host() => tensor.sole_bytes(),
+            (Place::Host(tensor), Resource::HostBytes) => tensor.sole_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Moves it one step down. Returns the bytes that came free: none where there is no room below.
+    fn go(&self, of: Resource) -> u64 {
+        if self.movable(of) == 0 {
+            return 0;
+        }
+        let Ok(mut place) = self.place.try_lock() else { return 0 };
+        let (Place::Home(tensor) | Place::Host(tensor)) = &*place else { return 0 };
+        // Looked at again under the lock: nobody gets hold of it from here on.
+        let bytes = tensor.sole_bytes();
+        if bytes == 0 {
+            return 0;
+        }
+        let moved = self.scope.run(|| match of {
+            Resource::DeviceBytes => tensor.to_device(&Device::host()).map(Place::Host),
+            _ => written(tensor),
+        });
+        match moved {
+            Ok(below) => {
+                *place = below;
+                bytes
+            }
+            // It stays: no room on the host, or on the disk.
+            Err(_) => 0,
+        }
+    }
+}
+
+fn written(tensor: &Tensor) -> Result<Place> {
+    let tensor = tensor.contiguous()?;
+    let bytes = tensor.as_bytes()?;
+    let mut file = temp_file()?;
+    let path = PathBuf::from(file.path());
+    let failed = |source| DemoError::Io { action: "write an evicted tensor to", path: Some(path), source };
+    file.as_file_mut().write_all(bytes).map_err(failed)?;
+    Ok(Place::File { file, crc32: crc32fast::hash(bytes) })
+}
+
+/// From the first marked tensor on, collections ask for them.
+fn register() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        // The devices' first: what they give to the host can go on to a file in the same collection.
+        gc::register("evictable tensors on devices", LAST, Evictables(Resource::DeviceBytes));
+        gc::register("evictable tensors", LAST + 1, Evictables(Resource::HostBytes));
+    });
+}
+
+struct Evictables(Resource);
+
+impl Evictables {
+    /// Who was wanted longest ago first.
+    fn all(&self) -> Vec<Arc<Inner>> {
+        let mut all: Vec<Arc<Inner>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+        all.sort_by_key(|one| one.wanted.load(Relaxed));
+        all
+    }
+}
+
+impl Reclaim for Evictables {
+    fn reclaimable_bytes(&self) -> u64 {
+        self.all().iter().map(|one| one.movable(self.0)).sum()
+    }
+
+    fn reclaim(&self, target_bytes: u64, until: Deadline) -> u64 {
+        let mut given = 0;
+        for one in self.all() {
+            if given >= target_bytes || until.has_passed() {
+                break;
+            }
+            given += one.go(self.0);
+        }
+        given
+    }
+
+    fn resource(&self) -> Resource {
+        self.0
+    }
+}
