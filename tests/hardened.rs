@@ -293,6 +293,25 @@ fn blocks_that_are_resized_keep_their_contents_and_their_guard() {
 }
 
 #[test]
+fn a_second_free_after_the_block_was_handed_out_again_is_told_to_who_has_it() {
+    let bytes = 1700;
+    thread::spawn(move || {
+        let stale = take(bytes);
+        free(stale, bytes);
+        let mut blocks = vec![take(bytes)];
+        while blocks.last() != Some(&stale) {
+            blocks.push(take(bytes));
+        }
+        assert_eq!(told(|| free(stale, bytes)), None, "it looks as the free of who has it");
+        let misuse = told(|| free(blocks.pop().unwrap(), bytes)).unwrap();
+        assert!(matches!(misuse.why, BadFree::AlreadyFree { .. }), "{misuse}");
+        blocks.into_iter().for_each(|at| free(at, bytes));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn the_usable_bytes_are_those_asked_for() {
     for bytes in SIZES {
         let at = take(bytes);

@@ -104,6 +104,11 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
         gc::collect().unwrap();
         assert_eq!(HEARD.load(SeqCst), 4);
         Live::new(layout, 2, false).free();
+        on_misuse(OnMisuse::Ignore);
+        // SAFETY: 1. It is not sound, but refused.
+        places.iter().for_each(|at| unsafe { dealloc(*at, layout) });
+        gc::collect().unwrap();
+        assert_eq!(HEARD.load(SeqCst), 4, "nobody is told, and nothing ends");
         std::process::exit(0);
     }
     let (code, error) = child("misuse::a_hook_hears_of_misuse_and_the_program_goes_on", "hook");
