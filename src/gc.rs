@@ -60,6 +60,9 @@ pub enum Resource {
     HostBytes,
     /// Bytes of a device's memory.
     DeviceBytes,
+    /// Bytes of mapped files that are in memory: the machine's, and no pool's. They are asked for by [`collect`] and [`collect_until`], not
+    /// where a pool ran out.
+    MappedBytes,
     /// Idle connections.
     Connections,
     /// Open files.
@@ -71,6 +74,7 @@ impl core::fmt::Display for Resource {
         f.write_str(match self {
             Resource::HostBytes => "host bytes",
             Resource::DeviceBytes => "device bytes",
+            Resource::MappedBytes => "mapped bytes",
             Resource::Connections => "connections",
             Resource::Files => "files",
         })

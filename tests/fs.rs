@@ -346,3 +346,41 @@ fn a_header_that_promises_too_much_takes_no_memory() {
     assert!(refusal(&long).contains("a header of 4294967295 bytes"));
     assert!(MemoryPool::stats().peak_in_use_bytes < before + (1 << 30));
 }
+
+// ---- mapped files in memory ----
+
+/// What the process has in memory of files.
+#[cfg(target_os = "linux")]
+fn resident_of_files() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_collection_lets_the_pages_of_mapped_files_go_and_they_come_again() -> Result<()> {
+    use democratising::{fs::ModelCheckpoint, gc};
+    const ELEMENTS: usize = 8 << 20;
+    let folder = democratising::fs::temp_dir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let path = folder.path().join("w.safetensors");
+    let numbers: Vec<f32> = (0..ELEMENTS).map(|i| i as f32).collect();
+    ModelCheckpoint::create(&path)?.add("w", &Tensor::new(&[ELEMENTS], numbers)?)?.commit()?;
+    let tensor = ModelCheckpoint::load(&path)?.get("w")?;
+    let sum = || -> Result<f64> { Ok(tensor.as_slice::<f32>()?.iter().map(|&x| f64::from(x)).sum()) };
+    let first = sum()?;
+    let before = resident_of_files();
+    // A pool that ran out is not helped by it.
+    let mut report = gc::host_report(1000);
+    report.limit_bytes = u64::MAX;
+    let _ = gc::with_retry(|_| -> Result<()> { Err(report.clone().into()) });
+    assert!(resident_of_files() + (4 << 20) > before);
+    let collected = gc::collect()?;
+    assert!(collected.mapped_bytes >= ELEMENTS as u64 * 4, "{collected:?}");
+    let after = resident_of_files();
+    assert!(after + (28 << 20) < before, "{before} {after}");
+    assert_eq!(gc::collect()?.mapped_bytes, 0, "nobody looked since");
+    assert_eq!(sum()?, first);
+    assert!(gc::collect_until(1 << 20, gc::Deadline::NEVER)?.mapped_bytes >= 1 << 20);
+    Ok(())
+}

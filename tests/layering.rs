@@ -93,6 +93,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/storage.rs", "sees bytes as elements"),
     ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
     ("tensor/storage/foreign.rs", "sees memory that another library owns"),
+    ("tensor/storage/resident.rs", "lets the pages of mapped files go"),
     ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 

@@ -93,7 +93,7 @@ impl Checkpoint {
     /// What was understood of these bytes.
     pub(super) fn of(bytes: Bytes, contents: Contents, path: Option<&Path>) -> Checkpoint {
         let Contents { format, parts, entries, metadata } = contents;
-        let file = Arc::new(SharedFile::new(bytes, format, path.map(PathBuf::from), parts));
+        let file = SharedFile::new(bytes, format, path.map(PathBuf::from), parts);
         let path = path.unwrap_or(Path::new("")).into();
         let inner = Inner { file, format, entries, metadata, path };
         Checkpoint { inner: Arc::new(inner), skipped: Arc::new([]) }

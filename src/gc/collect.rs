@@ -32,6 +32,8 @@ pub struct Collected {
     pub host_bytes: u64,
     /// Bytes of device memory.
     pub device_bytes: u64,
+    /// Bytes of mapped files that left the memory.
+    pub mapped_bytes: u64,
     /// Connections closed.
     pub connections: u64,
     /// Files closed.
@@ -45,7 +47,7 @@ pub struct Collected {
 impl Collected {
     /// Bytes of any memory.
     fn bytes(&self) -> u64 {
-        self.host_bytes.saturating_add(self.device_bytes)
+        self.host_bytes.saturating_add(self.device_bytes).saturating_add(self.mapped_bytes)
     }
 
     /// What was given back of a resource.
@@ -53,6 +55,7 @@ impl Collected {
         match of {
             Resource::HostBytes => self.host_bytes,
             Resource::DeviceBytes => self.device_bytes,
+            Resource::MappedBytes => self.mapped_bytes,
             Resource::Connections => self.connections,
             Resource::Files => self.files,
         }
@@ -63,6 +66,7 @@ impl Collected {
         let sum = match resource {
             Resource::HostBytes => &mut self.host_bytes,
             Resource::DeviceBytes => &mut self.device_bytes,
+            Resource::MappedBytes => &mut self.mapped_bytes,
             Resource::Connections => &mut self.connections,
             Resource::Files => &mut self.files,
         };
@@ -141,7 +145,7 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
             run(Wanted::Bytes { target_bytes: report.requested_bytes, of: Some(of) }, Deadline::NEVER);
         }
         if number > 0 || !helped() {
-            run(Wanted::Everything, Deadline::NEVER);
+            run(Wanted::Room, Deadline::NEVER);
         }
         if !helped() {
             return Err(report.into());
@@ -278,6 +282,8 @@ fn add(report: &mut OutOfMemory, name: &str, bytes: u64) {
 #[derive(Clone, Copy)]
 pub(super) enum Wanted {
     Everything,
+    /// Everything that can make room in a pool, which pages of files cannot.
+    Room,
     /// So many bytes of one memory, or of any.
     Bytes {
         target_bytes: u64,
@@ -289,15 +295,17 @@ impl Wanted {
     /// What is still wanted of a reclaimer of `resource`; `None` when it need not be asked.
     fn of(self, resource: Resource, collected: &Collected) -> Option<u64> {
         match (self, resource) {
-            (Wanted::Everything, _) => Some(u64::MAX),
+            (Wanted::Room, Resource::MappedBytes) => None,
+            (Wanted::Everything | Wanted::Room, _) => Some(u64::MAX),
             (Wanted::Bytes { of: Some(of), .. }, _) if of != resource => None,
             (Wanted::Bytes { of: Some(of @ (Resource::Connections | Resource::Files)), target_bytes }, _) => {
                 let given = if of == Resource::Files { collected.files } else { collected.connections };
                 target_bytes.checked_sub(given).filter(|&left| left > 0)
             }
-            (Wanted::Bytes { target_bytes, .. }, Resource::HostBytes | Resource::DeviceBytes) => {
-                target_bytes.checked_sub(collected.bytes()).filter(|&bytes| bytes > 0)
-            }
+            (
+                Wanted::Bytes { target_bytes, .. },
+                Resource::HostBytes | Resource::DeviceBytes | Resource::MappedBytes,
+            ) => target_bytes.checked_sub(collected.bytes()).filter(|&bytes| bytes > 0),
             (Wanted::Bytes { .. }, _) => None,
         }
     }
@@ -346,7 +354,7 @@ pub(super) fn run(wanted: Wanted, until: Deadline) -> Collected {
             None => collected.panicked.extend(owned(&entry.name)),
         }
     }
-    if let Wanted::Everything = wanted {
+    if let Wanted::Everything | Wanted::Room = wanted {
         // What the reclaimers freed lies idle in the pool now. It is counted already.
         host::trim(u64::MAX);
         heap::trim(u64::MAX);

@@ -178,7 +178,8 @@ impl Pressure {
                 Wanted::Bytes { target_bytes: self.target_bytes, of: None },
                 Deadline::after(self.deadline),
             );
-            counts.given_bytes.fetch_add(collected.amount(Resource::HostBytes), Relaxed);
+            let given = collected.amount(Resource::HostBytes) + collected.amount(Resource::MappedBytes);
+            counts.given_bytes.fetch_add(given, Relaxed);
             counts.collections.fetch_add(1, Relaxed);
         }
     }
@@ -211,7 +212,7 @@ impl PressureWatch {
         self.counts.collections.load(Relaxed)
     }
 
-    /// What its collections gave back of the machine's memory, together.
+    /// What its collections gave back of the machine's memory, mapped files included.
     pub fn given_bytes(&self) -> u64 {
         self.counts.given_bytes.load(Relaxed)
     }

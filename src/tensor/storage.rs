@@ -11,6 +11,7 @@ mod adopted;
 pub(crate) mod file;
 #[cfg(feature = "dlpack")]
 mod foreign;
+mod resident;
 pub(crate) mod unfilled;
 
 use super::TensorBuf;

@@ -6,11 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::resident;
 use crate::error::{DemoError, Result};
 use crate::pool::budget::scope::Holding;
 use crate::sync::atomic::{
-    AtomicU8,
-    Ordering::{Acquire, Release},
+    AtomicBool, AtomicU8,
+    Ordering::{Acquire, Relaxed, Release},
 };
 use core::ops::Range;
 use memmap2::Mmap;
@@ -19,6 +20,7 @@ use std::format;
 use std::fs::File;
 use std::path::PathBuf;
 use std::string::String;
+use std::sync::Arc;
 use std::vec::Vec;
 
 /// The bytes of a whole file, shared by its tensors.
@@ -54,6 +56,8 @@ pub(crate) struct Part {
     /// Its checksum as it was saved, where the file has one.
     crc32: Option<u32>,
     state: AtomicU8,
+    /// Whether it was looked at since its pages were last given up: then they are in memory, as far as anybody can tell.
+    looked_at: AtomicBool,
 }
 
 const UNCHECKED: u8 = 0;
@@ -62,7 +66,7 @@ const DAMAGED: u8 = 2;
 
 impl Part {
     pub(crate) fn new(what: String, range: Range<usize>, crc32: Option<u32>) -> Part {
-        Part { what, range, crc32, state: AtomicU8::new(UNCHECKED) }
+        Part { what, range, crc32, state: AtomicU8::new(UNCHECKED), looked_at: AtomicBool::new(false) }
     }
 
     pub(crate) fn range(&self) -> Range<usize> {
@@ -81,9 +85,13 @@ impl SharedFile {
         format: &'static str,
         path: Option<PathBuf>,
         parts: Vec<Part>,
-    ) -> SharedFile {
+    ) -> Arc<SharedFile> {
         debug_assert!(parts.iter().all(|part| bytes.all().get(part.range()).is_some()));
-        SharedFile { bytes, format, path, parts }
+        let file = Arc::new(SharedFile { bytes, format, path, parts });
+        if let Bytes::Mapped { .. } = file.bytes {
+            resident::remember(&file);
+        }
+        file
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -113,6 +121,10 @@ impl SharedFile {
     /// [`DemoError::Format`] where they are not what was saved, or are no more there.
     pub(crate) fn checked(&self, at: usize) -> Result<&[u8]> {
         let part = &self.parts[at];
+        // Relaxed, here and where it is read: it says nothing of the bytes. Looked at first, since a look changes nobody's cache line.
+        if !part.looked_at.load(Relaxed) {
+            part.looked_at.store(true, Relaxed);
+        }
         // Acquire: pairs with the Release below, though there is nothing to see but the file, which nobody writes.
         match part.state.load(Acquire) {
             SOUND => Ok(&self.bytes()[part.range()]),
@@ -141,6 +153,34 @@ impl SharedFile {
             return Err(self.damaged(part));
         }
         Ok(())
+    }
+
+    /// The bytes of mapped parts that were looked at since they were last given up.
+    pub(super) fn looked_at_bytes(&self) -> u64 {
+        let Bytes::Mapped { .. } = self.bytes else { return 0 };
+        let looked_at = self.parts.iter().filter(|part| part.looked_at.load(Relaxed));
+        looked_at.map(|part| part.range.len() as u64).sum()
+    }
+
+    /// Gives up the pages of parts that were looked at, about as many as are wanted; returns their bytes. They come again from the disk.
+    pub(super) fn page_out(&self, target_bytes: u64) -> u64 {
+        let mut given = 0;
+        #[cfg(target_os = "linux")]
+        if let Bytes::Mapped { map, .. } = &self.bytes {
+            let looked_at = |part: &&Part| !part.range.is_empty() && part.looked_at.load(Relaxed);
+            for part in self.parts.iter().filter(looked_at) {
+                if given >= target_bytes {
+                    break;
+                }
+                // First: who looks meanwhile says so again.
+                part.looked_at.store(false, Relaxed);
+                if resident::page_out(&map[part.range()]) {
+                    given += part.range.len() as u64;
+                }
+            }
+        }
+        let _ = target_bytes;
+        given
     }
 
     /// A file cut short since it was mapped would stop the process when its end is touched; as far as that can be known
