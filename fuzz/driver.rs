@@ -4,7 +4,7 @@
 //! promises; a broken promise is a panic.
 
 use democratising::error::BadFree;
-use democratising::heap::fixed::OnMisuse;
+use democratising::heap::OnMisuse;
 use democratising::{FixedHeap, SpinLock};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::BTreeMap;
@@ -178,7 +178,7 @@ pub fn play(script: &[u8]) {
     // SAFETY: 1. The layout is not empty.
     let ram = Ram(NonNull::new(unsafe { std::alloc::alloc(RAM) }).expect("memory for a heap"));
     let heap = FixedHeap::empty();
-    heap.on_misuse(OnMisuse::Panic);
+    heap.on_misuse(OnMisuse::Stop);
     let mut play = Play { heap, ram, live: BTreeMap::new(), patterns: 0 };
     for step in script.chunks_exact(4) {
         play.step(step[0], u32::from_le_bytes([step[1], step[2], step[3], 0]) as usize);

@@ -5,6 +5,8 @@
 mod batch;
 pub(crate) mod bits;
 mod commit;
+#[cfg(feature = "std")]
+pub(crate) mod draw;
 mod frames;
 pub mod index;
 pub mod metadata;

@@ -427,7 +427,7 @@ impl fmt::Display for InScope<'_> {
     }
 }
 
-/// Why a block could not be given back. Nothing was changed.
+/// Why a block could not be given back, or what else is wrong with it. Nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum BadFree {
@@ -452,6 +452,20 @@ pub enum BadFree {
         /// The bytes that were to be given back.
         given_bytes: u64,
     },
+    /// Something wrote behind the end of the block while it was live: told by the feature `hardened`.
+    Overrun {
+        /// Where it starts in its space.
+        offset_bytes: u64,
+        /// The first byte behind what was asked for that was found changed, counted from the block's start.
+        byte: u64,
+    },
+    /// Something wrote to the block after it was freed: told by the feature `hardened`.
+    WrittenAfterFree {
+        /// Where it starts in its space.
+        offset_bytes: u64,
+        /// The first byte that was found changed, counted from the block's start.
+        byte: u64,
+    },
 }
 
 impl fmt::Display for BadFree {
@@ -467,6 +481,14 @@ impl fmt::Display for BadFree {
             BadFree::WrongSize { offset_bytes, held_bytes, given_bytes } => write!(
                 f,
                 "freed with the wrong size: the block at offset {offset_bytes:#x} has {held_bytes} bytes, not {given_bytes}"
+            ),
+            BadFree::Overrun { offset_bytes, byte } => write!(
+                f,
+                "written behind its end: byte {byte} of the block at offset {offset_bytes:#x} is not the program's, and was changed"
+            ),
+            BadFree::WrittenAfterFree { offset_bytes, byte } => write!(
+                f,
+                "written after it was freed: byte {byte} of the block at offset {offset_bytes:#x} was changed"
             ),
         }
     }

@@ -9,7 +9,8 @@
 //!    empty and full: "first use" and "magazine empty" are one branch.
 //! 5. Larger blocks are spans of the pool, under its lock.
 //! 6. Whoever gives a block back says its layout, or the address says its class: a table has a byte for every slab unit.
-//! 7. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs.
+//! 7. What is given back wrongly is seen at the latest when its magazine is flushed to the slabs; with the feature `hardened`,
+//!    at once.
 
 pub mod fixed;
 
@@ -24,6 +25,11 @@ mod dispatch;
 #[cfg(feature = "std")]
 mod errno;
 #[cfg(feature = "std")]
+mod hardened;
+#[cfg(democratising_loom)]
+pub mod marks;
+#[cfg(all(feature = "std", not(democratising_loom)))]
+mod marks;
 mod misuse;
 #[cfg(feature = "allocator-api2-04")]
 mod newest;
@@ -39,7 +45,8 @@ mod thread;
 #[cfg(feature = "cuda")]
 pub(crate) use misuse::misused;
 #[cfg(feature = "std")]
-pub use misuse::{Misuse, on_misuse};
+pub use misuse::on_misuse;
+pub use misuse::{Misuse, OnMisuse};
 
 /// The process's heap: a global allocator, and an allocator (`allocator_api2`) for collections and
 /// [`TensorBuf`](crate::TensorBuf).

@@ -1,6 +1,6 @@
 //! Blocks whose size nobody says: their class is found by their address, whoever took them and whatever stood there before.
 
-use democratising::heap::{Misuse, on_misuse};
+use democratising::heap::{Misuse, OnMisuse, on_misuse};
 use democratising::{BadFree, Global, gc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::null_mut;
@@ -182,7 +182,7 @@ fn what_cannot_be_had_leaves_the_block_as_it_is() {
 
 #[test]
 fn addresses_that_are_no_blocks_are_told() {
-    on_misuse(hook);
+    on_misuse(OnMisuse::Hook(hook));
     let mut mine = [0u8; 64];
     free_wrongly(mine.as_mut_ptr());
     assert_eq!(heard(mine.as_mut_ptr()), Some(BadFree::Foreign));

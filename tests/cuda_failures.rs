@@ -213,7 +213,8 @@ fn a_second_free_is_refused_and_counts_for_nobody() {
     use std::sync::Mutex;
     static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
     in_modes("a_second_free_is_refused_and_counts_for_nobody", &[EAGER], || {
-        democratising::heap::on_misuse(|misuse| SEEN.lock().unwrap().push(misuse.addr));
+        use democratising::heap::{OnMisuse, on_misuse};
+        on_misuse(OnMisuse::Hook(|misuse| SEEN.lock().unwrap().push(misuse.addr)));
         let other = cuda::Stream::new(&Device::cuda(0).unwrap()).unwrap();
         for bytes in [1000, 1 << 20] {
             // SAFETY: 1. The default stream, and one that lives until all is free. 2. Nobody works on the block.

@@ -1,6 +1,6 @@
 //! How many instructions the hits of the heap take, counted by valgrind's callgrind: `cargo test --release --test instructions`.
 
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", not(feature = "hardened")))]
 
 use democratising::Global;
 use std::alloc::{GlobalAlloc, Layout};

@@ -103,7 +103,41 @@ fn a_program_with_little_address_space_runs() {
     assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{done:?}");
 }
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(feature = "hardened")]
+#[test]
+fn what_is_wrong_is_told_at_the_call_itself() {
+    let folder = Folder::new("at-once");
+    let program = compile(
+        "cc",
+        &[
+            // Or the compiler leaves out what is wrong.
+            "-fno-builtin",
+            "-Wno-use-after-free",
+            "-Wno-free-nonheap-object",
+            "-Wno-array-bounds",
+            "-Wno-stringop-overflow",
+        ],
+        "at_once.c",
+        folder.path(),
+    );
+    for (case, words) in [
+        ("twice", "freed twice"),
+        ("behind", "written behind its end"),
+        ("behind-realloc", "written behind its end"),
+        ("inside", "inside a block"),
+        ("large", "written behind its end"),
+    ] {
+        let done = run(&mut command(&program, [case]), true, folder.path());
+        let line = done.err.lines().find(|line| line.starts_with("democratising: 0x"));
+        assert!(line.is_some_and(|line| line.contains(words)), "{case}: {done:?}");
+        assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{case}: {done:?}");
+    }
+    let done = run(&mut command(&program, ["nothing"]), true, folder.path());
+    assert!(done.status.success() && done.err.is_empty(), "{done:?}");
+}
+
+// The hardened heap's hits are calls.
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(feature = "hardened")))]
 #[test]
 fn malloc_and_free_find_their_cache_without_a_call() {
     if !common::has("objdump") {

@@ -170,16 +170,17 @@ mod tests {
     #[test]
     fn the_first_block_that_cannot_be_given_back_is_told_and_what_is_behind_it_stays() {
         for class in [SizeClass(0), SizeClass(12), SizeClass(39)] {
-            let mut arena = subject();
-            let (taken, _) = take(&mut arena, class, 100);
-            let (other, _) = take(&mut arena, SizeClass(20), 3);
-            let slot_bytes = in_use(&arena).0;
-            for (wrong, why) in [
-                (taken[3], BadFree::AlreadyFree { offset_bytes: 0 }),
-                (taken[50] + 8, BadFree::Interior { offset_bytes: 0 }),
-                (other[1], BadFree::WrongSize { offset_bytes: 0, held_bytes: 0, given_bytes: 0 }),
-                (7, BadFree::Foreign),
-            ] {
+            for case in 0..4 {
+                let mut arena = subject();
+                let (taken, _) = take(&mut arena, class, 100);
+                let (other, _) = take(&mut arena, SizeClass(20), 3);
+                let in_use_bytes = in_use(&arena).0;
+                let (wrong, why) = [
+                    (taken[3], BadFree::AlreadyFree { offset_bytes: 0 }),
+                    (taken[50] + 8, BadFree::Interior { offset_bytes: 0 }),
+                    (other[1], BadFree::WrongSize { offset_bytes: 0, held_bytes: 0, given_bytes: 0 }),
+                    (7, BadFree::Foreign),
+                ][case];
                 let mut blocks = [taken[3], wrong, taken[5]].into_iter();
                 let flushed = arena.give_many(class, &mut blocks, &Unlimited);
                 let (at, found) = flushed.refused.unwrap();
@@ -187,9 +188,11 @@ mod tests {
                 assert_eq!(core::mem::discriminant(&found), core::mem::discriminant(&why), "{found}");
                 let mut again = [Offset(0)];
                 arena.take_many(class, &mut again, &Unlimited).unwrap();
-                assert_eq!(arena.space.addr(again[0]), taken[3], "the lowest that is free");
+                if !cfg!(feature = "hardened") {
+                    assert_eq!(arena.space.addr(again[0]), taken[3], "the lowest that is free");
+                }
+                assert_eq!(in_use(&arena).0, in_use_bytes);
             }
-            assert_eq!(in_use(&arena).0, slot_bytes);
         }
     }
 
@@ -198,7 +201,7 @@ mod tests {
         let mut arena = subject();
         let class = SizeClass(2);
         let (taken, _) = take(&mut arena, class, 2);
-        let behind = taken[0] + 65_536 / 48 * 48;
+        let behind = (taken[0] & !0xffff) + 65_536 / 48 * 48;
         let flushed = give(&mut arena, class, &[behind]);
         assert!(
             matches!(flushed.refused, Some((at, BadFree::Interior { .. })) if at == behind),

@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "hardened")]
+mod drawn;
+
 use super::bits;
 use super::metadata::{Metadata, NoTable};
 use crate::size::{Classes, Geometry, Offset, SizeClass, Span};
@@ -143,6 +146,8 @@ pub(super) struct Slabs<M: Metadata> {
     granule_shift: u32,
     /// Granules between a multiple of the unit and the start of the space.
     skew: u32,
+    #[cfg(feature = "hardened")]
+    draw: super::draw::Draw,
 }
 
 /// A slot that was taken.
@@ -185,6 +190,8 @@ impl<M: Metadata> Slabs<M> {
             unit_granules_shift,
             granule_shift: geometry.granule_shift(),
             skew,
+            #[cfg(feature = "hardened")]
+            draw: super::draw::Draw::seeded(),
         }))
     }
 
@@ -262,6 +269,7 @@ impl<M: Metadata> Slabs<M> {
     }
 
     /// Takes a slot from a slab that has one.
+    #[cfg(not(feature = "hardened"))]
     #[inline]
     pub(super) fn take(&mut self, class: SizeClass) -> Option<Slot> {
         let cut = self.cut(class);
@@ -284,6 +292,7 @@ impl<M: Metadata> Slabs<M> {
     }
 
     /// Takes slots of a class, lowest first in each slab, until `out` is full or no slab has one. How many.
+    #[cfg(not(feature = "hardened"))]
     pub(super) fn take_many(&mut self, class: SizeClass, out: &mut [Offset]) -> usize {
         let cut = self.cut(class);
         let mut taken = 0;

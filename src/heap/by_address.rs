@@ -12,7 +12,7 @@
 //! 5. An address that was never handed out, or that was given back, may read the class of a slab that is gone. Then the block
 //!    goes into a magazine of that class, and the flush of that magazine says what is wrong with it.
 
-use super::{Global, cache, errno, misuse, shared};
+use super::{Global, cache, errno, hardened, misuse, shared};
 use crate::arena::metadata::Metadata;
 use crate::size::{HOST, HOST_CLASSES, HOST_GEOMETRY, SizeClass};
 use crate::space::MappedTables;
@@ -87,6 +87,17 @@ fn class_plus_one(at: *mut u8, order: Ordering) -> u8 {
     byte(at as usize, order).map_or(0, |byte| byte.load(Ordering::Relaxed))
 }
 
+/// The bytes of a slot, from the table.
+#[inline]
+pub(super) fn slot_bytes(class: SizeClass) -> usize {
+    SLOT_BYTES[class.0 as usize + 1] as usize
+}
+
+/// The class of the live slot at an address; `None` of a span.
+pub(super) fn class_of(at: NonNull<u8>) -> Option<SizeClass> {
+    class_plus_one(at.as_ptr(), Ordering::Relaxed).checked_sub(1).map(SizeClass)
+}
+
 /// Says that slots of a class start at these addresses, as the slabs gave them out: slab by slab.
 pub(super) fn slots_taken(class: SizeClass, slots: &[usize]) {
     let mut last = None;
@@ -119,7 +130,8 @@ impl Global {
     /// The bytes of the block that starts at `at`: at least those that were asked for, and all of them may be used. `None`
     /// where no block is known to start there.
     ///
-    /// Of a block of up to 32 KiB this is the size of its class, without a look at whether the block is live.
+    /// Of a block of up to 32 KiB this is the size of its class, without a look at whether the block is live. With the feature
+    /// `hardened` it is what was asked for, of live blocks only.
     ///
     /// ```
     /// use democratising::Global;
@@ -129,13 +141,16 @@ impl Global {
     /// // SAFETY: the layout has a size; the block is given back once, with its layout.
     /// unsafe {
     ///     let at = Global.alloc(layout);
-    ///     assert_eq!(Global.usable_bytes(at), Some(112));
+    ///     assert!(Global.usable_bytes(at) >= Some(100));
     ///     Global.dealloc(at, layout);
     /// }
     /// assert_eq!(Global.usable_bytes(&mut 0), None);
     /// ```
     #[inline]
     pub fn usable_bytes(&self, at: *mut u8) -> Option<usize> {
+        if hardened::ON {
+            return hardened::asked_bytes(NonNull::new(at)?);
+        }
         match class_plus_one(at, Ordering::Acquire) {
             0 => NonNull::new(at).and_then(|at| shared::usable_bytes(at).ok()),
             class => Some(SLOT_BYTES[class as usize] as usize),
@@ -159,6 +174,9 @@ impl Global {
     /// see `heap::on_misuse`.
     #[inline]
     pub unsafe fn free_unsized(&self, at: *mut u8) {
+        if hardened::ON {
+            return hardened::free(at, None);
+        }
         match class_plus_one(at, Ordering::Relaxed) {
             0 => free_span(at),
             // SAFETY: 1. Only classes of the host, plus one, are written to the table. 2. The caller gives the block up. 3. It is
@@ -198,6 +216,10 @@ impl Global {
             // SAFETY: 1. A size of zero gets the smallest block.
             return unsafe { self.alloc(new) };
         };
+        if hardened::ON {
+            // SAFETY: 1. The caller's promise, handed on.
+            return unsafe { hardened::reallocate(old, None, new) };
+        }
         let old_bytes = match class_plus_one(at, Ordering::Relaxed) {
             0 => match resize_span(old, new_bytes) {
                 Resized::InPlace => return at,

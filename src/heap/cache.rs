@@ -4,8 +4,10 @@
 //! first word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
 
 mod exchange;
+mod stir;
 
 pub(super) use exchange::{Own, carry, seat};
+pub(super) use stir::stir;
 
 use super::stock::hit;
 use super::stock::owner::{self, Away, Tags};

@@ -1,6 +1,6 @@
 //! `Global` as the language's global allocator, and as an allocator for collections.
 
-use super::{Global, cache, shared};
+use super::{Global, cache, hardened, shared};
 use crate::size::{HOST, HOST_TABLE, SizeClass};
 use crate::space::Contents;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -12,7 +12,7 @@ const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
 
 /// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
 #[inline(always)]
-fn class(layout: Layout) -> Option<SizeClass> {
+pub(super) fn class(layout: Layout) -> Option<SizeClass> {
     if layout.align() <= 16 && layout.size() <= MOST_BYTES {
         return Some(plain_class(layout));
     }
@@ -35,6 +35,9 @@ const MOST_BYTES: usize = (HOST_TABLE.len() - 1) << 4;
 unsafe impl GlobalAlloc for Global {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if hardened::ON {
+            return hardened::allocate(layout);
+        }
         if layout.align() > 16 {
             return allocate_aligned(layout);
         }
@@ -47,6 +50,9 @@ unsafe impl GlobalAlloc for Global {
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        if hardened::ON {
+            return hardened::free(at, Some(layout));
+        }
         if layout.align() > 16 {
             return free_aligned(at, layout);
         }
@@ -59,6 +65,9 @@ unsafe impl GlobalAlloc for Global {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if hardened::ON {
+            return hardened::allocate_zeroed(layout);
+        }
         if class(layout).is_none() {
             return zeroed_span(layout);
         }
@@ -76,6 +85,11 @@ unsafe impl GlobalAlloc for Global {
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         // SAFETY: 1. The caller promises that `new_bytes`, rounded up to the alignment, is a size.
         let new = unsafe { Layout::from_size_align_unchecked(new_bytes, old.align()) };
+        if hardened::ON {
+            let Some(at) = NonNull::new(at) else { return null_mut() };
+            // SAFETY: 1. The caller's promise, handed on.
+            return unsafe { hardened::reallocate(at, Some(old), new) };
+        }
         let same = match (class(old), class(new)) {
             (Some(old), Some(new)) => old == new,
             (None, None) => NonNull::new(at).is_some_and(|at| shared::resize(at, old, new_bytes)),

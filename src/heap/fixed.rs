@@ -10,23 +10,24 @@
 
 mod alloc;
 mod arena;
+mod call;
 mod claim;
 mod memory;
-mod misuse;
 mod plan;
 mod single;
 mod slabs;
 mod spans;
 mod state;
 
+pub use call::LowMemory;
 pub use claim::NotClaimed;
 pub use memory::StaticMemory;
-pub use misuse::{LowMemory, OnMisuse};
 pub use single::SingleCore;
 pub use spans::LiveSpans;
 
 use crate::arena::{Block, Stats};
 use crate::error::{BadFree, OutOfMemory};
+use crate::heap::misuse::{Misuse, OnMisuse};
 use crate::space::Contents;
 use crate::sync::{Held, Lock, SpinLock, const_unless_loom};
 use core::alloc::Layout;
@@ -264,11 +265,11 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// Tells the program of a bad free, as it has chosen.
     #[cold]
-    fn misused(&self, why: BadFree) {
+    fn misused(&self, at: *mut u8, bytes: usize, why: BadFree) {
         let then = self.state.lock().misused();
         match then {
-            OnMisuse::Panic => panic!("{why}"),
-            OnMisuse::Hook(hook) => hook(why),
+            OnMisuse::Stop => panic!("{why}"),
+            OnMisuse::Hook(hook) => hook(Misuse { addr: at as usize, bytes, why }),
             OnMisuse::Ignore => {}
         }
     }

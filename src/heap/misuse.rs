@@ -1,11 +1,22 @@
-//! What happens when a block is given back that cannot be.
+//! What happens when the program breaks its side of the contract: one policy, for the process's heap and for fixed ones.
+
+#![deny(unsafe_code)]
+
+#[cfg(feature = "std")]
+#[allow(unsafe_code)]
+mod process;
+
+#[cfg(feature = "std")]
+pub(super) use process::found;
+#[cfg(feature = "cuda")]
+pub(crate) use process::misused;
+#[cfg(feature = "std")]
+pub use process::on_misuse;
 
 use crate::error::BadFree;
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use core::fmt::{self, Write};
-use core::ptr::NonNull;
+use core::fmt;
 
-/// A block that was given back wrongly.
+/// A block that was given back wrongly, or found to be written to by somebody who does not hold it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Misuse {
@@ -23,69 +34,20 @@ impl fmt::Display for Misuse {
     }
 }
 
-/// The hook, as an address; 0 without one.
-static HOOK: AtomicUsize = AtomicUsize::new(0);
-
-/// Calls `hook` on misuse, in place of ending the process. What was given back wrongly is left as it is.
+/// What happens on misuse found where no error can be returned: a block given back that is free already, of somebody else, or
+/// of another size. It is refused in any case; the heap stays whole.
 ///
-/// The hook runs in whichever thread found the misuse, possibly long after and in another thread than it happened, and
-/// may not allocate from the process's heap.
-pub fn on_misuse(hook: fn(Misuse)) {
-    // Release: pairs with the Acquire in `found`.
-    HOOK.store(hook as usize, Ordering::Release);
-}
-
-/// Tells the hook, or says it on standard error and ends the process. Called with no lock held.
-pub(super) fn found(at: NonNull<u8>, bytes: usize, why: BadFree) {
-    misused(at.as_ptr() as usize, bytes, why);
-}
-
-/// The same for a block of any memory, which need not be the heap's.
-#[cold]
-#[inline(never)]
-pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {
-    let misuse = Misuse { addr, bytes, why };
-    // Acquire: pairs with the Release in `on_misuse`.
-    let hook = HOOK.load(Ordering::Acquire);
-    if hook != 0 {
-        // SAFETY: 1. Only `on_misuse` stores there, and it stores a function of this type.
-        let hook = unsafe { core::mem::transmute::<usize, fn(Misuse)>(hook) };
-        return hook(misuse);
-    }
-    let mut line = Line { bytes: [0; 256], len: 0 };
-    let _ = writeln!(line, "{misuse}");
-    line.print();
-    std::process::abort()
-}
-
-/// A line on the stack: the heap cannot be asked for one now.
-struct Line {
-    bytes: [u8; 256],
-    len: usize,
-}
-
-impl Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.len..];
-        let taken = text.len().min(room.len());
-        room[..taken].copy_from_slice(&text.as_bytes()[..taken]);
-        self.len += taken;
-        Ok(())
-    }
-}
-
-impl Line {
-    fn print(&self) {
-        let line = &self.bytes[..self.len];
-        #[cfg(unix)]
-        // SAFETY: 1. The bytes are initialised. 2. Standard error is written without the standard library, whose lock
-        // this thread may hold.
-        unsafe {
-            libc::write(2, line.as_ptr().cast(), line.len());
-        }
-        #[cfg(not(unix))]
-        {
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
-        }
-    }
+/// Misuse is a bug in the program: it has a pointer to memory that may be in other hands by now. The default stops it there.
+/// A kernel, or a device that must not stop, takes a hook that logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum OnMisuse {
+    /// Say it and end the program: the process's heap writes one line to standard error and aborts, a fixed heap, which has
+    /// neither, panics. (Through `GlobalAlloc`, which must not unwind, such a panic ends the program.)
+    #[default]
+    Stop,
+    /// Call this, and go on. No lock of the heap is held meanwhile. It runs in whichever thread found the misuse, and may not
+    /// allocate from a process's heap.
+    Hook(fn(Misuse)),
+    /// Go on.
+    Ignore,
 }

@@ -5,7 +5,7 @@ use super::stock::Stock;
 use super::stock::owner::{Owners, Tags};
 use super::stock::seat::Parting;
 use super::stock::spare::Caches;
-use super::{by_address, decay, errno, misuse, thread};
+use super::{by_address, decay, errno, hardened, misuse, thread};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
@@ -53,7 +53,8 @@ fn make() -> Option<&'static HeapPool> {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
-        if !pool.with_space(|space| by_address::cover(space.addr(Offset(0)), space.len_bytes())) {
+        let start = pool.with_space(|space| space.addr(Offset(0)));
+        if !by_address::cover(start, bytes) || hardened::ON && !hardened::cover(start, bytes) {
             return None;
         }
         own(bytes);
@@ -138,6 +139,9 @@ pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
         return 0;
     };
     by_address::slots_taken(class, &out[..taken]);
+    if hardened::ON {
+        hardened::fresh(class, &out[..taken]);
+    }
     taken
 }
 
@@ -149,6 +153,13 @@ pub(super) fn take_one(class: SizeClass) -> *mut u8 {
 
 /// Gives blocks to the slabs.
 pub(super) fn flush(class: SizeClass, blocks: &[usize]) {
+    if hardened::ON {
+        return blocks.split(|&at| !hardened::intact(class, at)).for_each(|blocks| give(class, blocks));
+    }
+    give(class, blocks);
+}
+
+fn give(class: SizeClass, blocks: &[usize]) {
     if blocks.is_empty() {
         return;
     }

@@ -3,7 +3,8 @@
 use crate::block::{Live, Ram, layout};
 use allocator_api2::alloc::Allocator;
 use democratising::error::{BadFree, OutOfMemory};
-use democratising::heap::fixed::{NotClaimed, OnMisuse};
+use democratising::heap::OnMisuse;
+use democratising::heap::fixed::NotClaimed;
 use democratising::{FixedHeap, SpinLock, StaticMemory, TensorBuf};
 use std::alloc::GlobalAlloc;
 use std::cell::Cell;
@@ -128,7 +129,7 @@ fn a_bad_free_is_counted_and_told_as_the_program_chose() {
     let again = || unsafe { Allocator::deallocate(&heap, block, layout(100, 8)) };
     let panicked = catch_unwind(AssertUnwindSafe(again)).unwrap_err();
     assert!(panicked.downcast_ref::<String>().unwrap().contains("freed twice"));
-    heap.on_misuse(OnMisuse::Hook(|why| SEEN.set(Some(why))));
+    heap.on_misuse(OnMisuse::Hook(|misuse| SEEN.set(Some(misuse.why))));
     again();
     assert!(matches!(SEEN.take(), Some(BadFree::AlreadyFree { .. })));
     // SAFETY: 1. It is refused, and nothing is read.

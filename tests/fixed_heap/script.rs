@@ -3,7 +3,8 @@
 use crate::block::{Live, Ram, layout};
 use allocator_api2::alloc::Allocator;
 use democratising::arena::LiveSpan;
-use democratising::heap::fixed::{NotClaimed, OnMisuse};
+use democratising::heap::OnMisuse;
+use democratising::heap::fixed::NotClaimed;
 use democratising::lock_api::RawMutex;
 use democratising::{FixedHeap, NoLock, SpinLock};
 use proptest::prelude::*;

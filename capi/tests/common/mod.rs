@@ -25,6 +25,7 @@ pub fn object() -> &'static Path {
                 "--manifest-path",
             ])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .args(if cfg!(feature = "hardened") { &["--features", "hardened"][..] } else { &[] })
             .stderr(Stdio::inherit())
             .output()
             .unwrap();

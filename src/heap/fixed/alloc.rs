@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::FixedHeap;
-use super::misuse::without_unwinding;
+use super::call::without_unwinding;
 use super::state::State;
 use crate::error::BadFree;
 use crate::sync::Held;
@@ -63,7 +63,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         match unsafe { self.move_to(at, old, new, take) } {
             Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
             Err(why) => {
-                self.misused(why);
+                self.misused(at.as_ptr(), old.size(), why);
                 Err(AllocError)
             }
         }
@@ -96,14 +96,14 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         let freed = state.free(at, layout);
         drop(state);
         if let Err(why) = freed {
-            self.misused_quietly(why);
+            self.misused_quietly(at.as_ptr(), layout, why);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn misused_quietly(&self, why: BadFree) {
-        without_unwinding(&mut || self.misused(why));
+    fn misused_quietly(&self, at: *mut u8, layout: Layout, why: BadFree) {
+        without_unwinding(&mut || self.misused(at, layout.size(), why));
     }
 }
 
@@ -117,7 +117,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let Some(at) = NonNull::new(at) else { return self.misused_quietly(BadFree::Foreign) };
+        let Some(at) = NonNull::new(at) else { return self.misused_quietly(at, layout, BadFree::Foreign) };
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
             Some(None) => {}
@@ -146,7 +146,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         match moved {
             Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
             Err(why) => {
-                self.misused_quietly(why);
+                self.misused_quietly(at, old, why);
                 ptr::null_mut()
             }
         }
@@ -173,7 +173,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> Allocator for FixedHeap<L, ARENAS>
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
         // SAFETY: 1. The caller uses the block no more.
         if let Err(why) = unsafe { self.free(at, layout) } {
-            self.misused(why);
+            self.misused(at.as_ptr(), layout.size(), why);
         }
     }
 

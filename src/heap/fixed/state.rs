@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::arena::{FixedArena, Resized};
+use super::call::LowMemory;
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
-use super::misuse::{LowMemory, OnMisuse};
 use super::plan::MOST_BYTES;
 use super::slabs::Chore;
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
+use crate::heap::misuse::OnMisuse;
 use crate::size::Offset;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -69,7 +70,7 @@ impl<const ARENAS: usize> State<ARENAS> {
             failures: 0,
             unclaimed,
             bad_frees: 0,
-            misuse: OnMisuse::Panic,
+            misuse: OnMisuse::Stop,
             low_memory: None,
             low_memory_runs: false,
         }

@@ -3,8 +3,15 @@
 
 pub(in crate::heap) use imp::{everyone, is_there};
 
-/// Where a thread's word can be changed by others at all: see `place.rs`.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib")))]
+/// Where a thread's word can be changed by others at all (see `place.rs`), and hits are what `hit.rs` says: those of the hardened heap draw
+/// their block from the whole magazine.
+#[cfg(all(
+    target_arch = "x86_64",
+    target_os = "linux",
+    not(miri),
+    not(feature = "dylib"),
+    not(feature = "hardened")
+))]
 mod imp {
     use crate::heap::errno;
     use crate::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -47,7 +54,13 @@ mod imp {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib"))))]
+#[cfg(not(all(
+    target_arch = "x86_64",
+    target_os = "linux",
+    not(miri),
+    not(feature = "dylib"),
+    not(feature = "hardened")
+)))]
 mod imp {
     pub(in crate::heap) fn is_there() -> bool {
         false

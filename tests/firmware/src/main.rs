@@ -23,7 +23,7 @@ use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::{entry, exception};
 use cortex_m_semihosting::{debug, hio};
 use democratising::error::{BadFree, OutOfMemory};
-use democratising::heap::fixed::OnMisuse;
+use democratising::heap::{Misuse, OnMisuse};
 use democratising::{CriticalSectionLock, FixedHeap, StaticMemory};
 use tally::Tally;
 
@@ -100,8 +100,8 @@ fn collections(tally: &mut Tally<Console>) {
 
 static TOLD: AtomicU32 = AtomicU32::new(0);
 
-fn misused(why: BadFree) {
-    let double = matches!(why, BadFree::AlreadyFree { .. });
+fn misused(misuse: Misuse) {
+    let double = matches!(misuse.why, BadFree::AlreadyFree { .. });
     TOLD.store(TOLD.load(Relaxed) + double as u32, Relaxed);
 }
 

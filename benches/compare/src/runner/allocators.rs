@@ -11,7 +11,7 @@ pub struct Allocator {
 }
 
 /// Every allocator, in the order of the table.
-pub static ALL: [Allocator; 7] = [
+pub static ALL: [Allocator; 8] = [
     Allocator { name: "democratising", package: Some("democratising") },
     Allocator { name: "mimalloc3", package: Some("mimalloc") },
     Allocator { name: "mimalloc2", package: Some("mimalloc") },
@@ -19,6 +19,7 @@ pub static ALL: [Allocator; 7] = [
     Allocator { name: "snmalloc", package: Some("snmalloc-rs") },
     Allocator { name: "system", package: None },
     Allocator { name: "talc", package: Some("talc") },
+    Allocator { name: "hardened", package: Some("democratising") },
 ];
 
 /// The lock file that the binaries are built with.

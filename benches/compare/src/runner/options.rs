@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn everything_is_measured_unless_something_is_named() {
         let plan = plan(&[]).unwrap();
-        assert_eq!((plan.allocators.len(), plan.workloads.len(), plan.repeats), (7, 24, 5));
+        assert_eq!((plan.allocators.len(), plan.workloads.len(), plan.repeats), (8, 24, 5));
         assert_eq!(plan.profiles, ["release"]);
     }
 

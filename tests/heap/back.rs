@@ -1,0 +1,95 @@
+//! Memory that nobody needs goes back.
+
+use crate::common::{Draw, child, role};
+use democratising::{Global, gc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn what_blocks_of_one_size_leave_serves_the_next_size() {
+    if role("phases") {
+        let mut draw = Draw(12);
+        for bytes in [24, 400, 64, 1100, 40, 200, 2000, 96] {
+            let mut blocks: Vec<Vec<u8>> = (0..(8 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
+            while !blocks.is_empty() {
+                blocks.swap_remove(draw.below(blocks.len()));
+            }
+        }
+        let most_bytes = Global::stats().peak_reserved_bytes;
+        assert!(most_bytes < 32 << 20, "{} MiB for 8 MiB of blocks and what holds them", most_bytes >> 20);
+        return;
+    }
+    let (code, error) = child("back::what_blocks_of_one_size_leave_serves_the_next_size", "phases");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+fn collecting_gives_memory_back_to_the_system() {
+    if role("collecting") {
+        let blocks: Vec<Vec<u8>> = (0..300).map(|_| vec![1; 100_000]).collect();
+        drop(blocks);
+        let small: Vec<Box<[u8; 40]>> = (0..200_000).map(|i| Box::new([i as u8; 40])).collect();
+        drop(small);
+        let before = Global::stats().reserved_bytes;
+        let collected = gc::collect().unwrap();
+        let after = Global::stats().reserved_bytes;
+        assert!(collected.host_bytes >= 12 << 20, "{collected:?}");
+        assert!(after < 8 << 20 && after < before, "{before} bytes before, {after} after");
+        return;
+    }
+    let (code, error) = child("back::collecting_gives_memory_back_to_the_system", "collecting");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+fn what_nobody_needs_for_a_second_goes_back_as_work_goes_on() {
+    if role("decaying") {
+        drop((0..500).map(|_| vec![1u8; 100_000]).collect::<Vec<_>>());
+        let before = Global::stats().reserved_bytes;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(2600) {
+            drop(std::hint::black_box(vec![1u8; 100_000]));
+            thread::sleep(Duration::from_millis(20));
+        }
+        let after = Global::stats().reserved_bytes;
+        assert!(before > 14 << 20 && after < 8 << 20, "{before} bytes before, {after} after");
+        return;
+    }
+    let (code, error) = child("back::what_nobody_needs_for_a_second_goes_back_as_work_goes_on", "decaying");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+/// The process's resident memory, as the system counts it.
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_heap() {
+    if role("peak") {
+        let mut draw = Draw(11);
+        for bytes in [60, 1000, 100_000, 5 << 20] {
+            let mut blocks: Vec<Vec<u8>> = (0..(300 << 20) / bytes).map(|_| vec![1u8; bytes]).collect();
+            assert!(resident_bytes() > 280 << 20);
+            // In any order: the last blocks of a class lie in all of its slabs.
+            while !blocks.is_empty() {
+                blocks.swap_remove(draw.below(blocks.len()));
+            }
+            drop(blocks);
+            thread::sleep(Duration::from_secs(2));
+            assert!(
+                resident_bytes() < 40 << 20,
+                "{} MiB after blocks of {bytes}: {}",
+                resident_bytes() >> 20,
+                Global::stats()
+            );
+        }
+        std::process::exit(0);
+    }
+    let name = "back::a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_heap";
+    let (code, error) = child(name, "peak");
+    assert_eq!(code, Some(0), "{error}");
+}

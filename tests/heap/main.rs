@@ -1,0 +1,12 @@
+//! The process's heap as the global allocator of this very test program, and around the edges of a thread's life.
+
+mod back;
+mod blocks;
+mod common;
+mod misuse;
+mod threads;
+
+use democratising::Global;
+
+#[global_allocator]
+static GLOBAL: Global = Global;

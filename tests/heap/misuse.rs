@@ -1,0 +1,116 @@
+//! What is given back wrongly is told.
+
+use crate::common::{Live, ROLE, child, role};
+use democratising::heap::{Misuse, OnMisuse, on_misuse};
+use democratising::{BadFree, Global, gc};
+use std::alloc::{Layout, dealloc};
+
+/// Frees `at` as a block of `layout` and then as many others of the class as flush its magazine, and with it the wrong one.
+fn free_wrongly(at: *mut u8, layout: Layout) {
+    if cfg!(feature = "hardened") {
+        // Told at once, and in place of being handed out again.
+        // SAFETY: 1. It is not sound: this is what the heap must see.
+        return unsafe { dealloc(at, layout) };
+    }
+    let others: Vec<Live> = (0..3000).map(|_| Live::new(layout, 1, false)).collect();
+    // SAFETY: 1. It is not sound: this is what the heap must see.
+    unsafe { dealloc(at, layout) };
+    others.into_iter().for_each(Live::free);
+    let _ = gc::collect();
+}
+
+#[test]
+fn misuse_ends_the_process_with_one_line_that_says_what_and_where() {
+    let small = Layout::from_size_align(48, 8).unwrap();
+    let large = Layout::from_size_align(200_000, 8).unwrap();
+    const CASES: [(&str, &str); 6] = [
+        ("double-small", "freed twice"),
+        ("double-large", "freed twice"),
+        ("foreign", "somebody else"),
+        ("interior", "inside a block"),
+        ("wrong-class", "wrong size"),
+        ("wrong-span", "wrong size"),
+    ];
+    for (name, _) in CASES {
+        if role(name) {
+            let block = Live::new(
+                if name.ends_with("large") || name == "wrong-span" { large } else { small },
+                1,
+                false,
+            );
+            let at = block.at;
+            match name {
+                "double-small" => {
+                    block.free();
+                    let _ = gc::collect();
+                    free_wrongly(at, small);
+                }
+                "double-large" => {
+                    block.free();
+                    // SAFETY: 1. It is not sound: this is what the heap must see.
+                    unsafe { dealloc(at, large) };
+                }
+                "foreign" => {
+                    let mut mine = [0u64; 6];
+                    free_wrongly(mine.as_mut_ptr().cast(), small);
+                }
+                "interior" => free_wrongly(at.wrapping_add(16), small),
+                "wrong-class" => free_wrongly(at, Layout::from_size_align(500, 8).unwrap()),
+                // SAFETY: 1. It is not sound: this is what the heap must see.
+                _ => unsafe { dealloc(at, Layout::from_size_align(100_000, 8).unwrap()) },
+            }
+            std::process::exit(0);
+        }
+    }
+    if std::env::var(ROLE).is_ok() {
+        return;
+    }
+    for (name, words) in CASES {
+        let (code, error) =
+            child("misuse::misuse_ends_the_process_with_one_line_that_says_what_and_where", name);
+        let line = error.lines().find(|line| line.starts_with("democratising: 0x"));
+        assert!(line.is_some_and(|line| line.contains(words)), "{name}: {error}");
+        assert_eq!(code, None, "{name} ends by SIGABRT");
+    }
+}
+
+#[test]
+fn a_hook_hears_of_misuse_and_the_program_goes_on() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    static HEARD: AtomicUsize = AtomicUsize::new(0);
+    fn hook(misuse: Misuse) {
+        assert!(matches!(misuse.why, BadFree::AlreadyFree { .. }));
+        HEARD.fetch_add(1, SeqCst);
+    }
+    if role("hook") {
+        on_misuse(OnMisuse::Hook(hook));
+        let layout = Layout::from_size_align(200_000, 8).unwrap();
+        let block = Live::new(layout, 1, false);
+        let at = block.at;
+        block.free();
+        // SAFETY: 1. It is not sound, but refused.
+        unsafe { dealloc(at, layout) };
+        assert_eq!(HEARD.load(SeqCst), 1);
+        // Several in one magazine: each is told, and the blocks between them come back.
+        let layout = Layout::from_size_align(700, 8).unwrap();
+        let blocks: Vec<Live> = (0..3).map(|i| Live::new(layout, i, false)).collect();
+        let places: Vec<*mut u8> = blocks.iter().map(|block| block.at).collect();
+        let in_use_bytes = Global::stats().in_use_bytes;
+        blocks.into_iter().for_each(Live::free);
+        gc::collect().unwrap();
+        assert!(Global::stats().in_use_bytes < in_use_bytes);
+        // SAFETY: 1. It is not sound, but refused.
+        places.iter().for_each(|at| unsafe { dealloc(*at, layout) });
+        gc::collect().unwrap();
+        assert_eq!(HEARD.load(SeqCst), 4);
+        Live::new(layout, 2, false).free();
+        on_misuse(OnMisuse::Ignore);
+        // SAFETY: 1. It is not sound, but refused.
+        places.iter().for_each(|at| unsafe { dealloc(*at, layout) });
+        gc::collect().unwrap();
+        assert_eq!(HEARD.load(SeqCst), 4, "nobody is told, and nothing ends");
+        std::process::exit(0);
+    }
+    let (code, error) = child("misuse::a_hook_hears_of_misuse_and_the_program_goes_on", "hook");
+    assert_eq!(code, Some(0), "{error}");
+}

@@ -1,0 +1,176 @@
+//! Around the edges of a thread's life, and of a process's.
+
+use crate::common::{Live, child, role};
+use democratising::Global;
+use std::alloc::Layout;
+use std::cell::RefCell;
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn blocks_of_threads_that_ended_are_used_again() {
+    let layout = Layout::from_size_align(1000, 8).unwrap();
+    let fill = move || {
+        let blocks: Vec<Live> = (0..1000).map(|i| Live::new(layout, i as u8, false)).collect();
+        blocks.into_iter().for_each(Live::free);
+    };
+    if role("threads") {
+        thread::spawn(fill).join().unwrap();
+        let first = Global::stats().reserved_bytes;
+        for _ in 0..200 {
+            thread::spawn(fill).join().unwrap();
+        }
+        let last = Global::stats().reserved_bytes;
+        assert!(last <= first + (4 << 20), "{first} bytes after one thread, {last} after 201");
+        return;
+    }
+    let (code, error) = child("threads::blocks_of_threads_that_ended_are_used_again", "threads");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+thread_local! {
+    static LAST: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Allocates and frees while its thread's other values are being dropped.
+struct Late(Vec<String>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        let more: Vec<String> = (0..1000).map(|i| format!("{i} while the thread ends")).collect();
+        self.0.clear();
+        drop(more);
+        let _ = LAST.try_with(|last| *last.borrow_mut() = Some(vec![String::from("and again"); 100]));
+    }
+}
+
+#[test]
+fn a_thread_may_allocate_and_free_while_it_ends() {
+    thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) }; }
+    for _ in 0..50 {
+        let theirs = thread::spawn(|| {
+            // Registered before the cache's own end in some rounds, behind it in others.
+            LATE.with(|late| *late.borrow_mut() = Some(Late(vec![String::from("x"); 10])));
+            LAST.with(|last| *last.borrow_mut() = Some(Vec::new()));
+            vec![String::from("left to the one who joins"); 100]
+        });
+        assert_eq!(theirs.join().unwrap().len(), 100);
+    }
+}
+
+/// Run by `exit`, after the values of the thread that called it were dropped.
+#[cfg(target_os = "linux")]
+extern "C" fn allocates_at_exit() {
+    let layout = Layout::from_size_align(1500, 8).unwrap();
+    let take = || Live::new(layout, 7, false);
+    let first = take();
+    let blocks = Global::stats().blocks;
+    let others = [(); 5].map(|()| take());
+    let from_the_slabs = Global::stats().blocks - blocks;
+    first.free();
+    others.into_iter().for_each(Live::free);
+    // SAFETY: 1. They ask the system; `_exit` ends the process without coming back here.
+    unsafe {
+        if libc::getpid() as libc::c_long != libc::syscall(libc::SYS_gettid) {
+            libc::_exit(3);
+        }
+        // The first fills a magazine.
+        if from_the_slabs != 0 {
+            libc::_exit(4);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_first_thread_has_a_cache_for_what_runs_at_exit() {
+    if role("exit") {
+        // SAFETY: 1. The function does not unwind.
+        assert_eq!(unsafe { libc::atexit(allocates_at_exit) }, 0);
+        return;
+    }
+    let (code, error) = child("threads::the_first_thread_has_a_cache_for_what_runs_at_exit", "exit");
+    assert_eq!(
+        code,
+        Some(0),
+        "3: another thread than the first; 4: one block after another from the slabs. {error}"
+    );
+}
+
+#[test]
+fn a_thread_that_only_frees_gives_the_blocks_to_others() {
+    let layout = Layout::from_size_align(100, 8).unwrap();
+    if role("freeing") {
+        for round in 0..100 {
+            let blocks: Vec<Live> = (0..5000).map(|_| Live::new(layout, round, false)).collect();
+            thread::spawn(move || blocks.into_iter().for_each(Live::free)).join().unwrap();
+        }
+        let stats = Global::stats();
+        assert!(stats.peak_reserved_bytes < 32 << 20, "{stats}");
+        return;
+    }
+    let (code, error) = child("threads::a_thread_that_only_frees_gives_the_blocks_to_others", "freeing");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+fn a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next() {
+    // On its own: a thread that takes over another's cache has what was in it.
+    if !role("neighbours") {
+        let name = "threads::a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next";
+        let (code, error) = child(name, "neighbours");
+        return assert_eq!(code, Some(0), "{error}");
+    }
+    const LINE: usize = 64;
+    let blocks: Vec<Box<u64>> = (0..64).map(Box::new).collect();
+    let (mine, yours): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    let lines = |blocks: &[(usize, Box<u64>)]| -> Vec<usize> {
+        blocks.iter().map(|(_, block)| &raw const **block as usize / LINE).collect()
+    };
+    let kept = lines(&mine);
+    thread::spawn(move || {
+        for (_, block) in yours {
+            drop(block);
+            let again = std::hint::black_box(Box::new(1u64));
+            let line = &raw const *again as usize / LINE;
+            assert!(!kept.contains(&line), "it works on a line of the thread that has the neighbour");
+        }
+    })
+    .join()
+    .unwrap();
+    drop(mine);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_child_forked_while_other_threads_allocate_can_allocate() {
+    if role("forking") {
+        for _ in 0..2 {
+            thread::spawn(|| {
+                loop {
+                    let vecs: Vec<Vec<u8>> = (1..200).map(|i| vec![0; i * i]).collect();
+                    drop(vecs);
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(50));
+        for _ in 0..40 {
+            // SAFETY: 1. The child allocates, frees and ends: what this heap promises to allow.
+            let pid = unsafe { libc::fork() };
+            assert!(pid >= 0);
+            if pid == 0 {
+                let vecs: Vec<Vec<u8>> = (1..300).map(|i| vec![0; i * i]).collect();
+                drop(vecs);
+                // SAFETY: 1. Ends the child without running anything else.
+                unsafe { libc::_exit(0) };
+            }
+            let mut status = 0;
+            // SAFETY: 1. Waits for the child made above.
+            unsafe { libc::waitpid(pid, &mut status, 0) };
+            assert_eq!(status, 0);
+        }
+        std::process::exit(0);
+    }
+    let (code, error) = child("threads::a_child_forked_while_other_threads_allocate_can_allocate", "forking");
+    assert_eq!(code, Some(0), "{error}");
+}
