@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod prometheus;
+
 use crate::gc;
 use crate::heap::Global;
 use crate::pool::budget::scope::{Kind, Scope};

@@ -249,3 +249,48 @@ fn a_deflated_array_that_lies_is_refused() {
     let said = common::refusal(array);
     assert!(said.contains("but only 64 are there"), "{said}");
 }
+
+const METRICS: &str = "
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(open(sys.argv[1]).read()):
+    assert family.type == 'gauge' and family.documentation, family
+    for sample in family.samples:
+        print(json.dumps({'name': sample.name, 'labels': sample.labels, 'value': sample.value}))
+";
+
+#[test]
+fn prometheus_reads_the_metrics() -> Result<()> {
+    use democratising::pool::budget::scope::{Kind, Scope};
+    use serde_json::{Value, json};
+    let Some(python) = listing::python("prometheus_client.parser") else {
+        assert!(std::env::var_os("CI").is_none(), "CI has the client of Prometheus");
+        return Ok(());
+    };
+    const NAME: &str = "a \"quoted\" \\ name\nof two lines";
+    let outer = Scope::process().child(NAME);
+    // Two of one name in one place are one series, as Prometheus wants it.
+    let (inner, twin) = (outer.child("step"), outer.child("step"));
+    inner.set_limit(Kind::HostBytes, 1 << 20);
+    let held = (inner.run(|| Tensor::zeros(&[1000]))?, twin.run(|| Tensor::zeros(&[500]))?);
+    let file = outer.run(democratising::fs::temp_file)?;
+    let directory = Directory::new();
+    std::fs::write(directory.path("metrics"), democratising::resources().to_prometheus())?;
+    let read = listing::run(&python, METRICS, &[&directory.path("metrics")]);
+    let read: Vec<Value> = read.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let value = |name: &str, labels: Value| {
+        let mut same = read.iter().filter(|sample| sample["name"] == name && sample["labels"] == labels);
+        let found = same.next().unwrap_or_else(|| panic!("no {name} {labels}"))["value"].as_f64();
+        assert!(same.next().is_none(), "{name} {labels} once");
+        found
+    };
+    let (outer, inner) = (format!("process/{NAME}"), format!("process/{NAME}/step"));
+    let bytes = |name: &str, scope: &str| value(name, json!({"scope": scope, "memory": "host"}));
+    assert_eq!(bytes("democratising_held_bytes", &inner), Some(6000.0));
+    assert_eq!(bytes("democratising_held_bytes", &outer), Some(6000.0));
+    assert_eq!(bytes("democratising_held_limit_bytes", &inner), Some((1 << 20) as f64));
+    assert_eq!(value("democratising_held", json!({"scope": outer, "kind": "files"})), Some(1.0));
+    assert!(value("democratising_pool_reserved_bytes", json!({"pool": "pool"})) >= Some(6000.0));
+    drop((held, file));
+    Ok(())
+}

@@ -5,7 +5,7 @@
 //! cfg the same scripts run on real threads, a few hundred times each, and the planted bugs stay away: real threads
 //! meet them too rarely. The heap's stock has no face in a normal build: its models run under loom only.
 //!
-//! No model has a time limit: one that ends has seen everything, up to the bound on preemptions where it names one ([`bounded`]).
+//! No model has a time limit: one that ends has seen everything, up to the bound on preemptions where it names one (`bounded`).
 
 #![forbid(unsafe_code)]
 

@@ -95,7 +95,7 @@ mod tests {
         }
         assert_eq!(cache.push(class, 999).map(|blocks| blocks.len()), Some(most as usize), "the older one");
         assert_eq!((cache.pop(class), cache.pop(class)), (Some(999), Some(2 * most - 1)));
-        assert!(cache.holds(class, 0) && !cache.holds(class, 999) && !cache.holds(SizeClass(1), 0));
+        assert!(cache.holds(class, most) && !cache.holds(class, 0) && !cache.holds(SizeClass(1), most));
         assert_eq!(cache.drain().map(|(_, blocks)| blocks.len() as u64).sum::<u64>(), most - 1);
         assert_eq!(cache.pop(class), None);
     }
