@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
-use harness::{ALL, EAGER, LAZY, LAZY_POISON, NO_PEER, RANGES, in_modes};
+use harness::{ALL, MAPPED, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -41,7 +41,7 @@ fn tensors_go_there_and_back_and_keep_their_elements() {
 
 #[test]
 fn a_view_is_the_same_view_on_a_device() {
-    in_modes("a_view_is_the_same_view_on_a_device", &[LAZY, RANGES], || {
+    in_modes("a_view_is_the_same_view_on_a_device", ALL, || {
         let device = Device::cuda(0).unwrap();
         let here = Tensor::new(&[3, 40], (0..120).collect::<Vec<i32>>()).unwrap();
         let there = here.to_device(&device).unwrap();
@@ -103,32 +103,28 @@ fn tensors_go_from_device_to_device_while_their_sources_are_dropped() {
 
 #[test]
 fn a_source_may_be_dropped_and_changed_while_its_copy_is_under_way() {
-    in_modes(
-        "a_source_may_be_dropped_and_changed_while_its_copy_is_under_way",
-        &[LAZY, LAZY_POISON, RANGES],
-        || {
-            let device = Device::cuda(0).unwrap();
-            let stream = cuda::Stream::new(&device).unwrap();
-            let mut copies = Vec::new();
-            // More than is staged at once.
-            for round in 0..30 {
-                let elements = pattern(5 * MIB + 17, round);
-                let mut here = Tensor::new(&[elements.len()], &elements[..]).unwrap();
-                copies.push((here.to_device_on(&device, &stream).unwrap(), elements));
-                here.as_mut_slice::<u8>().unwrap().fill(0xEE);
-            }
-            for (copy, elements) in copies {
-                assert!(copy.to_vec::<u8>().unwrap() == elements);
-            }
-            drop(stream);
-            nothing_is_left();
-        },
-    );
+    in_modes("a_source_may_be_dropped_and_changed_while_its_copy_is_under_way", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let stream = cuda::Stream::new(&device).unwrap();
+        let mut copies = Vec::new();
+        // More than is staged at once.
+        for round in 0..30 {
+            let elements = pattern(5 * MIB + 17, round);
+            let mut here = Tensor::new(&[elements.len()], &elements[..]).unwrap();
+            copies.push((here.to_device_on(&device, &stream).unwrap(), elements));
+            here.as_mut_slice::<u8>().unwrap().fill(0xEE);
+        }
+        for (copy, elements) in copies {
+            assert!(copy.to_vec::<u8>().unwrap() == elements);
+        }
+        drop(stream);
+        nothing_is_left();
+    });
 }
 
 #[test]
 fn a_block_freed_on_one_stream_is_waited_for_on_another() {
-    in_modes("a_block_freed_on_one_stream_is_waited_for_on_another", &[LAZY, LAZY_POISON, RANGES], || {
+    in_modes("a_block_freed_on_one_stream_is_waited_for_on_another", ALL, || {
         let device = Device::cuda(0).unwrap();
         let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
         // Large ones are spans, small ones slots out of caches, and one frame is shared by many.
@@ -160,39 +156,34 @@ fn a_block_freed_on_one_stream_is_waited_for_on_another() {
 
 #[test]
 fn a_block_that_another_stream_uses_is_not_used_again_before_that_is_done() {
-    in_modes(
-        "a_block_that_another_stream_uses_is_not_used_again_before_that_is_done",
-        &[LAZY, RANGES],
-        || {
-            let device = Device::cuda(0).unwrap();
-            let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
-            for bytes in [2 * MIB, 5000] {
-                let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
-                out.used_on(&b).unwrap();
-                let block =
-                    Tensor::new(&[bytes], vec![3u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
-                let at = block.device_address().unwrap();
-                block.used_on(&b).unwrap();
-                harness::copy(out.device_address().unwrap(), at, bytes, b.as_raw());
-                drop(block);
-                // The same block again, on its own stream, which runs to its end first.
-                let eights = Tensor::new(&[bytes], vec![8u8; bytes]).unwrap();
-                let mut again = Vec::new();
-                while again.last().is_none_or(|tensor: &Tensor| tensor.device_address() != Some(at)) {
-                    again.push(eights.to_device_on(&device, &a).unwrap());
-                    assert!(again.len() < 1000, "the block is used again");
-                }
-                a.synchronize().unwrap();
-                b.synchronize().unwrap();
-                assert!(out.to_vec::<u8>().unwrap() == vec![3; bytes], "b read what a wrote later");
+    in_modes("a_block_that_another_stream_uses_is_not_used_again_before_that_is_done", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+        for bytes in [2 * MIB, 5000] {
+            let out = Tensor::zeros_with(&[bytes], DType::U8, &device).unwrap();
+            out.used_on(&b).unwrap();
+            let block = Tensor::new(&[bytes], vec![3u8; bytes]).unwrap().to_device_on(&device, &a).unwrap();
+            let at = block.device_address().unwrap();
+            block.used_on(&b).unwrap();
+            harness::copy(out.device_address().unwrap(), at, bytes, b.as_raw());
+            drop(block);
+            // The same block again, on its own stream, which runs to its end first.
+            let eights = Tensor::new(&[bytes], vec![8u8; bytes]).unwrap();
+            let mut again = Vec::new();
+            while again.last().is_none_or(|tensor: &Tensor| tensor.device_address() != Some(at)) {
+                again.push(eights.to_device_on(&device, &a).unwrap());
+                assert!(again.len() < 1000, "the block is used again");
             }
-        },
-    );
+            a.synchronize().unwrap();
+            b.synchronize().unwrap();
+            assert!(out.to_vec::<u8>().unwrap() == vec![3; bytes], "b read what a wrote later");
+        }
+    });
 }
 
 #[test]
 fn the_callers_context_is_current_again_after_each_call() {
-    in_modes("the_callers_context_is_current_again_after_each_call", &[EAGER, NO_PEER], || {
+    in_modes("the_callers_context_is_current_again_after_each_call", ALL, || {
         let devices = Device::cuda_all().unwrap();
         Tensor::zeros_on(&[10], &devices[0]).unwrap();
         let before = harness::context();
@@ -215,7 +206,7 @@ fn the_callers_context_is_current_again_after_each_call() {
 
 #[test]
 fn a_limit_holds_also_below_what_is_in_use() {
-    in_modes("a_limit_holds_also_below_what_is_in_use", &[EAGER, LAZY, RANGES], || {
+    in_modes("a_limit_holds_also_below_what_is_in_use", ALL, || {
         let device = Device::cuda(0).unwrap();
         let mib = |n: usize| Tensor::zeros_with(&[n * MIB], DType::U8, &device);
         let (held, idle) = (mib(60).unwrap(), mib(100).unwrap());
@@ -251,7 +242,7 @@ fn a_limit_holds_also_below_what_is_in_use() {
 
 #[test]
 fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
-    in_modes("an_initial_size_does_not_stop_the_pool_short_of_its_maximum", &[EAGER, LAZY], || {
+    in_modes("an_initial_size_does_not_stop_the_pool_short_of_its_maximum", ALL, || {
         let device = Device::cuda(0).unwrap();
         cuda::MemoryPool::configure().initial_size(96 << 20).max_size(128 << 20).enable().unwrap();
         assert_eq!(cuda::MemoryPool::stats(0).unwrap().pool.reserved_bytes, 96 << 20);
@@ -275,46 +266,38 @@ fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
 
 #[test]
 fn all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation() {
-    in_modes(
-        "all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation",
-        &[EAGER, LAZY, LAZY_POISON],
-        || {
-            let device = Device::cuda(0).unwrap();
-            let total = cuda::get_memory_info(0).unwrap().total as usize;
-            if total > 8 << 30 {
-                return;
-            }
-            let streams = [cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap()];
-            let small = Tensor::new(&[4 * MIB], vec![5u8; 4 * MIB]).unwrap();
-            let mut blocks: Vec<_> = (0..total / (4 * MIB))
-                .map(|i| small.to_device_on(&device, &streams[i % 2]).unwrap())
-                .collect();
-            assert!(small.to_device(&device).is_err(), "it is full");
-            // Every other one, with their work still queued: half of the device is free, and no two frames side by side.
-            let mut keep = false;
-            blocks.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
-            assert!(half.device_address().is_some());
-            for block in &blocks {
-                assert!(
-                    block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5),
-                    "moved under a live block"
-                );
-            }
-            drop((half, blocks));
-            let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
-            drop((whole, streams));
-            nothing_is_left();
-        },
-    );
+    in_modes("all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation", MAPPED, || {
+        let device = Device::cuda(0).unwrap();
+        let total = cuda::get_memory_info(0).unwrap().total as usize;
+        if total > 8 << 30 {
+            return;
+        }
+        let streams = [cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap()];
+        let small = Tensor::new(&[4 * MIB], vec![5u8; 4 * MIB]).unwrap();
+        let mut blocks: Vec<_> =
+            (0..total / (4 * MIB)).map(|i| small.to_device_on(&device, &streams[i % 2]).unwrap()).collect();
+        assert!(small.to_device(&device).is_err(), "it is full");
+        // Every other one, with their work still queued: half of the device is free, and no two frames side by side.
+        let mut keep = false;
+        blocks.retain(|_| {
+            keep = !keep;
+            keep
+        });
+        let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
+        assert!(half.device_address().is_some());
+        for block in &blocks {
+            assert!(block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5), "moved under a live block");
+        }
+        drop((half, blocks));
+        let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
+        drop((whole, streams));
+        nothing_is_left();
+    });
 }
 
 #[test]
 fn a_reclaimer_is_asked_before_memory_is_refused() {
-    in_modes("a_reclaimer_is_asked_before_memory_is_refused", &[LAZY, RANGES], || {
+    in_modes("a_reclaimer_is_asked_before_memory_is_refused", ALL, || {
         use std::sync::{Arc, Mutex};
         struct Kept(Arc<Mutex<Vec<Tensor>>>);
         impl gc::Reclaim for Kept {
@@ -344,7 +327,7 @@ fn a_reclaimer_is_asked_before_memory_is_refused() {
 
 #[test]
 fn threads_on_streams_of_their_own_share_a_device() {
-    in_modes("threads_on_streams_of_their_own_share_a_device", &[EAGER, LAZY_POISON, RANGES], || {
+    in_modes("threads_on_streams_of_their_own_share_a_device", ALL, || {
         let device = Device::cuda(0).unwrap();
         cuda::set_memory_limit(0, 96 << 20).unwrap();
         std::thread::scope(|scope| {
@@ -379,7 +362,7 @@ fn a_buffer_goes_where_cudarc_wants_a_slice() {
     use cudarc::driver::{CudaContext, DevicePtr};
     use democratising::cuda::DeviceBuf;
 
-    in_modes("a_buffer_goes_where_cudarc_wants_a_slice", &[EAGER, LAZY, LAZY_POISON, RANGES], || {
+    in_modes("a_buffer_goes_where_cudarc_wants_a_slice", ALL, || {
         // First: cudarc panics without a driver.
         let device = Device::cuda(0).unwrap();
         let context = CudaContext::new(0).unwrap();
@@ -414,7 +397,7 @@ fn a_buffer_goes_where_cudarc_wants_a_slice() {
 
 #[test]
 fn a_device_has_128_streams_at_most_and_gets_them_back() {
-    in_modes("a_device_has_128_streams_at_most_and_gets_them_back", &[EAGER, LAZY], || {
+    in_modes("a_device_has_128_streams_at_most_and_gets_them_back", ALL, || {
         let device = Device::cuda(0).unwrap();
         for _ in 0..3 {
             // The default stream is one of them.
@@ -439,7 +422,7 @@ fn a_device_has_128_streams_at_most_and_gets_them_back() {
 
 #[test]
 fn work_on_the_wrong_device_is_refused_by_name() {
-    in_modes("work_on_the_wrong_device_is_refused_by_name", &[EAGER], || {
+    in_modes("work_on_the_wrong_device_is_refused_by_name", ALL, || {
         let devices = Device::cuda_all().unwrap();
         let here = Tensor::zeros(&[10]).unwrap();
         assert!(matches!(cuda::Stream::new(&Device::host()), Err(DemoError::WrongDevice { .. })));
@@ -463,7 +446,7 @@ fn work_on_the_wrong_device_is_refused_by_name() {
 #[test]
 fn device_memory_is_charged_to_the_scope_it_is_taken_in() {
     use democratising::pool::budget::scope::{Kind, Scope};
-    in_modes("device_memory_is_charged_to_the_scope_it_is_taken_in", &[EAGER], || {
+    in_modes("device_memory_is_charged_to_the_scope_it_is_taken_in", ALL, || {
         let device = Device::cuda(1).unwrap();
         let step = Scope::new("step");
         step.set_limit(Kind::DeviceBytes, 5 * MIB as u64);

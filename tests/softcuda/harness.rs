@@ -25,6 +25,8 @@ pub const RANGES: Mode =
     Mode("without virtual memory", &[("SOFTCUDA_NO_VMM", "1"), ("SOFTCUDA_POISON", "1")]);
 pub const NO_PEER: Mode = Mode("without peer access", &[("SOFTCUDA_NO_PEER", "1"), ("SOFTCUDA_LAZY", "1")]);
 
+/// Those in which memory can move.
+pub const MAPPED: &[Mode] = &[EAGER, LAZY, POISON, LAZY_POISON, NO_PEER];
 /// Every way in which the driver can be.
 pub const ALL: &[Mode] = &[EAGER, LAZY, POISON, LAZY_POISON, RANGES, NO_PEER];
 
