@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Barrier, Once};
+use std::sync::{Barrier, Mutex, Once, PoisonError};
 use std::thread;
 
 #[global_allocator]
@@ -22,6 +22,9 @@ thread_local! {
     static TOLD: Cell<Option<Misuse>> = const { Cell::new(None) };
 }
 static IN_ALL: AtomicUsize = AtomicUsize::new(0);
+
+/// A collection empties every thread's cache. Whoever counts on what is in his own holds this.
+static COLLECTS: Mutex<()> = Mutex::new(());
 
 /// What is told while `act` runs, in this thread.
 fn told(act: impl FnOnce()) -> Option<Misuse> {
@@ -125,15 +128,17 @@ fn a_write_one_byte_behind_the_end_is_told_when_the_block_is_freed() {
 
 #[test]
 fn a_write_after_the_free_is_told_when_the_block_would_be_handed_out() {
+    let _alone = COLLECTS.lock().unwrap_or_else(PoisonError::into_inner);
     for (bytes, byte) in [(8, 0), (24, 17), (100, 99), (5000, 4000), (30_000, 29_999)] {
         let layout = layout(bytes);
         // A thread of its own: what is in its cache is only what this did.
         let misuse = thread::spawn(move || {
+            // The list first: making it could find the damage too.
+            let (mut found, mut blocks) = (None, Vec::with_capacity(3000));
             let at = take(bytes);
             free(at, layout.size());
             // SAFETY: 1. It is not sound: this is what the heap must see. The memory is mapped.
             unsafe { at.add(byte).write(7) };
-            let (mut found, mut blocks) = (None, Vec::with_capacity(3000));
             while found.is_none() && blocks.len() < 3000 {
                 let mut block = std::ptr::null_mut();
                 found = told(|| block = take(bytes));
@@ -156,6 +161,7 @@ fn a_write_after_the_free_is_told_when_the_block_would_be_handed_out() {
 
 #[test]
 fn a_write_after_the_free_is_told_when_the_block_goes_back_to_the_slabs() {
+    let _alone = COLLECTS.lock().unwrap_or_else(PoisonError::into_inner);
     let heard = IN_ALL.load(SeqCst);
     let misuse = told(|| {
         let at = take(1300);

@@ -6,8 +6,8 @@
 //!    told, and so is a free with another size than was asked for.
 //! 3. Blocks of the size classes are filled with a **pattern** while they are free, and compared when they are handed out or go
 //!    back to the slabs: a write after the free is told. Whoever reads freed or fresh memory reads the pattern.
-//! 4. **Places are drawn**: slots from the whole slab (`arena/slab/drawn`), blocks from all of the loaded magazine. What was
-//!    freed last is not what comes next, unless the magazine holds nothing else.
+//! 4. **Places are drawn**: slots from the whole slab (`arena/slab/drawn`), blocks from all of the loaded magazine, which has 16 at least
+//!    then, or half of what it holds (`cache/stir`). What was freed last is seldom what comes next.
 //!
 //! Not found: reads of any kind, a write behind the end that skips trailer and pattern, a write after the free once the block is
 //! handed out again, or once it is in a slab, or of a block above the size classes, and a second free after the block was

@@ -39,6 +39,32 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
     bin.pop() as *mut u8
 }
 
+/// Loads blocks from behind, from the depot or the slabs, until there are `least`, or half of what the magazine holds.
+#[cold]
+#[inline(never)]
+pub(super) fn widen(class: SizeClass, least: usize) {
+    let Some(own) = thread::obtain() else { return };
+    let mut bin = own.bin(class);
+    let least = least.min(bin.back().capacity / 2);
+    let Some(missing) = least.checked_sub(bin.loaded().len()).filter(|&missing| missing > 0) else { return };
+    if bin.behind().len() < missing {
+        let mut room = [0; MOST];
+        let room = &mut room[..capacity(class) - bin.behind().len()];
+        let mut blocks = shared::fetch(class, room);
+        if blocks == 0 {
+            blocks = shared::refill(class, room);
+        }
+        if owner::tagged(class) {
+            own.tags().claim(&room[..blocks]);
+        }
+        bin.load_behind(&room[..blocks]);
+    }
+    for _ in 0..missing {
+        let Some(block) = bin.pop_behind() else { return };
+        bin.push(block);
+    }
+}
+
 /// The loaded magazine is full, or this thread has no cache yet, or no more.
 #[cold]
 #[inline(never)]
@@ -310,9 +336,18 @@ impl Bin {
         self.set_top(unsafe { self.top().add(blocks) });
     }
 
-    /// The blocks go to the empty magazine behind.
+    /// The uppermost block of the magazine behind.
+    fn pop_behind(&mut self) -> Option<usize> {
+        let block = *self.behind().last()?;
+        let back = self.back();
+        // SAFETY: 1. See above. There is a block below.
+        self.set_back(Back { behind: unsafe { back.behind.sub(1) }, ..back });
+        Some(block)
+    }
+
+    /// The blocks go on top of the magazine behind, which has room for them.
     fn load_behind(&mut self, blocks: &[usize]) {
-        debug_assert!(self.behind().is_empty() && blocks.len() <= capacity(self.class));
+        debug_assert!(self.behind().len() + blocks.len() <= capacity(self.class));
         let back = self.back();
         // SAFETY: 1. See above. 2. Above the bottom there is room for the class's capacity.
         let behind = unsafe {
