@@ -24,13 +24,7 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
         bin.unload(capacity(class));
         if bin.behind().is_empty() {
             let room = bin.room();
-            let mut blocks = shared::fetch(class, room);
-            if blocks == 0 {
-                blocks = shared::refill(class, room);
-            }
-            if owner::tagged(class) {
-                own.tags().claim(&room[..blocks]);
-            }
+            let blocks = own.draw_on(class, room);
             bin.load(blocks);
         } else {
             bin.swap();
@@ -50,13 +44,7 @@ pub(super) fn widen(class: SizeClass, least: usize) {
     if bin.behind().len() < missing {
         let mut room = [0; MOST];
         let room = &mut room[..capacity(class) - bin.behind().len()];
-        let mut blocks = shared::fetch(class, room);
-        if blocks == 0 {
-            blocks = shared::refill(class, room);
-        }
-        if owner::tagged(class) {
-            own.tags().claim(&room[..blocks]);
-        }
+        let blocks = own.draw_on(class, room);
         bin.load_behind(&room[..blocks]);
     }
     for _ in 0..missing {
@@ -176,6 +164,18 @@ impl Own {
         // SAFETY: 1. The cache is ours.
         let behind = unsafe { (*self.0.as_ptr()).backs[class.0 as usize].behind };
         (!behind.is_null()).then(|| self.bin(class))
+    }
+
+    /// Blocks of the depot, or else of the slabs, for this cache: how many.
+    fn draw_on(self, class: SizeClass, room: &mut [usize]) -> usize {
+        let mut blocks = shared::fetch(class, room);
+        if blocks == 0 {
+            blocks = shared::refill(class, room);
+        }
+        if owner::tagged(class) {
+            self.tags().claim(&room[..blocks]);
+        }
+        blocks
     }
 
     /// Gives every block to the slabs.
