@@ -578,6 +578,20 @@ fn a_block_of_somebody_else_is_refused<I: IndexKind>() {
     }
 }
 
+fn a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was<I: IndexKind>() {
+    let mut bytes = vec![MaybeUninit::uninit(); 1 << 20];
+    let space = Fixed::with_geometry(&mut bytes, Geometry::spans(4 << 10));
+    let pool = pool::<_, I>(space, PoolConfig::DEFAULT.max_bytes(64 << 10));
+    let layout = Layout::from_size_align(8 << 10, 1).unwrap();
+    let block = pool.allocate(layout).unwrap();
+    let before = pool.stats();
+    for bytes in [68 << 10, 512 << 10] {
+        // SAFETY: 1. Nobody uses the block.
+        assert_eq!(unsafe { pool.resize(block.addr, layout, bytes) }, Ok(false));
+        assert_eq!(pool.stats(), before, "{bytes} bytes");
+    }
+}
+
 fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum<I: IndexKind>() {
     let config = PoolConfig::DEFAULT.initial_bytes(8 << 20).growth_permille(2000).max_bytes(40 << 20);
     let pool = simulated::<I>(config);
@@ -608,5 +622,6 @@ with_either_index! {
     what_never_fits_is_told_apart_from_what_does_not_fit_now
     a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one
     a_block_of_somebody_else_is_refused
+    a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
     growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
 }

@@ -63,21 +63,29 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 
     fn extend_span(&mut self, span: Span, granules: u32, grant: &impl Grant) -> bool {
         let more = Span::new(span.end(), granules - span.granules);
+        let Some(commit) = &mut self.commit else { return self.extend_unframed(span, more, grant) };
         if !self.index.extend(span, granules) {
             return false;
         }
-        let whole = Span { start: span.start, granules };
-        let backed = match &mut self.commit {
-            Some(commit) => commit.back(&self.space, &mut self.index, grant, more).is_ok(),
-            None => grant.grant(self.geometry.bytes(more.granules)),
-        };
+        let backed = commit.back(&self.space, &mut self.index, grant, more).is_ok();
         if !backed {
-            let cut = self.index.cut(whole, span.granules);
+            let cut = self.index.cut(Span { start: span.start, granules }, span.granules);
             debug_assert_eq!(cut, Ok(()));
-            if let Some(commit) = &mut self.commit {
-                commit.forget_missing(&mut self.index, more);
-            }
+            commit.forget_missing(&mut self.index, more);
         }
         backed
+    }
+
+    /// As in `take_unframed` the grant comes first: what it refuses leaves no trace in the index's high-water mark.
+    fn extend_unframed(&mut self, span: Span, more: Span, grant: &impl Grant) -> bool {
+        let more_bytes = self.geometry.bytes(more.granules);
+        if !grant.grant(more_bytes) {
+            return false;
+        }
+        let extended = self.index.extend(span, span.granules + more.granules);
+        if !extended {
+            grant.returned(more_bytes);
+        }
+        extended
     }
 }
