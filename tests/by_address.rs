@@ -4,9 +4,11 @@ use democratising::heap::{Misuse, OnMisuse, on_misuse};
 use democratising::{BadFree, Global, gc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::null_mut;
-use std::sync::Mutex;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, RwLock, mpsc};
 use std::thread;
+
+/// Taken alone by whoever frees what is free: the memory must not be somebody else's by then.
+static ALONE: RwLock<()> = RwLock::new(());
 
 /// Misuse that the hook heard of, with the address.
 static HEARD: Mutex<Vec<(usize, BadFree)>> = Mutex::new(Vec::new());
@@ -110,6 +112,7 @@ const SIZES: [usize; 16] = [
 
 #[test]
 fn every_size_and_alignment_is_found_again_by_its_address() {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     for bytes in SIZES {
         for align in [1, 16, 64, 4096, 32 << 10, 64 << 10, 1 << 20] {
             Filled::new(bytes, align, 7).free();
@@ -120,6 +123,7 @@ fn every_size_and_alignment_is_found_again_by_its_address() {
 
 #[test]
 fn memory_that_changes_its_class_is_known_by_the_new_one() {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     // Each round takes what the last one gave back: slabs become spans, spans slabs, and slabs those of another class.
     for round in 0..40 {
         let bytes = SIZES[(round * 5) % SIZES.len()];
@@ -132,6 +136,7 @@ fn memory_that_changes_its_class_is_known_by_the_new_one() {
 
 #[test]
 fn blocks_are_known_in_threads_that_never_took_one() {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     let (to, from) = mpsc::channel::<Filled>();
     let other = thread::spawn(move || {
         for (turn, mut block) in from.into_iter().enumerate() {
@@ -151,6 +156,7 @@ fn blocks_are_known_in_threads_that_never_took_one() {
 
 #[test]
 fn a_block_of_another_size_keeps_its_contents_and_small_cuts_keep_its_place() {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     for from in SIZES {
         for to in SIZES {
             let mut block = Filled::new(from, 16, 9);
@@ -170,6 +176,7 @@ fn a_block_of_another_size_keeps_its_contents_and_small_cuts_keep_its_place() {
 
 #[test]
 fn what_cannot_be_had_leaves_the_block_as_it_is() {
+    let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     for bytes in [100, 100_000] {
         let block = Filled::new(bytes, 16, 3);
         for wanted in [usize::MAX, isize::MAX as usize, isize::MAX as usize - 20, 1 << 46] {
@@ -182,6 +189,7 @@ fn what_cannot_be_had_leaves_the_block_as_it_is() {
 
 #[test]
 fn addresses_that_are_no_blocks_are_told() {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
     on_misuse(OnMisuse::Hook(hook));
     let mut mine = [0u8; 64];
     free_wrongly(mine.as_mut_ptr());
