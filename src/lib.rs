@@ -62,7 +62,7 @@
 //! # Features
 //!
 //! `std` (default) adds mapped memory, `MemoryPool`, `Tensor`, files and the registry of reclaimers; `net` (default) connections;
-//! `serde` serialises reports; `cuda` adds
+//! `serde` serialises reports; `backtrace` and `tracing` add callers to the memory timeline and events for subscribers; `cuda` adds
 //! devices; `cli` builds the program `democratising`; `critical-section` and `portable-atomic` are for
 //! microcontrollers. Without any, nothing but `core` is needed, not even `alloc`.
 
@@ -92,6 +92,8 @@ pub mod size;
 pub mod space;
 pub mod sync;
 pub mod tensor;
+#[cfg(feature = "std")]
+pub mod timeline;
 
 pub use arena::Arena;
 pub use device::Device;

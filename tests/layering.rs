@@ -15,7 +15,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("arena::index", &["sync"]),
     ("space", &["arena::index"]),
     ("arena", &["space"]),
-    ("pool::budget", &["sync"]),
+    ("timeline", &["sync"]),
+    ("pool::budget", &["sync", "timeline"]),
     ("pool", &["arena", "pool::budget"]),
     ("heap", &["pool"]),
     ("gc", &["pool", "heap"]),
@@ -96,6 +97,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
     ("tensor/storage/foreign.rs", "sees memory that another library owns"),
     ("tensor/storage/resident.rs", "lets the pages of mapped files go"),
+    ("timeline/recorder.rs", "hooks into fork"),
     ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 

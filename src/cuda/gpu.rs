@@ -13,9 +13,11 @@ use crate::device::handover::Slots;
 use crate::error::{DemoError, DeviceId, Result};
 use crate::heap::misused;
 use crate::pool::PoolConfig;
+use crate::pool::budget::scope::Scope;
 use crate::size::{Offset, SizeClass};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{HostLock, Lock, OnceLock};
+use crate::timeline::{self, Place};
 use core::alloc::Layout;
 use std::boxed::Box;
 use std::sync::{Arc, Weak};
@@ -176,7 +178,40 @@ impl Gpu {
             }
         };
         stream.took(bytes);
+        if timeline::wants_backing() {
+            self.tell(timeline::allocated, at, layout, bytes, stream);
+        }
         Ok((at, bytes))
+    }
+
+    /// Tells the timeline of a block that was handed out, or is about to come back; and of the frames that changed with it.
+    #[cold]
+    #[inline(never)]
+    fn tell(
+        &self,
+        tell: fn(Place, u64, u64, u64, u64, &str),
+        at: u64,
+        layout: Layout,
+        bytes: u64,
+        stream: &Inner,
+    ) {
+        if timeline::is_recording() {
+            let scope = Scope::current();
+            tell(self.place(), at, layout.size() as u64, bytes, stream.handle as u64, scope.name());
+        }
+        self.tell_backing();
+    }
+
+    fn place(&self) -> Place {
+        Place::Cuda(self.context.ordinal() as u8)
+    }
+
+    /// Tells what the pool has reserved, if anybody wants to know.
+    pub(super) fn tell_backing(&self) {
+        if timeline::wants_backing() {
+            let stats = self.memory.stats();
+            timeline::backed(self.place(), stats.reserved_bytes, [stats.creates, stats.steals, stats.unmaps]);
+        }
     }
 
     /// Gives back what [`take`](Self::take) gave. Work on it is queued on its stream, and on those of `also`.
@@ -184,6 +219,9 @@ impl Gpu {
     pub(super) fn give(&self, at: u64, layout: Layout, bytes: u64, stream: &Inner, also: Slots) {
         if super::driver::is_fork() {
             return;
+        }
+        if timeline::wants_backing() {
+            self.tell(timeline::freed, at, layout, bytes, stream);
         }
         stream.gave(bytes);
         let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
@@ -311,6 +349,7 @@ impl Gpu {
         if over_bytes > 0 && idle_bytes > 0 {
             self.memory.trim(idle_bytes.saturating_sub(over_bytes));
         }
+        self.tell_backing();
         self.is_over.store(self.memory.stats().reserved_bytes > limit_bytes, Relaxed);
     }
 
@@ -320,6 +359,8 @@ impl Gpu {
             return 0;
         }
         self.empty_all();
-        self.memory.trim(self.memory.idle_bytes().saturating_sub(target_bytes))
+        let given = self.memory.trim(self.memory.idle_bytes().saturating_sub(target_bytes));
+        self.tell_backing();
+        given
     }
 }

@@ -11,6 +11,7 @@ use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::timeline::{self, Place};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 use std::{string::String, vec::Vec};
@@ -131,7 +132,7 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
         };
         let never_fits = (1..report.requested_bytes).contains(&report.limit_bytes);
         if counted == RETRIES || number == RETRIES_AMONG_SEVERAL || never_fits || Asking::is_under_way() {
-            return Err(report.into());
+            return Err(given_up(report));
         }
         let short = short.get_or_insert_with(Short::begin);
         // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
@@ -148,11 +149,22 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
             run(Wanted::Room, Deadline::NEVER);
         }
         if !helped() {
-            return Err(report.into());
+            return Err(given_up(report));
         }
         number += 1;
         counted += u32::from(!short.is_among_several());
     }
+}
+
+/// Nothing helped: the timeline hears of it.
+#[cold]
+fn given_up(report: OutOfMemory) -> DemoError {
+    let place = match report.device {
+        DeviceId::Host => Place::Pool,
+        DeviceId::Cuda(ordinal) => Place::Cuda(ordinal as u8),
+    };
+    timeline::out_of_memory(place, report.requested_bytes, Scope::current().name());
+    report.into()
 }
 
 /// How many threads ran out of memory and try again.
@@ -360,6 +372,7 @@ pub(super) fn run(wanted: Wanted, until: Deadline) -> Collected {
         heap::trim(u64::MAX);
     }
     collected.elapsed = began.elapsed();
+    timeline::collected(collected.bytes(), collected.elapsed);
     collected
 }
 

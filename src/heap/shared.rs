@@ -362,7 +362,6 @@ fn base(pool: &HeapPool) -> usize {
 #[cfg(unix)]
 mod fork {
     use super::{AGE, CACHES, MAKING, Ordering, POOL, STOCK, VISITS, thread};
-    use crate::pool::host;
 
     pub(super) fn register() {
         // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
@@ -377,7 +376,6 @@ mod fork {
         if let Some(pool) = POOL.get() {
             pool.hold();
         }
-        host::hold();
     }
 
     /// The child: the seats of threads that are not in it are nobody's.
@@ -392,7 +390,6 @@ mod fork {
     unsafe extern "C" fn let_go() {
         // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork.
         unsafe {
-            host::let_go();
             if let Some(pool) = POOL.get() {
                 pool.let_go();
             }

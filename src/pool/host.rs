@@ -1,9 +1,11 @@
 //! The process's own pool of mapped memory: what tensors draw from.
 
+use super::budget::scope::Scope;
 use super::{Budget, Pool, PoolConfig, Stats};
 use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
 use crate::space::{Mapped, MappedTables, SpaceError};
 use crate::sync::{HostLock, Lock, OnceLock};
+use crate::timeline::{self, Place};
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -30,6 +32,7 @@ pub(crate) fn pool() -> Result<&'static HostPool, SpaceError> {
 
 #[cold]
 fn make() -> Result<&'static HostPool, SpaceError> {
+    around_forks();
     let _making = MAKING.lock();
     if let Some(pool) = POOL.get() {
         return Ok(pool);
@@ -62,25 +65,36 @@ pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
 
 /// Gives up to `target_bytes` (rounded up to a frame) of idle memory back to the system; returns the bytes given.
 pub(crate) fn trim(target_bytes: u64) -> u64 {
-    made().map_or(0, |pool| pool.trim(pool.idle_bytes().saturating_sub(target_bytes)))
+    made().map_or(0, |pool| {
+        let given = pool.trim(pool.idle_bytes().saturating_sub(target_bytes));
+        tell_backing(pool);
+        given
+    })
 }
 
-/// Keeps the pool's locks for a fork.
+/// From the pool's making on, a fork finds its locks held by the thread that forks, and lets them go on both sides.
+fn around_forks() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        #[cfg(unix)]
+        // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
+        unsafe {
+            libc::pthread_atfork(Some(hold), Some(let_go), Some(let_go))
+        };
+    });
+}
+
 #[cfg(unix)]
-pub(crate) fn hold() {
+unsafe extern "C" fn hold() {
     MAKING.hold();
     if let Some(pool) = made() {
         pool.hold();
     }
 }
 
-/// Lets go what [`hold`] keeps.
-///
-/// # Safety
-/// This thread, or the one that it is the fork of, called `hold`.
 #[cfg(unix)]
-pub(crate) unsafe fn let_go() {
-    // SAFETY: 1. As the caller promises. 2. Nobody can have made the pool since: `MAKING` was held.
+unsafe extern "C" fn let_go() {
+    // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork. 2. Nobody can have made the pool since: `MAKING` was held.
     unsafe {
         if let Some(pool) = made() {
             pool.let_go();
@@ -133,8 +147,40 @@ impl MemoryPool {
         if let Some(pool) = made() {
             pool.configure(NOT_ENABLED);
             pool.trim(0);
+            tell_backing(pool);
         }
         Ok(())
+    }
+}
+
+/// Tells the timeline of a block that was handed out, or is about to come back; and of the frames that changed with it.
+#[cold]
+#[inline(never)]
+fn tell(pool: &HostPool, told: Told, at: NonNull<u8>, layout: Layout) {
+    if timeline::is_recording() {
+        let scope = Scope::current();
+        let (address, bytes) = (at.as_ptr() as u64, layout.size() as u64);
+        let block_bytes = pool.usable_bytes(at).unwrap_or(bytes);
+        let tell = match told {
+            Told::Taken => timeline::allocated,
+            Told::Given => timeline::freed,
+        };
+        tell(Place::Pool, address, bytes, block_bytes, 0, scope.name());
+    }
+    tell_backing(pool);
+}
+
+#[derive(Clone, Copy)]
+enum Told {
+    Taken,
+    Given,
+}
+
+/// Tells what the pool has reserved, if anybody wants to know.
+fn tell_backing(pool: &HostPool) {
+    if timeline::wants_backing() {
+        let stats = pool.stats();
+        timeline::backed(Place::Pool, stats.reserved_bytes, [stats.creates, stats.steals, stats.unmaps]);
     }
 }
 
@@ -143,25 +189,37 @@ impl MemoryPool {
 unsafe impl Allocator for MemoryPool {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        Allocator::allocate(&pool().map_err(|_| AllocError)?, layout)
+        let pool = pool().map_err(|_| AllocError)?;
+        let block = Allocator::allocate(&pool, layout)?;
+        if timeline::wants_backing() {
+            tell(pool, Told::Taken, block.cast(), layout);
+        }
+        Ok(block)
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        pool().map_err(|_| AllocError)?.allocate_zeroed(layout)
+        let pool = pool().map_err(|_| AllocError)?;
+        let block = pool.allocate_zeroed(layout)?;
+        if timeline::wants_backing() {
+            tell(pool, Told::Taken, block.cast(), layout);
+        }
+        Ok(block)
     }
 
     #[inline]
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
         if let Some(pool) = made() {
+            if timeline::wants_backing() {
+                tell(pool, Told::Given, at, layout);
+            }
             // SAFETY: 1. The caller's promise, handed on.
             unsafe { pool.deallocate(at, layout) }
         }
     }
 
     unsafe fn grow(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = made().ok_or(AllocError)?;
         // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.grow(at, old, new) }
+        moved(at, old, new, |pool| unsafe { pool.grow(at, old, new) })
     }
 
     unsafe fn grow_zeroed(
@@ -170,16 +228,36 @@ unsafe impl Allocator for MemoryPool {
         old: Layout,
         new: Layout,
     ) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = made().ok_or(AllocError)?;
         // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.grow_zeroed(at, old, new) }
+        moved(at, old, new, |pool| unsafe { pool.grow_zeroed(at, old, new) })
     }
 
     unsafe fn shrink(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let pool = made().ok_or(AllocError)?;
         // SAFETY: 1. The caller's promise, handed on.
-        unsafe { pool.shrink(at, old, new) }
+        moved(at, old, new, |pool| unsafe { pool.shrink(at, old, new) })
     }
+}
+
+/// Changes a block's size by `change`. It is told before as given back, since somebody else may have the old place at once, and as
+/// taken again where it stays because that failed.
+#[inline]
+fn moved(
+    at: NonNull<u8>,
+    old: Layout,
+    new: Layout,
+    change: impl FnOnce(&&'static HostPool) -> Result<NonNull<[u8]>, AllocError>,
+) -> Result<NonNull<[u8]>, AllocError> {
+    let pool = made().ok_or(AllocError)?;
+    if !timeline::wants_backing() {
+        return change(&pool);
+    }
+    tell(pool, Told::Given, at, old);
+    let changed = change(&pool);
+    match changed {
+        Ok(block) => tell(pool, Told::Taken, block.cast(), new),
+        Err(_) => tell(pool, Told::Taken, at, old),
+    }
+    changed
 }
 
 /// Settings for the [`MemoryPool`].
@@ -230,6 +308,7 @@ impl MemoryPoolBuilder {
         let pool = pool().map_err(|why| DemoError::OutOfMemory(report(why.asked_bytes)))?;
         let before = pool.config();
         pool.configure(config);
+        tell_backing(pool);
         // The last whole frame is what a size that is no multiple of one can get.
         let backed_bytes = pool.stats().reserved_bytes;
         if backed_bytes + (2 << 20) <= config.initial_bytes {

@@ -11,6 +11,7 @@ mod adopted;
 pub(crate) mod file;
 #[cfg(feature = "dlpack")]
 mod foreign;
+mod owned;
 mod resident;
 pub(crate) mod unfilled;
 
@@ -26,6 +27,7 @@ use adopted::Adopted;
 use core::ops::Range;
 use core::slice;
 use file::SharedFile;
+use owned::Owned;
 use std::format;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -54,12 +56,6 @@ enum Place {
 /// A device's memory and what is charged for it.
 struct Lent {
     memory: Arc<dyn DeviceMemory>,
-    _charged: Holding,
-}
-
-/// A block and what is charged for it: given back after the memory is.
-struct Owned {
-    block: Block,
     _charged: Holding,
 }
 
@@ -384,7 +380,7 @@ impl Storage {
 
 impl Place {
     fn charged<B>((block, charged): (B, Holding), kind: impl FnOnce(B) -> Block) -> Place {
-        Place::Shared(Arc::new(Owned { block: kind(block), _charged: charged }))
+        Place::Shared(Arc::new(Owned::new(kind(block), charged)))
     }
 
     /// Memory of a device, charged before it is asked for.
@@ -405,7 +401,7 @@ impl Place {
     }
 
     fn uncharged(block: Block) -> Place {
-        Place::Shared(Arc::new(Owned { block, _charged: Holding::nothing(Kind::MappedBytes) }))
+        Place::Shared(Arc::new(Owned::new(block, Holding::nothing(Kind::MappedBytes))))
     }
 }
 

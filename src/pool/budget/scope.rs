@@ -14,6 +14,7 @@ use super::machine::MachineMemory;
 use super::{Budget, OverBudget, path};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{Cell, HostLock, Lock, OnceLock};
+use crate::timeline;
 use core::fmt;
 use core::marker::PhantomData;
 use std::boxed::Box;
@@ -373,7 +374,9 @@ pub fn charge(kind: Kind, amount: u64) -> Result<Holding, Refused> {
 impl Scope {
     #[inline]
     fn into_charge(self, kind: Kind, amount: u64) -> Result<Holding, Refused> {
-        take(&self.0, kind, amount)?;
+        take(&self.0, kind, amount).inspect_err(|why| {
+            timeline::refused(kind.name(), why.scope.name(), why.over.asked, why.over.left);
+        })?;
         Ok(Holding { place: self.0, kind, amount })
     }
 }
