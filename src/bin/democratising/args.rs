@@ -23,6 +23,12 @@ pub enum Command {
     /// from 0 and are never used twice.
     Replay(Replay),
 
+    /// Show where memory went, over time and by address: as a page, as a drawing, or in a few lines
+    ///
+    /// FILE is a recording (`timeline::stop()?.save(FILE)`), a trace, or a memory snapshot of PyTorch's. Recordings are shown as they
+    /// happened; traces and snapshots as they would have happened here, on simulated memory.
+    Report(Report),
+
     /// List the tensors of a file with their dtypes, shapes, bytes and the state of their checksums
     ///
     /// The content says what it is: safetensors, PyTorch's .pt of any version, .npz, .npy or text.
@@ -31,6 +37,30 @@ pub enum Command {
     /// List the memories of this machine: the process's own and every CUDA device, with driver, limits and what is free
     Info,
 }
+
+/// What `report` is told.
+#[derive(Args)]
+#[command(after_help = REPORT_CODES, after_long_help = REPORT_CODES)]
+pub struct Report {
+    /// The recording, trace or snapshot; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub file: PathBuf,
+
+    /// Write one self-contained page: memory over time, who holds it, and the addresses at any instant
+    #[arg(long, value_name = "OUT")]
+    pub html: Option<PathBuf>,
+
+    /// Draw reserved, requested and free memory over time
+    #[arg(long, value_name = "OUT")]
+    pub svg: Option<PathBuf>,
+}
+
+const REPORT_CODES: &str = "\
+Examples:
+  democratising report run.timeline
+  democratising report --html memory.html tests/data/resnet50_train.trace.gz
+
+Exit codes: 0 done; 1 the machine refused; 2 wrong arguments or a file that cannot be read.";
 
 /// What `inspect` is told.
 #[derive(Args)]

@@ -73,6 +73,19 @@ impl Lines {
         })
     }
 
+    /// Whether it begins so. To be asked before the first line is read.
+    pub fn begins_with(&mut self, head: &[u8]) -> Result<bool, Failure> {
+        let mut first = Vec::with_capacity(head.len());
+        if let Err(error) = self.input.by_ref().take(head.len() as u64).read_to_end(&mut first) {
+            self.number = 1;
+            return Err(self.broken(&error));
+        }
+        let begins = first == head;
+        let rest = std::mem::replace(&mut self.input, Box::new(io::empty()));
+        self.input = Box::new(Cursor::new(first).chain(rest));
+        Ok(begins)
+    }
+
     /// What is left, as it is.
     pub fn into_reader(self) -> impl Read {
         self.input

@@ -11,12 +11,15 @@ mod failure;
 mod info;
 mod input;
 mod inspect;
+mod page;
 mod progress;
 mod pytorch;
 mod replay;
 mod report;
 mod run;
+mod show;
 mod snapshot;
+mod story;
 mod svg;
 mod target;
 mod timeline;
@@ -29,6 +32,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let result = match args::Program::parse().command {
         args::Command::Replay(options) => run::run(&options),
+        args::Command::Report(options) => show::run(&options),
         args::Command::Inspect(options) => inspect::run(&options),
         args::Command::Info => info::run(),
     };

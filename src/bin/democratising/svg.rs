@@ -231,10 +231,7 @@ impl Target {
         let target = match std::fs::metadata(path) {
             // A rename would put a file where a device or a directory was, or take the file that standard output goes to.
             Ok(found) if !found.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
-                return Err(Failure::input(
-                    path.display(),
-                    "is no regular file; name a file for the drawing",
-                ));
+                return Err(Failure::input(path.display(), "is no regular file; name a file to write"));
             }
             // The file behind a link is replaced, not the link.
             Ok(_) => Target { path: std::fs::canonicalize(path).map_err(|error| unwritable(path, &error))? },
@@ -262,10 +259,10 @@ impl Target {
         // What `File::create` would ask for; the umask takes its share.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        builder.prefix(".democratising-").suffix(".svg").tempfile_in(directory)
+        builder.prefix(".democratising-").suffix(".part").tempfile_in(directory)
     }
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::input(path.display(), format!("the drawing cannot be written: {error}"))
+    Failure::input(path.display(), format!("the file cannot be written: {error}"))
 }

@@ -108,7 +108,10 @@ impl Setup {
 }
 
 /// A device's memory, of which only the addresses exist, with the index that `divide` gives it.
-pub fn simulated<S: Space>(setup: &Setup, divide: fn(Simulated) -> S) -> Result<impl Target, Failure> {
+pub fn simulated<S: Space>(
+    setup: &Setup,
+    divide: fn(Simulated) -> S,
+) -> Result<impl Target<Handle = S::Addr>, Failure> {
     let frame_bytes = usize::try_from(setup.frame_bytes).map_err(machine)?;
     let space = Simulated::device(setup.range_bytes(), frame_bytes);
     Pooled::new(divide(space), setup, DEVICE_ALIGN, None)

@@ -71,7 +71,11 @@ impl Trace {
     /// Reads a trace from a file, or from standard input for `-`.
     /// A memory snapshot of PyTorch's has one for every device.
     pub fn read(path: &Path, progress: &mut Progress) -> Result<Vec<Trace>, Failure> {
-        let mut lines = Lines::open(path)?;
+        Trace::read_lines(path, Lines::open(path)?, progress)
+    }
+
+    /// The same from an input that is open already.
+    pub fn read_lines(path: &Path, mut lines: Lines, progress: &mut Progress) -> Result<Vec<Trace>, Failure> {
         if lines.is_pickle()? {
             let place = lines.place().to_owned();
             return snapshot::read(&name(path), &place, lines.into_reader());
