@@ -4,6 +4,7 @@
 
 use democratising::net::{ConnectionPool, Manager};
 use democratising::pool::budget::scope::{self, Kind, Scope};
+use democratising::timeline;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::time::Duration;
@@ -187,10 +188,14 @@ fn main() {
         );
         drop(entered);
         least!(best[2], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        timeline::start(timeline::Options::new()).unwrap();
+        least!(best[3], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        timeline::stop().unwrap();
     }
     println!(
         "a charge and its release, CPU ns: in the process {:.1}, two scopes deep {:.1}",
         best[0], best[1]
     );
     println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", best[2]);
+    println!("  the same while the timeline records both: {:.0}", best[3]);
 }

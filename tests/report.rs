@@ -208,6 +208,35 @@ fn the_page_shows_every_live_block_once_at_any_instant_and_sums_that_agree() {
     }
 }
 
+/// Valgrind's viewer with the data in it, as if a person had chosen the file.
+#[test]
+fn dhats_own_viewer_opens_the_export() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, timeline) = recording(folder.path());
+    let viewers = ["/usr/libexec/valgrind", "/usr/lib/valgrind", "/usr/lib/x86_64-linux-gnu/valgrind"];
+    let Some(viewer) = viewers.map(Path::new).into_iter().find(|path| path.join("dh_view.js").exists())
+    else {
+        assert!(std::env::var_os("CI").is_none(), "dh_view.js is missing; install Debian's package valgrind");
+        eprintln!("NOT TESTED: DHAT's viewer; install valgrind");
+        return;
+    };
+    let mut dhat = Vec::new();
+    timeline.write_dhat(&mut dhat).unwrap();
+    let data = String::from_utf8(dhat).unwrap().replace('<', "\\u003c");
+    let script = std::fs::read_to_string(viewer.join("dh_view.js")).unwrap();
+    let begin = format!(
+        "setTimeout(() => {{ gData = {data}; buildTree(); displayTree(0, 0, 0); document.documentElement.dataset.ready = 'yes'; }}, 200);"
+    );
+    std::fs::write(folder.path().join("dh_view.js"), script + &begin).unwrap();
+    for name in ["dh_view.html", "dh_view.css"] {
+        std::fs::copy(viewer.join(name), folder.path().join(name)).unwrap();
+    }
+    let Some(dom) = dump(&folder.path().join("dh_view.html"), "") else { return };
+    for wanted in ["memory: pool", "scope: activations", "t-gmax", "5,242,880 bytes"] {
+        assert!(dom.contains(wanted), "{wanted} is shown");
+    }
+}
+
 #[test]
 fn the_page_of_a_trace_opens_at_its_peak_and_can_be_photographed_light_and_dark() {
     let folder = tempfile::tempdir().unwrap();

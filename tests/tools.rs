@@ -162,6 +162,47 @@ fn pytorch_reads_what_is_written_here_and_the_other_way_round() -> Result<()> {
     Ok(())
 }
 
+const VIEWER: &str = "
+import pickle, sys
+from torch.cuda import _memory_viz as viewer
+snapshot = pickle.load(open(sys.argv[1], 'rb'))
+print(viewer.segsum(snapshot).split('total_reserved')[0])
+print(viewer.trace(snapshot))
+for page in (viewer.trace_plot(snapshot), viewer.segment_plot(snapshot)):
+    assert len(page) > 1000
+blocks = [block for segment in snapshot['segments'] for block in segment['blocks']]
+print('held', sum(block['requested_size'] for block in blocks if block['state'] == 'active_allocated'))
+for segment in snapshot['segments']:
+    assert segment['total_size'] == sum(block['size'] for block in segment['blocks'])
+";
+
+#[test]
+fn pytorchs_memory_viewer_opens_the_timeline() -> Result<()> {
+    use democratising::timeline;
+    let Some(python) = listing::python("torch") else { return Ok(()) };
+    let directory = Directory::new();
+    timeline::start(timeline::Options::new())?;
+    let kept = Tensor::zeros(&[1 << 20])?;
+    drop(Tensor::zeros(&[5 << 20])?);
+    let timeline = timeline::stop()?;
+    drop(kept);
+    let path = directory.path("run.pickle");
+    timeline
+        .write_pytorch(&mut std::fs::File::create(&path).expect("a file of the test"))
+        .expect("the disk has room");
+    let said = listing::run(&python, VIEWER, &[&path]);
+    assert!(said.contains("alloc") && said.contains("segment_map"), "{said}");
+    let held: u64 = said
+        .lines()
+        .last()
+        .and_then(|line| line.strip_prefix("held "))
+        .expect("the sum")
+        .parse()
+        .expect("a number");
+    assert!(held >= 4 << 20, "{said}");
+    Ok(())
+}
+
 const MODELS: &str = "
 import importlib.util, pathlib
 def folder(module):

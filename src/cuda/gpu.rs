@@ -184,7 +184,7 @@ impl Gpu {
         Ok((at, bytes))
     }
 
-    /// Tells the timeline of a block that was handed out, or is about to come back; and of the frames that changed with it.
+    /// Tells the timeline of a block that was handed out, or is about to come back; and before that of the frames that were created for it.
     #[cold]
     #[inline(never)]
     fn tell(
@@ -195,11 +195,11 @@ impl Gpu {
         bytes: u64,
         stream: &Inner,
     ) {
+        self.tell_backing();
         if timeline::is_recording() {
             let scope = Scope::current();
             tell(self.place(), at, layout.size() as u64, bytes, stream.handle as u64, scope.name());
         }
-        self.tell_backing();
     }
 
     fn place(&self) -> Place {

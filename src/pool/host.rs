@@ -153,10 +153,11 @@ impl MemoryPool {
     }
 }
 
-/// Tells the timeline of a block that was handed out, or is about to come back; and of the frames that changed with it.
+/// Tells the timeline of a block that was handed out, or is about to come back; and before that of the frames that were created for it.
 #[cold]
 #[inline(never)]
 fn tell(pool: &HostPool, told: Told, at: NonNull<u8>, layout: Layout) {
+    tell_backing(pool);
     if timeline::is_recording() {
         let scope = Scope::current();
         let (address, bytes) = (at.as_ptr() as u64, layout.size() as u64);
@@ -167,7 +168,6 @@ fn tell(pool: &HostPool, told: Told, at: NonNull<u8>, layout: Layout) {
         };
         tell(Place::Pool, address, bytes, block_bytes, 0, scope.name());
     }
-    tell_backing(pool);
 }
 
 #[derive(Clone, Copy)]
@@ -209,11 +209,15 @@ unsafe impl Allocator for MemoryPool {
     #[inline]
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
         if let Some(pool) = made() {
-            if timeline::wants_backing() {
+            let tells = timeline::wants_backing();
+            if tells {
                 tell(pool, Told::Given, at, layout);
             }
             // SAFETY: 1. The caller's promise, handed on.
             unsafe { pool.deallocate(at, layout) }
+            if tells {
+                tell_backing(pool);
+            }
         }
     }
 

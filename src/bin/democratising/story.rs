@@ -142,7 +142,12 @@ impl Story {
                                 story.holders.push(format!("blocks from {}", round(1 << shift)));
                                 story.holders.len() as u32 - 1
                             });
-                            let block_bytes = target.figures().in_use_bytes - before;
+                            let after = target.figures();
+                            let block_bytes = after.in_use_bytes - before;
+                            if after.reserved_bytes != reserved {
+                                reserved = after.reserved_bytes;
+                                story.steps.push(Step::Reserve(reserved));
+                            }
                             story.steps.push(Step::Take { address, bytes, block_bytes, holder });
                             handles[id] = Some((address, takes));
                             takes += 1;
@@ -158,11 +163,6 @@ impl Story {
                         story.steps.push(Step::Give(take));
                     }
                 }
-            }
-            let now = target.figures().reserved_bytes;
-            if now != reserved {
-                reserved = now;
-                story.steps.push(Step::Reserve(now));
             }
             if number % (1 << 14) == 0 {
                 progress.show(|| format!("replaying {}", trace.name));

@@ -371,12 +371,22 @@ pub fn charge(kind: Kind, amount: u64) -> Result<Holding, Refused> {
     Scope::current().into_charge(kind, amount)
 }
 
+impl Refused {
+    /// Whoever listens hears of it.
+    #[cold]
+    #[inline(never)]
+    fn told(self) -> Refused {
+        timeline::refused(self.kind.name(), self.scope.name(), self.over.asked, self.over.left);
+        self
+    }
+}
+
 impl Scope {
     #[inline]
     fn into_charge(self, kind: Kind, amount: u64) -> Result<Holding, Refused> {
-        take(&self.0, kind, amount).inspect_err(|why| {
-            timeline::refused(kind.name(), why.scope.name(), why.over.asked, why.over.left);
-        })?;
+        if let Err(why) = take(&self.0, kind, amount) {
+            return Err(why.told());
+        }
         Ok(Holding { place: self.0, kind, amount })
     }
 }
