@@ -291,6 +291,9 @@ mod tests {
         assert_eq!(story.marks[0].1, "second");
         let outcome = story.record().outcome;
         assert_eq!((outcome.peak_requested_bytes, outcome.live_at_end_bytes), (5_000_100, 0));
-        assert!(outcome.peak_reserved_bytes >= 5_000_100 && outcome.peak_reserved_bytes % FRAME_BYTES == 0);
+        assert!(
+            outcome.peak_reserved_bytes >= 5_000_100
+                && outcome.peak_reserved_bytes.is_multiple_of(FRAME_BYTES)
+        );
     }
 }
