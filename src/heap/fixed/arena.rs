@@ -212,6 +212,11 @@ impl FixedArena {
         self.least > 1 && self.spans.is_marked(start)
     }
 
+    /// Whether a layout is one for which a slot of `class` may have been left: without bytes, or of a smaller class.
+    fn is_smaller(&self, layout: Layout, class: usize) -> bool {
+        layout.size() == 0 || self.class(layout).is_some_and(|given| given < class)
+    }
+
     /// A block that is not live as it was given, or a slot that was left to a smaller one.
     #[cold]
     #[inline(never)]
@@ -219,7 +224,7 @@ impl FixedArena {
         let held = self.held(at)?;
         if let (true, Held::Slot(found)) = (self.loose, held) {
             let class = self.slabs.class_of(found);
-            if self.class(layout).is_some_and(|given| given < class) {
+            if self.is_smaller(layout, class) {
                 return self.give_found(at, class);
             }
         }
@@ -298,8 +303,7 @@ impl FixedArena {
         let span = match held {
             Held::Slot(found) => {
                 let class = self.slabs.class_of(found);
-                let given = self.class(old);
-                if given != Some(class) && !(self.loose && given.is_some_and(|given| given < class)) {
+                if self.class(old) != Some(class) && !(self.loose && self.is_smaller(old, class)) {
                     return Err(self.wrong_size(at, held, old.size()));
                 }
                 let stays = new_class == Some(class);
