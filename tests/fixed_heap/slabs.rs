@@ -52,7 +52,8 @@ fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
         let ram = Ram::new(bytes);
         let heap = heap(&ram, bytes);
         heap.on_misuse(OnMisuse::Stop);
-        for (old, new) in [(2048, 100), (512, 24), (5000, 3000), (40_000, 10), (100, 99), (240, 0), (2048, 0)] {
+        for (old, new) in [(2048, 100), (512, 24), (5000, 3000), (40_000, 10), (100, 99), (240, 0), (2048, 0)]
+        {
             let (old, new) = (layout(old, 8), layout(new, 8));
             let blocks = fill(&heap, old);
             let failures = heap.stats().failures;

@@ -96,7 +96,7 @@ impl FixedArena {
     /// A slot for a layout, if there is one at hand. Where it starts, its bytes, and what is to be done.
     #[inline(always)]
     pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
-        let (at, bytes, chore) = self.slabs.take(&mut self.spans, rounded(layout))?;
+        let (at, bytes, chore) = self.slabs.take(&mut self.spans, last(layout))?;
         Some((self.space.find_addr(at)?, bytes, chore))
     }
 
@@ -104,7 +104,7 @@ impl FixedArena {
     #[inline(always)]
     pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Option<Chore>)> {
         let at = self.offset(at)?;
-        self.slabs.give(&mut self.spans, at, rounded(layout))
+        self.slabs.give(&mut self.spans, at, last(layout))
     }
 
     /// Does what a slot that was taken has left to do.
@@ -130,15 +130,15 @@ impl FixedArena {
     }
 
     fn take_whole_slot(&mut self, layout: Layout) -> Option<(usize, usize)> {
-        let (at, bytes, chore) = self.slabs.take(&mut self.spans, rounded(layout))?;
+        let (at, bytes, chore) = self.slabs.take(&mut self.spans, last(layout))?;
         if let Some(chore) = chore {
             self.filled(chore);
         }
         Some((at, bytes))
     }
 
-    fn give_whole_slot(&mut self, at: usize, rounded: usize) -> Option<usize> {
-        let (bytes, chore) = self.slabs.give(&mut self.spans, at, rounded)?;
+    fn give_whole_slot(&mut self, at: usize, last: usize) -> Option<usize> {
+        let (bytes, chore) = self.slabs.give(&mut self.spans, at, last)?;
         if let Some(chore) = chore {
             self.freed(chore);
         }
@@ -147,7 +147,7 @@ impl FixedArena {
 
     #[inline]
     fn class(&self, layout: Layout) -> Option<usize> {
-        self.slabs.class(rounded(layout))
+        self.slabs.class(last(layout))
     }
 
     #[cold]
@@ -190,7 +190,7 @@ impl FixedArena {
 
     /// Gives the block at `at` back. The bytes it could use.
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        match self.give_whole_slot(at, rounded(layout)) {
+        match self.give_whole_slot(at, last(layout)) {
             Some(bytes) => Ok(bytes),
             None => self.free_span(at, layout),
         }
@@ -234,7 +234,7 @@ impl FixedArena {
     /// Gives a taken slot back, whatever it was taken for.
     fn give_found(&mut self, at: usize, class: usize) -> Result<usize, BadFree> {
         let bytes = self.slabs.bytes(class);
-        let given = self.give_whole_slot(at, bytes);
+        let given = self.give_whole_slot(at, bytes - 1);
         given.ok_or(BadFree::AlreadyFree { offset_bytes: at as u64 })
     }
 
@@ -377,11 +377,10 @@ impl FixedArena {
     }
 }
 
-/// The size that a layout's class is told by: a multiple of the alignment.
+/// What a layout's class is told by: the last byte of its size, rounded up to its alignment. More than any other for no bytes.
 #[inline]
-fn rounded(layout: Layout) -> usize {
-    // A layout's size, rounded up to its alignment, is at most `isize::MAX`.
-    (layout.size() + (layout.align() - 1)) & !(layout.align() - 1)
+fn last(layout: Layout) -> usize {
+    layout.size().wrapping_sub(1) | (layout.align() - 1)
 }
 
 /// A live block.

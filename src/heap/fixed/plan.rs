@@ -92,10 +92,10 @@ impl Sizes {
         self.classes[self.classes.len() - 1] as usize + 1
     }
 
-    /// The class of a size, which is not zero and at most that of the largest slot.
+    /// The class of a size that is at most that of the largest slot, told by its `last` byte.
     #[inline]
-    pub(super) fn class(&self, bytes: usize) -> Option<usize> {
-        let class = self.classes.get(bytes.wrapping_sub(1) >> 3)?;
+    pub(super) fn class(&self, last: usize) -> Option<usize> {
+        let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
     }
 
@@ -128,7 +128,7 @@ mod tests {
         for sizes in [&MANY, &FEW] {
             assert!(sizes.count() <= marks::MOST_TAGS);
             for bytes in 1..=MOST_SLOT_BYTES {
-                let class = sizes.class(bytes).unwrap();
+                let class = sizes.class(bytes - 1).unwrap();
                 assert!(sizes.slot_bytes(class) as usize >= bytes);
                 assert!(
                     class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
@@ -137,7 +137,7 @@ mod tests {
                 let align = 1 << bytes.trailing_zeros();
                 assert!(align <= 8 || (sizes.slot_bytes(class) as usize).is_multiple_of(align), "{bytes}");
             }
-            assert_eq!((sizes.class(0), sizes.class(MOST_SLOT_BYTES + 1)), (None, None));
+            assert_eq!((sizes.class(usize::MAX), sizes.class(MOST_SLOT_BYTES)), (None, None));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! 1. A slab is a live span of the fit table, of exactly the granules that its slots need. It is marked: its size class, its
 //!    free slots (one bit each) and its neighbours in the list of its class stand in the slot of its first anchor, which a
 //!    live span has no other use for. So slabs have no table.
-//! 2. A block's slab is the last live span that starts before it: a look at three words of bits at most.
+//! 2. A block's slab holds the anchor next behind it or the one before: the slots of both say where it starts.
 //! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than a block of the fit table comes from spans, whose granule is
 //!    little then.
 //! 4. An empty slab that is alone in its list stays, so that a program that takes one block and gives it back, again and
@@ -11,9 +11,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::plan::{BLOCK_BYTES, MOST_SLOT_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
+use super::plan::{BLOCK_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
 use crate::arena::index::fit::Sliced;
-use crate::arena::index::fit::marks::{Links, NEAR_GRANULES, Seen};
+use crate::arena::index::fit::marks::{Links, MOST_GRANULES, Seen};
 use crate::arena::index::{FitTable, SpanIndex};
 use crate::arena::{Borrowed, Metadata, NoTable};
 use crate::size::Span;
@@ -22,13 +22,12 @@ use core::mem::take;
 /// The spans of a fixed heap.
 pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Sliced>;
 
-/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, how many
-/// sizes it serves, a bit for each slot of a slab, granules of a slab.
+/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, nothing, a
+/// bit for each slot of a slab, granules of a slab.
 type Cut = [u32; 8];
 const FIRST: usize = 0;
 const RECIPROCAL: usize = 1;
 const BYTES: usize = 2;
-const STEP: usize = 3;
 const GRANULES: usize = 6;
 
 /// A bit for each slot.
@@ -42,7 +41,7 @@ fn all(cut: &Cut) -> u64 {
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     // Two slots at least; 64 of the smallest are no more than a block.
     let least_granules = least_granules.max(2 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
-    let most_granules = (2 * least_granules).min(NEAR_GRANULES);
+    let most_granules = (2 * least_granules).min(MOST_GRANULES);
     let (mut best, mut least) = ((0, 0), u64::MAX);
     for slots in 1..=64 {
         let granules = (slots * slot_bytes).div_ceil(GRANULE);
@@ -63,11 +62,15 @@ fn start_of(block: u32, seen: Seen) -> usize {
     block as usize * BLOCK_BYTES + ((seen.start_in_block() as usize) << SLAB_GRANULE_SHIFT)
 }
 
-/// The number of the slot that starts at a byte of a slab, whether there are so many or not: less than 64.
+/// The number of the slot that starts at a byte of a slab. What is left behind the last slot is shorter than a slot
+/// (`slab_of` sees to that), so there is one.
+///
+/// One product tells both the quotient and whether there is a remainder (Lemire, Kaser and Kurz, "Faster remainder by direct
+/// computation", 2019).
 #[inline]
 fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
-    let slot = (within as u64 * cut[RECIPROCAL] as u64) >> 32 & 63;
-    (slot as usize * cut[BYTES] as usize == within).then_some(slot as u32)
+    let product = within as u64 * cut[RECIPROCAL] as u64;
+    ((product as u32) < cut[RECIPROCAL]).then_some((product >> 32) as u32)
 }
 
 /// A slab that changes its place: it became full, has a free slot again, or is empty.
@@ -111,16 +114,15 @@ impl<M: Metadata> Slabs<M> {
             // A quotient without a division, exact for every byte of a slab.
             let reciprocal = (1u64 << 32).div_ceil(bytes as u64) as u32;
             let all = !0u64 >> (64 - slots);
-            let step = bytes - class.checked_sub(1).map_or(0, |before| plan.sizes.slot_bytes(before));
-            *row = [0, reciprocal, bytes, step, all as u32, (all >> 32) as u32, granules, 0];
+            *row = [0, reciprocal, bytes, 0, all as u32, (all >> 32) as u32, granules, 0];
         }
         Ok(Slabs { cuts, sizes: plan.sizes })
     }
 
-    /// The class that serves `bytes` (a multiple of the alignment), if one does.
+    /// The class that serves bytes of which `last` is the last, if one does.
     #[inline]
-    pub(super) fn class(&self, bytes: usize) -> Option<usize> {
-        self.sizes.class(bytes).filter(|class| *class < self.cuts.len())
+    pub(super) fn class(&self, last: usize) -> Option<usize> {
+        self.sizes.class(last).filter(|class| *class < self.cuts.len())
     }
 
     /// The bytes of a slot.
@@ -134,14 +136,14 @@ impl<M: Metadata> Slabs<M> {
         all(&self.cuts[class])
     }
 
-    /// Takes a slot for `bytes` (a multiple of the alignment). Where it starts, in bytes, its length, and what is to be done.
+    /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
     #[inline(always)]
     pub(super) fn take(
         &mut self,
         spans: &mut Spans<M>,
-        bytes: usize,
+        last: usize,
     ) -> Option<(usize, usize, Option<Chore>)> {
-        let class = self.sizes.class(bytes)?;
+        let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let block = cut[FIRST].checked_sub(1)?;
         let mut mark = spans.mark_of(block)?;
@@ -179,12 +181,11 @@ impl<M: Metadata> Slabs<M> {
         if self.cuts.is_empty() {
             return None;
         }
-        let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;
-        let block = Spans::<M>::block_of(start);
+        let (block, start) =
+            spans.marked_at((at >> SLAB_GRANULE_SHIFT) as u32, |seen| seen.tag().is_some())?;
         let class = spans.seen(block).tag()?;
         let within = at - ((start as usize) << SLAB_GRANULE_SHIFT);
-        let granules = self.cuts[class][GRANULES];
-        (within >> SLAB_GRANULE_SHIFT < granules as usize).then_some(Found { block, class, within })
+        Some(Found { block, class, within })
     }
 
     /// The class of a slab.
@@ -209,35 +210,28 @@ impl<M: Metadata> Slabs<M> {
         }
     }
 
-    /// Gives the slot at `at` back that was taken for `bytes` (a multiple of the alignment). Its bytes and what is to be done, or
+    /// Gives the slot at `at` back that was taken for bytes of which `last` is the last. Its bytes and what is to be done, or
     /// `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
     pub(super) fn give(
         &mut self,
         spans: &mut Spans<M>,
         at: usize,
-        bytes: usize,
+        last: usize,
     ) -> Option<(usize, Option<Chore>)> {
-        if bytes > MOST_SLOT_BYTES {
-            return None;
-        }
-        let start = spans.live_start_near((at >> SLAB_GRANULE_SHIFT) as u32)?;
-        let block = Spans::<M>::block_of(start);
-        let mut mark = spans.mark_of(block)?;
-        let class = mark.seen().tag_or_more();
+        let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
-        let held = cut[BYTES] as usize;
-        if held.wrapping_sub(bytes) >= cut[STEP] as usize {
-            return None;
-        }
-        let bit = 1 << slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
-        let (free, all) = (mark.seen().bits(), all(cut));
-        if (free | !all) & bit != 0 {
+        let (block, start) =
+            spans.marked_at((at >> SLAB_GRANULE_SHIFT) as u32, |seen| seen.is_tagged(class))?;
+        let bit = 1u64.wrapping_shl(slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?);
+        let mut mark = spans.mark_of(block)?;
+        let free = mark.seen().bits();
+        if free & bit != 0 {
             return None;
         }
         mark.set_bits(free | bit);
-        let chore = (free == 0 || free | bit == all).then_some(Chore { block, class: class as u32 });
-        Some((held, chore))
+        let chore = (free == 0 || free | bit == all(cut)).then_some(Chore { block, class: class as u32 });
+        Some((cut[BYTES] as usize, chore))
     }
 
     /// A slab was full, or is empty now.

@@ -76,29 +76,6 @@ impl<M: Metadata> Edges<M> {
         (before != 0).then(|| at - before.leading_zeros())
     }
 
-    /// The last start of a live span up to `at`, in the same 64 granules or the 128 before.
-    #[inline]
-    pub(super) fn last_live_near(&self, at: u32) -> Option<u32> {
-        let word = at as usize / 64;
-        let live = self.words.get(word)?[LIVE] << (63 - at % 64);
-        if live != 0 {
-            return Some(at - live.leading_zeros());
-        }
-        self.last_live_before(word)
-    }
-
-    /// The last start of a live span in the two words before `word`.
-    #[inline]
-    fn last_live_before(&self, word: usize) -> Option<u32> {
-        for back in 1..=2 {
-            let before = self.words.get(word.wrapping_sub(back))?[LIVE];
-            if before != 0 {
-                return Some((word - back) as u32 * 64 + before.ilog2());
-            }
-        }
-        None
-    }
-
     /// The first start of a span in `range`, or its end.
     #[inline]
     pub(super) fn next(&self, range: Range<u32>) -> u32 {

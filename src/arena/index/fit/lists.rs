@@ -90,6 +90,11 @@ impl<M: Metadata> Lists<M> {
     }
 
     #[inline]
+    pub(super) fn find_slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)
+    }
+
+    #[inline]
     pub(super) fn find_slot_mut(&mut self, slot: u32) -> Option<&mut Slot> {
         self.slots.get_mut(slot as usize)
     }

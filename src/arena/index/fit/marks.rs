@@ -24,8 +24,10 @@ const _: () = assert!(START_SHIFT + Sliced::BLOCK_SHIFT == PREV_SHIFT, "the fiel
 const _: () =
     assert!((TAG_SHIFT - PREV_SHIFT) + (32 - LINK_BITS) == LINK_BITS, "both links have the same bits");
 
-/// The granules of the longest span of which every part has its start near: see `live_start_near`.
-pub(crate) const NEAR_GRANULES: u32 = 2 * 64;
+/// The slots of a marked span's later anchors tell in their second word how many blocks before them the first is. Whatever else
+/// stands there points to a slot that is not marked, or whose span does not reach so far.
+const BACK_MASK: u32 = MOST_GRANULES >> Sliced::BLOCK_SHIFT;
+
 /// The granules of the longest span that can be marked.
 pub(crate) const MOST_GRANULES: u32 = (1 << START_SHIFT) - 1;
 /// The most blocks of a table whose spans can be marked.
@@ -55,16 +57,16 @@ pub(crate) struct Mark<'a>(&'a mut Slot);
 pub(crate) struct Seen(Slot);
 
 impl Seen {
+    /// Whether it is that of a span marked with a tag.
+    #[inline]
+    pub(crate) fn is_tagged(self, tag: usize) -> bool {
+        self.0[0] >> TAG_SHIFT == (tag | MOST_TAGS) as u32
+    }
+
     /// The tag of a marked span.
     #[inline]
     pub(crate) fn tag(self) -> Option<usize> {
         (self.0[0] & MARKED != 0).then_some(((self.0[0] & !MARKED) >> TAG_SHIFT) as usize)
-    }
-
-    /// The tag of a marked span, [`MOST_TAGS`] or more for any other.
-    #[inline]
-    pub(crate) fn tag_or_more(self) -> usize {
-        ((self.0[0] ^ MARKED) >> TAG_SHIFT) as usize
     }
 
     /// Where in its block the span starts.
@@ -121,6 +123,10 @@ impl<M: Metadata> FitTable<M, Sliced> {
             MARKED | (tag as u32) << TAG_SHIFT | (span.start.0 & START_MASK) << START_SHIFT | span.granules;
         mark.set_links(Links::default());
         mark.set_bits(bits);
+        let behind = span.end() >> Sliced::BLOCK_SHIFT;
+        for later in block + 1..behind {
+            self.lists.slot_mut(later)[1] = later - block;
+        }
         block
     }
 
@@ -157,10 +163,32 @@ impl<M: Metadata> FitTable<M, Sliced> {
         block < self.granules >> Sliced::BLOCK_SHIFT && self.seen(block).tag().is_some()
     }
 
-    /// The last start of a live span up to `at`, if that is not far: not farther than a span of three blocks or four is long.
-    #[inline]
-    pub(crate) fn live_start_near(&self, at: u32) -> Option<u32> {
-        self.edges.last_live_near(at)
+    /// The marked span that a granule is part of: its block, and where it starts.
+    ///
+    /// It holds the anchor of the granule's own block, or else that of the block before.
+    #[inline(always)]
+    pub(crate) fn marked_at(&self, at: u32, is: impl Fn(Seen) -> bool) -> Option<(u32, u32)> {
+        let block = Self::block_of(at);
+        match self.marked_from(block, at, &is) {
+            None => self.marked_from(block.checked_sub(1)?, at, &is),
+            found => found,
+        }
+    }
+
+    /// As `marked_at`, for the span that holds the anchor of `block`.
+    #[inline(always)]
+    fn marked_from(&self, block: u32, at: u32, is: &impl Fn(Seen) -> bool) -> Option<(u32, u32)> {
+        let mut block = block;
+        let mut seen = Seen(*self.lists.find_slot(block)?);
+        if !is(seen) {
+            block = block.wrapping_sub(seen.0[1] & BACK_MASK);
+            seen = Seen(*self.lists.find_slot(block)?);
+            if !is(seen) {
+                return None;
+            }
+        }
+        let start = block << Sliced::BLOCK_SHIFT | seen.start_in_block();
+        (at.wrapping_sub(start) < seen.0[0] & MOST_GRANULES).then_some((block, start))
     }
 
     /// The block that has the first anchor of a span that starts at `start` and is long enough to hold one.
