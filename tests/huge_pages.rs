@@ -1,0 +1,77 @@
+//! When the process's memory lies in huge pages: not while a program is small, and from then on all of it.
+#![cfg(target_os = "linux")]
+
+use democratising::size::{Granule, Span};
+use democratising::space::{Mapped, Space};
+use std::fs;
+use std::ptr::NonNull;
+
+const FRAME: usize = 2 << 20;
+
+/// Whether the kernel makes huge pages of small ones when it is asked to: Linux 6.1 and later, unless somebody forbade it.
+fn kernel_collapses() -> bool {
+    let len = 2 * FRAME;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: 1. A new private mapping, used nowhere else, and unmapped before the end. 2. The frame lies within it.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+        assert_ne!(at, libc::MAP_FAILED);
+        let frame = at.add(at.align_offset(FRAME));
+        frame.cast::<u8>().write(1);
+        let done = libc::madvise(frame, FRAME, libc::MADV_COLLAPSE) == 0;
+        libc::munmap(at, len);
+        done
+    }
+}
+
+/// The bytes in huge pages of the mappings that begin in a range.
+fn huge_bytes(from: NonNull<u8>, len: usize) -> usize {
+    let range = from.as_ptr().addr()..from.as_ptr().addr() + len;
+    let mut inside = false;
+    let mut bytes = 0;
+    for line in fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let start = line.split_once('-').and_then(|(start, _)| usize::from_str_radix(start, 16).ok());
+        if let Some(start) = start {
+            inside = range.contains(&start);
+        } else if let Some(kib) = line.strip_prefix("AnonHugePages:").filter(|_| inside) {
+            bytes += kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10;
+        }
+    }
+    bytes
+}
+
+#[test]
+fn the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
+    if !kernel_collapses() {
+        assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
+        eprintln!("not shown: this kernel makes no huge pages of small ones");
+        return;
+    }
+    let space = Mapped::reserve(64 * FRAME).unwrap();
+    let geometry = space.geometry();
+    let frames = |first: usize, frames: usize| {
+        let granules = |frames: usize| geometry.granules((frames * FRAME) as u64).unwrap();
+        Span { start: Granule(granules(first)), granules: granules(frames) }
+    };
+    let start = space.addr(geometry.offset(Granule(0)));
+    // SAFETY: 1. Only pages of committed frames are read and written, by nobody else.
+    let page = |number: usize| unsafe { start.add(number << 12) };
+    let _ = space.commit(frames(0, 1)).unwrap();
+    for number in 0..200 {
+        // SAFETY: 1. See above.
+        unsafe { page(number).write(number as u8) };
+    }
+    let _ = space.commit(frames(1, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 2 * FRAME), 0, "a small program stays on small pages");
+
+    let _ = space.commit(frames(2, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 64 * FRAME), FRAME, "the frame that is used, and none that is not");
+    for number in 0..512 {
+        // SAFETY: 1. See above.
+        let held = unsafe { page(number).read() };
+        assert_eq!(held, if number < 200 { number as u8 } else { 0 }, "page {number}");
+    }
+    // SAFETY: 1. See above.
+    unsafe { page(1024).write(1) };
+    assert_eq!(huge_bytes(start, 64 * FRAME), 2 * FRAME, "what comes is huge from the start");
+}
