@@ -6,20 +6,31 @@
 pub struct Allocator {
     /// The name of its binary, its feature and its column.
     pub name: &'static str,
-    /// The package that it comes from, if it is one.
-    package: Option<&'static str>,
+    origin: Origin,
+}
+
+/// Where one comes from.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// A package.
+    Package(&'static str),
+    /// The C library.
+    System,
+    /// It is no allocator: what the workloads cost by themselves.
+    Floor,
 }
 
 /// Every allocator, in the order of the table.
-pub static ALL: [Allocator; 8] = [
-    Allocator { name: "democratising", package: Some("democratising") },
-    Allocator { name: "mimalloc3", package: Some("mimalloc") },
-    Allocator { name: "mimalloc2", package: Some("mimalloc") },
-    Allocator { name: "jemalloc", package: Some("tikv-jemallocator") },
-    Allocator { name: "snmalloc", package: Some("snmalloc-rs") },
-    Allocator { name: "system", package: None },
-    Allocator { name: "talc", package: Some("talc") },
-    Allocator { name: "hardened", package: Some("democratising") },
+pub static ALL: [Allocator; 9] = [
+    Allocator { name: "democratising", origin: Origin::Package("democratising") },
+    Allocator { name: "mimalloc3", origin: Origin::Package("mimalloc") },
+    Allocator { name: "mimalloc2", origin: Origin::Package("mimalloc") },
+    Allocator { name: "jemalloc", origin: Origin::Package("tikv-jemallocator") },
+    Allocator { name: "snmalloc", origin: Origin::Package("snmalloc-rs") },
+    Allocator { name: "system", origin: Origin::System },
+    Allocator { name: "talc", origin: Origin::Package("talc") },
+    Allocator { name: "floor", origin: Origin::Floor },
+    Allocator { name: "hardened", origin: Origin::Package("democratising") },
 ];
 
 /// The lock file that the binaries are built with.
@@ -28,7 +39,13 @@ const LOCK: &str = include_str!("../../Cargo.lock");
 impl Allocator {
     /// The package and its version.
     pub fn origin(&self) -> String {
-        let Some(package) = self.package else { return "the C library".to_owned() };
+        let package = match self.origin {
+            Origin::Package(package) => package,
+            Origin::System => return "the C library".to_owned(),
+            Origin::Floor => {
+                return "no allocator: lists that check, share and return nothing; large blocks the C library's".to_owned();
+            }
+        };
         let name = format!("name = \"{package}\"");
         let mut lines = LOCK.lines().skip_while(|line| *line != name);
         let version =
