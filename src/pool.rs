@@ -262,16 +262,11 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Ok(refilled)
     }
 
-    /// Takes the blocks of one size class back that a cache held, up to the first that cannot be: what is behind it
-    /// stays in the iterator.
+    /// Takes the blocks of one size class back that a cache held, in order, up to the first that cannot be.
     ///
     /// # Safety
     /// Nobody uses the blocks any more.
-    pub unsafe fn flush(
-        &self,
-        class: SizeClass,
-        blocks: &mut impl Iterator<Item = S::Addr>,
-    ) -> Flushed<S::Addr> {
+    pub unsafe fn flush(&self, class: SizeClass, blocks: &[Offset]) -> Flushed {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
         shared.rise();

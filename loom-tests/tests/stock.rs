@@ -75,11 +75,9 @@ impl World {
     }
 
     fn flush(&self, blocks: &[usize]) {
-        let addrs = blocks.iter().map(|&block| block as u64);
+        let refused = |at, why| panic!("a block is lost: {at:#x}: {why}");
         // SAFETY: 1. A simulated block has no bytes that anybody could use.
-        unsafe {
-            self.stock.flush(&self.pool, CLASS, addrs, |at, why| panic!("a block is lost: {at:#x}: {why}"))
-        }
+        unsafe { self.stock.flush(&self.pool, CLASS, self.base, blocks, refused) }
     }
 
     fn held(&self, blocks: &[usize]) {

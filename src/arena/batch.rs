@@ -25,13 +25,13 @@ pub struct Refilled {
 /// Blocks that were given back at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub struct Flushed<A> {
+pub struct Flushed {
     /// How many.
-    pub blocks: u32,
+    pub blocks: usize,
     /// Slabs whose last blocks they were, which are gone.
     pub slabs: u32,
-    /// The first that cannot be given back, and why: it and what is behind it are not counted.
-    pub refused: Option<(A, BadFree)>,
+    /// Why the next cannot be given back: it and what is behind it are not counted. `None`: all are back.
+    pub refused: Option<BadFree>,
 }
 
 impl<S: Space, M: Metadata> Arena<S, M> {
@@ -66,41 +66,28 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         Ok(Refilled { blocks: taken, slabs: slabs_opened, created: self.creates() > creates })
     }
 
-    /// Gives blocks of one size class back, up to the first that cannot be: what is behind it stays in the iterator.
-    pub fn give_many(
-        &mut self,
-        class: SizeClass,
-        blocks: &mut impl Iterator<Item = S::Addr>,
-        grant: &impl Grant,
-    ) -> Flushed<S::Addr> {
+    /// Gives blocks of one size class back, in order, up to the first that cannot be.
+    pub fn give_many(&mut self, class: SizeClass, blocks: &[Offset], grant: &impl Grant) -> Flushed {
         let mut flushed = Flushed { blocks: 0, slabs: 0, refused: None };
+        let space_bytes = self.space.len_bytes();
         loop {
             let Some(slabs) = &mut self.slabs else { return flushed };
-            let (space, mut last, mut foreign) = (&self.space, None, false);
-            let mut offsets = core::iter::from_fn(|| {
-                let addr = blocks.next()?;
-                last = Some(addr);
-                let at = space.offset(addr);
-                foreign = at.is_none();
-                at
-            });
-            let (given, stop) = slabs.give_many(class, &mut offsets);
+            let (given, stop) = slabs.give_many(class, &blocks[flushed.blocks..], space_bytes);
             let slot_bytes = slabs.slot_bytes(class);
             flushed.blocks += given;
             self.stats.in_use_bytes -= slot_bytes * given as u64;
             self.stats.blocks -= given as u64;
-            let refused = match stop {
-                Stop::Done if !foreign => return flushed,
-                Stop::Done => BadFree::Foreign,
+            flushed.refused = match stop {
+                Stop::Done => None,
                 Stop::Closed(span) => {
                     flushed.slabs += 1;
                     let given = self.give_granules(span, grant);
                     debug_assert_eq!(given, Ok(()));
                     continue;
                 }
-                Stop::Refused(at) => self.no_slot(at, slot_bytes),
+                Stop::Outside => Some(BadFree::Foreign),
+                Stop::Refused(at) => Some(self.no_slot(at, slot_bytes)),
             };
-            flushed.refused = last.map(|addr| (addr, refused));
             return flushed;
         }
     }
@@ -122,21 +109,21 @@ mod tests {
     }
 
     /// So many blocks of a class, by magazines of 63.
-    fn take(arena: &mut Subject, class: SizeClass, blocks: usize) -> (Vec<u64>, u32) {
+    fn take(arena: &mut Subject, class: SizeClass, blocks: usize) -> (Vec<Offset>, u32) {
         let (mut taken, mut slabs) = (Vec::new(), 0);
         while taken.len() < blocks {
             let mut out = [Offset(0); 63];
             let wanted = out.len().min(blocks - taken.len());
             let refilled = arena.take_many(class, &mut out[..wanted], &Unlimited).unwrap();
             assert!(refilled.blocks > 0 && refilled.slabs <= 1);
-            taken.extend(out[..refilled.blocks].iter().map(|&at| arena.space.addr(at)));
+            taken.extend_from_slice(&out[..refilled.blocks]);
             slabs += refilled.slabs;
         }
         (taken, slabs)
     }
 
-    fn give(arena: &mut Subject, class: SizeClass, blocks: &[u64]) -> Flushed<u64> {
-        arena.give_many(class, &mut blocks.iter().copied(), &Unlimited)
+    fn give(arena: &mut Subject, class: SizeClass, blocks: &[Offset]) -> Flushed {
+        arena.give_many(class, blocks, &Unlimited)
     }
 
     fn in_use(arena: &Subject) -> (u64, u64) {
@@ -152,14 +139,14 @@ mod tests {
             let (mut arena, class) = (subject(), SizeClass(class));
             let (mut taken, slabs) = take(&mut arena, class, blocks);
             taken.rotate_left(order.index(blocks));
-            let mut shuffled: Vec<u64> = Vec::new();
+            let mut shuffled: Vec<Offset> = Vec::new();
             for from in 0..step {
                 shuffled.extend(taken.iter().skip(from).step_by(step));
             }
             let mut closed = 0;
             for blocks in shuffled.chunks(part) {
                 let flushed = give(&mut arena, class, blocks);
-                prop_assert_eq!((flushed.blocks as usize, flushed.refused), (blocks.len(), None));
+                prop_assert_eq!((flushed.blocks, flushed.refused), (blocks.len(), None));
                 closed += flushed.slabs;
             }
             prop_assert_eq!((closed, in_use(&arena)), (slabs, (0, 0)));
@@ -170,26 +157,26 @@ mod tests {
     #[test]
     fn the_first_block_that_cannot_be_given_back_is_told_and_what_is_behind_it_stays() {
         for class in [SizeClass(0), SizeClass(12), SizeClass(39)] {
-            for case in 0..4 {
+            for case in 0..5 {
                 let mut arena = subject();
                 let (taken, _) = take(&mut arena, class, 100);
                 let (other, _) = take(&mut arena, SizeClass(20), 3);
                 let in_use_bytes = in_use(&arena).0;
                 let (wrong, why) = [
                     (taken[3], BadFree::AlreadyFree { offset_bytes: 0 }),
-                    (taken[50] + 8, BadFree::Interior { offset_bytes: 0 }),
+                    (Offset(taken[50].0 + 8), BadFree::Interior { offset_bytes: 0 }),
                     (other[1], BadFree::WrongSize { offset_bytes: 0, held_bytes: 0, given_bytes: 0 }),
-                    (7, BadFree::Foreign),
+                    (Offset(256 << 20), BadFree::Foreign),
+                    (Offset(0u64.wrapping_sub(16)), BadFree::Foreign),
                 ][case];
-                let mut blocks = [taken[3], wrong, taken[5]].into_iter();
-                let flushed = arena.give_many(class, &mut blocks, &Unlimited);
-                let (at, found) = flushed.refused.unwrap();
-                assert_eq!((flushed.blocks, at, blocks.next()), (1, wrong, Some(taken[5])), "{found}");
+                let flushed = give(&mut arena, class, &[taken[3], wrong, taken[5]]);
+                let found = flushed.refused.unwrap();
+                assert_eq!(flushed.blocks, 1, "{found}");
                 assert_eq!(core::mem::discriminant(&found), core::mem::discriminant(&why), "{found}");
                 let mut again = [Offset(0)];
                 arena.take_many(class, &mut again, &Unlimited).unwrap();
                 if !cfg!(feature = "hardened") {
-                    assert_eq!(arena.space.addr(again[0]), taken[3], "the lowest that is free");
+                    assert_eq!(again[0], taken[3], "the lowest that is free");
                 }
                 assert_eq!(in_use(&arena).0, in_use_bytes);
             }
@@ -201,10 +188,10 @@ mod tests {
         let mut arena = subject();
         let class = SizeClass(2);
         let (taken, _) = take(&mut arena, class, 2);
-        let behind = (taken[0] & !0xffff) + 65_536 / 48 * 48;
+        let behind = Offset((taken[0].0 & !0xffff) + 65_536 / 48 * 48);
         let flushed = give(&mut arena, class, &[behind]);
         assert!(
-            matches!(flushed.refused, Some((at, BadFree::Interior { .. })) if at == behind),
+            matches!(flushed.refused, Some(BadFree::Interior { offset_bytes }) if offset_bytes == behind.0),
             "{flushed:?}"
         );
     }
@@ -216,7 +203,7 @@ mod tests {
         let flushed = give(&mut arena, SizeClass(3), &[taken[0], taken[1], taken[0]]);
         assert_eq!((flushed.blocks, flushed.slabs), (2, 1));
         assert!(
-            matches!(flushed.refused, Some((at, BadFree::AlreadyFree { .. })) if at == taken[0]),
+            matches!(flushed.refused, Some(BadFree::AlreadyFree { offset_bytes }) if offset_bytes == taken[0].0),
             "{flushed:?}"
         );
     }

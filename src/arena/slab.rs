@@ -122,9 +122,11 @@ pub(super) enum NotTaken {
 pub(super) enum Stop {
     /// Every block is back.
     Done,
-    /// A slab got its last slot back and is gone; this was its span. There may be more blocks.
+    /// The last block given back was the last of its slab, which is gone; this was its span.
     Closed(Span),
-    /// No taken slot of that class starts there. There may be more blocks.
+    /// The next block lies outside of the space.
+    Outside,
+    /// At the next block starts no taken slot of that class.
     Refused(Offset),
 }
 
@@ -391,54 +393,66 @@ impl<M: Metadata> Slabs<M> {
         Ok(None)
     }
 
-    /// Gives slots of one class back. How many, and where it stopped.
+    /// Gives slots of one class back, in order. How many, and where it stopped.
     pub(super) fn give_many(
         &mut self,
         class: SizeClass,
-        blocks: &mut impl Iterator<Item = Offset>,
-    ) -> (u32, Stop) {
-        let cut = self.cut(class);
+        blocks: &[Offset],
+        space_bytes: u64,
+    ) -> (usize, Stop) {
         let mut given = 0;
-        for at in blocks {
-            if !self.give_quickly(class, cut, at) {
-                // The first or the last slot of its slab that is taken, a slab of several units, or no taken slot.
-                let found = self.find(at).filter(|found| found.slab.class == class);
-                match found.map(|found| self.give(found, at)) {
-                    Some(Ok(None)) => {}
-                    Some(Ok(Some(span))) => return (given + 1, Stop::Closed(span)),
-                    Some(Err(_)) | None => return (given, Stop::Refused(at)),
-                }
+        loop {
+            given += self.give_quickly(class, &blocks[given..]);
+            // The first or the last slot of its slab that is taken, a slab of several units, or no taken slot.
+            let Some(&at) = blocks.get(given) else { return (given, Stop::Done) };
+            if at.0 >= space_bytes {
+                return (given, Stop::Outside);
             }
-            given += 1;
+            let found = self.find(at).filter(|found| found.slab.class == class);
+            match found.map(|found| self.give(found, at)) {
+                Some(Ok(None)) => given += 1,
+                Some(Ok(Some(span))) => return (given + 1, Stop::Closed(span)),
+                Some(Err(_)) | None => return (given, Stop::Refused(at)),
+            }
         }
-        (given, Stop::Done)
     }
 
-    /// Gives a slot back if that changes neither whether its slab is full nor whether it is empty. Bits and count are
-    /// changed in place: where blocks come in any order, this is all that most of them need.
+    /// Gives slots back as long as that changes neither whether a slab is full nor whether it is empty. How many. Bits and count are
+    /// changed in place: where blocks come in any order, this is all that most of them need, some 30 instructions each.
     #[inline]
-    fn give_quickly(&mut self, class: SizeClass, cut: Cut, at: Offset) -> bool {
-        let unit = self.unit_of(at);
-        let start = unit as usize * (ROW + self.words);
-        let Some(cells) = self.units.get_mut(start..start + ROW + self.words) else { return false };
-        let what = cells[0];
-        if what as u32 & (HEAD | 0xff) != HEAD | class.0 as u32 {
-            return false;
+    fn give_quickly(&mut self, class: SizeClass, blocks: &[Offset]) -> usize {
+        let Cut { slot_bytes, slots, reciprocal, .. } = self.cut(class);
+        let (slot_bytes, reciprocal, last) = (slot_bytes as u64, reciprocal as u64, slots as u64 - 1);
+        let (stride, shift, within_unit) = (ROW + self.words, self.unit_shift, (1 << self.unit_shift) - 1);
+        let skew_bytes = (self.skew as u64) << self.granule_shift;
+        let head = HEAD | class.0 as u32;
+        let units = &mut self.units[..];
+        for (given, at) in blocks.iter().enumerate() {
+            let at = at.0.wrapping_add(skew_bytes);
+            let start = (at >> shift) as usize * stride;
+            let Some(cells) = units.get_mut(start..).and_then(|cells| cells.get_mut(..stride)) else {
+                return given;
+            };
+            // Not the first unit of a slab of that class; or the slot is its last that is taken, or the first to be free.
+            let what = cells[0];
+            let used = (what >> 32) as u32;
+            if what as u32 & (HEAD | 0xff) != head || used.wrapping_sub(2) >= slots.wrapping_sub(2) {
+                return given;
+            }
+            let within = at & within_unit;
+            let slot = (within * reciprocal) >> 32;
+            if slot * slot_bytes != within || slot > last {
+                return given;
+            }
+            let (word, bit) = (slot / 64, 1 << (slot % 64));
+            let Some(free) = cells.get_mut(ROW + word as usize).filter(|free| **free & bit == 0) else {
+                return given;
+            };
+            *free |= bit;
+            let hint = what >> 8 & 0xffff;
+            cells[0] = what - (1 << 32) - (hint.saturating_sub(word) << 8);
         }
-        let within = at.0 + ((self.skew as u64) << self.granule_shift) - ((unit as u64) << self.unit_shift);
-        let slot = (within * cut.reciprocal as u64) >> 32;
-        let (used, word, bit) = ((what >> 32) as u32, slot / 64, 1 << (slot % 64));
-        let taken = slot * cut.slot_bytes as u64 == within && slot < cut.slots as u64;
-        let Some(free) = cells.get_mut(ROW + word as usize).filter(|free| taken && **free & bit == 0) else {
-            return false;
-        };
-        if used == 1 || used == cut.slots {
-            return false;
-        }
-        *free |= bit;
-        let hint = (what >> 8) as u16;
-        cells[0] = what - (1 << 32) - if word < hint as u64 { (hint as u64 - word) << 8 } else { 0 };
-        true
+        blocks.len()
     }
 
     /// The span of a slab.

@@ -272,7 +272,7 @@ impl Gpu {
         if let Err(refused) = waited {
             // Nobody has worked on them since they were found free.
             // SAFETY: 1. They were taken a moment ago, and never handed out.
-            unsafe { pool.flush(class, &mut blocks.into_iter()) };
+            unsafe { pool.flush(class, &offsets[..refilled.blocks]) };
             return Err(Missing::Driver(refused));
         }
         Ok(blocks)
@@ -280,18 +280,21 @@ impl Gpu {
 
     /// Gives small blocks that were freed on a stream back to the slabs.
     fn flush(&self, class: SizeClass, blocks: &[u64], stream: &Inner) {
-        let Memory::Mapped { pool, .. } = &self.memory else { return };
+        let Memory::Mapped { pool, start } = &self.memory else { return };
         let bytes = CLASSES.slot_bytes(class);
         stream.cached_bytes.fetch_sub(blocks.len() as u64 * bytes, Relaxed);
         self.order.freed(Slots::one(stream.slot), blocks.iter().map(|&at| (at, bytes)));
-        let mut blocks = blocks.iter().copied();
-        while blocks.len() > 0 {
+        let offsets: Vec<Offset> = blocks.iter().map(|at| Offset(at.wrapping_sub(*start))).collect();
+        let mut given = 0;
+        while given < offsets.len() {
             // SAFETY: 1. Their users freed them, and the order of streams knows of the work that is still queued.
-            let flushed = unsafe { pool.flush(class, &mut blocks) };
-            if let Some((at, why)) = flushed.refused {
+            let flushed = unsafe { pool.flush(class, &offsets[given..]) };
+            given += flushed.blocks;
+            if let Some(why) = flushed.refused {
                 // It was not this stream's to give.
                 stream.took(bytes);
-                misused(at as usize, bytes as usize, why);
+                misused(blocks[given] as usize, bytes as usize, why);
+                given += 1;
             }
         }
     }

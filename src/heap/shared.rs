@@ -165,10 +165,13 @@ fn give(class: SizeClass, blocks: &[usize]) {
     }
     let Some(pool) = pool() else { return };
     let _kept = errno::Kept::now();
-    let blocks = blocks.iter().filter_map(|block| NonNull::new(*block as *mut u8));
-    let refused = |at, why| misuse::found(at, HOST.slot_bytes(class) as usize, why);
+    let refused = |at: usize, why| {
+        if let Some(at) = NonNull::new(at as *mut u8) {
+            misuse::found(at, HOST.slot_bytes(class) as usize, why);
+        }
+    };
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
-    unsafe { STOCK.flush(pool, class, blocks, refused) }
+    unsafe { STOCK.flush(pool, class, base(pool), blocks, refused) }
 }
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.

@@ -113,7 +113,8 @@ impl<L: RawMutex, const C: usize, const N: usize> Stock<L, C, N> {
         Ok(taken.blocks)
     }
 
-    /// Gives blocks to the slabs. `refused` hears of each that cannot be, with no lock held; the others go all the same.
+    /// Gives blocks to the slabs; a word is `base` and the block's offset. `refused` hears of each that cannot be, with no lock held;
+    /// the others go all the same.
     ///
     /// # Safety
     /// Nobody uses the blocks any more; those that are somebody's are refused.
@@ -121,19 +122,23 @@ impl<L: RawMutex, const C: usize, const N: usize> Stock<L, C, N> {
         &self,
         pool: &Pool<S, L, M>,
         class: SizeClass,
-        blocks: impl IntoIterator<Item = S::Addr>,
-        mut refused: impl FnMut(S::Addr, BadFree),
+        base: usize,
+        mut blocks: &[usize],
+        mut refused: impl FnMut(usize, BadFree),
     ) {
         let of = &self.uses[class.0 as usize];
-        let mut blocks = blocks.into_iter();
-        loop {
+        while !blocks.is_empty() {
+            let mut offsets = [Offset(0); N];
+            // What lies below the base is behind the end of any space then.
+            offsets.iter_mut().zip(blocks).for_each(|(at, block)| at.0 = block.wrapping_sub(base) as u64);
             // SAFETY: 1. As the caller promises.
-            let flushed = unsafe { pool.flush(class, &mut blocks) };
-            of.blocks.fetch_sub(flushed.blocks as usize, Relaxed);
+            let flushed = unsafe { pool.flush(class, &offsets[..blocks.len().min(N)]) };
+            of.blocks.fetch_sub(flushed.blocks, Relaxed);
             of.slabs.fetch_sub(flushed.slabs as usize, Relaxed);
-            match flushed.refused {
-                Some((at, why)) => refused(at, why),
-                None => break,
+            blocks = &blocks[flushed.blocks..];
+            if let (Some(why), [block, rest @ ..]) = (flushed.refused, blocks) {
+                refused(*block, why);
+                blocks = rest;
             }
         }
     }
