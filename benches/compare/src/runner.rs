@@ -1,6 +1,7 @@
 //! The runner: build, measure, compare, print.
 
 mod allocators;
+mod ballast;
 mod build;
 mod json;
 mod measure;
@@ -8,6 +9,7 @@ pub mod options;
 mod results;
 mod table;
 
+use ballast::Ballast;
 use compare::rest;
 use measure::Rested;
 use options::{Options, Plan};
@@ -65,7 +67,13 @@ fn build_all(plan: &Plan) -> Result<(Vec<Column>, Vec<results::LeftOut>), String
 /// Every repeat goes through all workloads, and each workload through all binaries, beginning with another one each
 /// time: what the machine does meanwhile falls on all of them.
 fn repeat_all(plan: &Plan, results: &mut Results) {
+    let mut ballast = Ballast::default();
     for repeat in 0..plan.repeats {
+        if repeat > 0
+            && let Err(error) = ballast.grow(ballast::STEP)
+        {
+            eprintln!("every repeat meets the same physical memory: {error}");
+        }
         for (row, workload) in plan.workloads.iter().enumerate() {
             eprintln!("repeat {} of {}: {}", repeat + 1, plan.repeats, workload.name);
             for turn in 0..results.columns.len() {

@@ -37,6 +37,11 @@ pub static ALL: [Allocator; 9] = [
 const LOCK: &str = include_str!("../../Cargo.lock");
 
 impl Allocator {
+    /// Whether it is an allocator at all.
+    pub fn is_one(&self) -> bool {
+        !matches!(self.origin, Origin::Floor)
+    }
+
     /// The package and its version.
     pub fn origin(&self) -> String {
         let package = match self.origin {

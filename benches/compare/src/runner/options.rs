@@ -70,9 +70,9 @@ impl Options {
         for name in &self.only {
             known(name)?;
         }
-        let wanted = |name: &str| {
-            self.only.is_empty() || name == baseline || self.only.iter().any(|only| only == name)
-        };
+        let named = |name: &str| name == baseline || self.only.iter().any(|only| only == name);
+        let wanted =
+            |allocator: &Allocator| named(allocator.name) || self.only.is_empty() && allocator.is_one();
         for name in &self.workloads {
             if workload::named(name).is_none() && Group::ALL.iter().all(|group| group.name() != name) {
                 let groups = Group::ALL.iter().map(|group| group.name());
@@ -97,7 +97,7 @@ impl Options {
         profiles.dedup();
         Ok(Plan {
             repeats: self.repeats,
-            allocators: allocators::ALL.iter().filter(|allocator| wanted(allocator.name)).collect(),
+            allocators: allocators::ALL.iter().filter(|allocator| wanted(allocator)).collect(),
             workloads: workload::ALL.iter().filter(|workload| asked(workload)).collect(),
             profiles,
             baseline,
