@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 const CHECKOUTS: u64 = 200_000;
 const ECHOES: u64 = 5_000;
 const ROUNDS: usize = 7;
+/// How many charges are held at once where they are to add up.
+const GROWING: usize = 20_000;
 
 /// CPU time of this process so far, system calls included, ns.
 fn cpu_ns() -> u64 {
@@ -171,31 +173,52 @@ fn main() {
         println!("  ours / deadpool: {:.2}", ours_echo / dead_echo);
     });
 
-    let scope = Scope::new("step");
-    let inner = scope.child("substep");
-    let mut best = [f64::INFINITY; 4];
+    charges();
+}
+
+/// What a charge costs where it is paid by credit, as a rule, and where nothing was held before.
+fn charges() {
+    let mut scopes = vec![Scope::process()];
+    for depth in 1..=4 {
+        scopes.push(scopes[depth - 1].child("one more"));
+    }
+    let charge = || scope::charge(Kind::HostBytes, black_box(4096)).unwrap();
+    let mut best = [f64::INFINITY; 5];
+    let mut growing = [f64::INFINITY; 5];
+    let mut kept = Vec::with_capacity(GROWING);
+    let mut tensors = [f64::INFINITY; 2];
     for _ in 0..ROUNDS {
-        least!(
-            best[0],
-            CHECKOUTS * 5,
-            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
-        );
-        let entered = inner.enter();
-        least!(
-            best[1],
-            CHECKOUTS * 5,
-            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
-        );
-        drop(entered);
-        least!(best[2], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        for (depth, scope) in scopes.iter().enumerate() {
+            let entered = scope.enter();
+            least!(best[depth], CHECKOUTS * 5, drop(black_box(charge())));
+            drop(entered);
+            // Scopes of their own, one in the other: every charge is more than any of them held before.
+            let mut fresh = Scope::new("fresh");
+            for _ in 1..depth {
+                fresh = fresh.child("within");
+            }
+            let entered = fresh.enter();
+            let began = cpu_ns();
+            for _ in 0..GROWING {
+                kept.push(charge());
+            }
+            kept.clear();
+            growing[depth] = growing[depth].min((cpu_ns() - began) as f64 / GROWING as f64);
+            drop(entered);
+        }
+        least!(tensors[0], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
         timeline::start(timeline::Options::new()).unwrap();
-        least!(best[3], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        least!(tensors[1], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
         timeline::stop().unwrap();
     }
+    let [process, one, two, three, four] = best;
     println!(
-        "a charge and its release, CPU ns: in the process {:.1}, two scopes deep {:.1}",
-        best[0], best[1]
+        "a charge and its release, CPU ns: in the process {process:.1}; one scope deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1} (asked: at most 20)"
     );
-    println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", best[2]);
-    println!("  the same while the timeline records both: {:.0}", best[3]);
+    let [_, one, two, three, four] = growing;
+    println!(
+        "  where each is more than the scopes ever held: one deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1}"
+    );
+    println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", tensors[0]);
+    println!("  the same while the timeline records both: {:.0}", tensors[1]);
 }
