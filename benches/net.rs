@@ -1,6 +1,6 @@
 //! Connection pools side by side: CPU of a checkout and return, and echoes over loopback. And what a charge costs a tensor.
 //!
-//! `cargo bench --bench net`. Every figure is the least of the rounds; the rounds of all pools are interleaved.
+//! `cargo bench --bench net`, or with `-- charges` the latter alone. Every figure is the least of the rounds; the rounds of all pools are interleaved.
 
 use democratising::net::{ConnectionPool, Manager};
 use democratising::pool::budget::scope::{self, Kind, Scope};
@@ -143,6 +143,9 @@ macro_rules! least {
 }
 
 fn main() {
+    if std::env::args().any(|argument| argument == "charges") {
+        return charges();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let ours = ConnectionPool::with_manager(Nothing).max_size(8).build().unwrap();

@@ -23,7 +23,7 @@ use crate::sync::Cell;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::fmt;
 use core::marker::PhantomData;
-use ledger::{Node, PROCESS, Purse};
+use ledger::{Node, PROCESS, Purse, Till};
 use std::boxed::Box;
 use std::string::String;
 use std::sync::Arc;
@@ -89,6 +89,10 @@ impl Current {
 /// The purse of a scope that the caller keeps.
 fn purse(place: &Place) -> &'static Purse {
     place.as_ref().map_or(&PROCESS, |handle| handle.node.purse)
+}
+
+fn till(place: &Place, kind: Kind) -> &'static Till {
+    &purse(place).tills[kind as usize]
 }
 
 /// The process's own budget of a kind: all scopes together.
@@ -186,27 +190,27 @@ impl Scope {
 
     /// What is held of a kind, scopes within it included.
     pub fn used(&self, kind: Kind) -> u64 {
-        ledger::look(purse(&self.0), kind, |tree, id| tree.used(id))
+        ledger::look(till(&self.0, kind), |tree, id| tree.used(id))
     }
 
     /// The most that was held of a kind at once.
     pub fn peak(&self, kind: Kind) -> u64 {
-        ledger::look(purse(&self.0), kind, |tree, id| tree.peak(id))
+        ledger::look(till(&self.0, kind), |tree, id| tree.peak(id))
     }
 
     /// Its own limit of a kind, or `u64::MAX`. Those of the scopes around it hold as well.
     pub fn limit(&self, kind: Kind) -> u64 {
-        ledger::look(purse(&self.0), kind, |tree, id| tree.limit(id))
+        ledger::look(till(&self.0, kind), |tree, id| tree.limit(id))
     }
 
     /// Sets its own limit of a kind from now on, and returns how much more than that is held. Nothing is taken away.
     pub fn set_limit(&self, kind: Kind, limit: u64) -> u64 {
-        ledger::set_limit(purse(&self.0), kind, limit)
+        ledger::set_limit(till(&self.0, kind), limit)
     }
 
     /// What can still be had of a kind: the least that is left here and around.
     pub fn left(&self, kind: Kind) -> u64 {
-        ledger::look(purse(&self.0), kind, |tree, id| tree.left_around(id))
+        ledger::look(till(&self.0, kind), |tree, id| tree.left_around(id))
     }
 
     /// Takes `amount` here and in all scopes around, until the holding is dropped.
@@ -215,7 +219,7 @@ impl Scope {
     /// [`Refused`] with the scope that has less left. Nothing is held more than before.
     #[inline]
     pub fn charge(&self, kind: Kind, amount: u64) -> Result<Holding, Refused> {
-        Holding::take(purse(&self.0), kind, amount)
+        Holding::of(till(&self.0, kind), amount)
     }
 
     /// This thread is in the scope until the guard is dropped; then it is where it was.

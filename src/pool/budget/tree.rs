@@ -59,7 +59,9 @@ pub struct Tree<'a> {
     accounts: Vec<Account<'a>>,
 }
 
+/// One cache line: walking outwards reads one for each account.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Account<'a> {
     credit: &'a Credit,
     charged: u64,
@@ -73,7 +75,11 @@ struct Account<'a> {
     open_next: Option<AccountId>,
     /// Whether it is one of them. Then those around it are too.
     is_open: bool,
+    /// Whether it may have credit.
+    has_credit: bool,
 }
+
+const _: () = assert!(size_of::<Account<'_>>() == 64);
 
 impl Account<'_> {
     fn left(&self) -> u64 {
@@ -88,7 +94,8 @@ impl<'a> Tree<'a> {
     }
 
     /// Puts an account without a limit within another, or around all. `id` is the next index, or one that was taken out.
-    pub fn put(&mut self, id: AccountId, within: Option<AccountId>, credit: &'a Credit) {
+    /// Without credit, `credit` stays closed.
+    pub fn put(&mut self, id: AccountId, within: Option<AccountId>, credit: &'a Credit, has_credit: bool) {
         let account = Account {
             credit,
             charged: 0,
@@ -99,6 +106,7 @@ impl<'a> Tree<'a> {
             open_before: None,
             open_next: None,
             is_open: false,
+            has_credit,
         };
         match self.accounts.get_mut(id.index()) {
             Some(place) => *place = account,
@@ -113,11 +121,11 @@ impl<'a> Tree<'a> {
         self.unlist(id);
     }
 
-    /// Takes `amount` from the account and from all around it. With `ahead` it may take some more, as credit.
+    /// Takes `amount` from the account and from all around it, and some more as credit where there is much room.
     ///
     /// # Errors
     /// [`RefusedAt`] with the innermost account that has less left, and how much. All hold then what they held.
-    pub fn charge(&mut self, id: AccountId, amount: u64, ahead: bool) -> Result<(), RefusedAt> {
+    pub fn charge(&mut self, id: AccountId, amount: u64) -> Result<(), RefusedAt> {
         self.close(id);
         let (mut next, mut depth) = (Some(id), 0);
         while let Some(at) = next {
@@ -146,25 +154,25 @@ impl<'a> Tree<'a> {
             next = account.within;
         }
         let more = (room / PART_AHEAD).min(MOST_AHEAD);
-        if ahead && more > 0 {
+        if more > 0 && self.at(id).has_credit {
             self.each_around(id, |account| account.charged += more);
             self.open(id, more);
         }
         Ok(())
     }
 
-    /// Gives back `amount` that [`charge`](Self::charge) took. With `ahead` it may stay with the account as credit.
+    /// Gives back `amount` that [`charge`](Self::charge) took. It stays with the account as credit where that may be.
     ///
     /// # Errors
     /// [`OverRelease`] when less is held: some share was given back twice. Nothing was changed then.
-    pub fn release(&mut self, id: AccountId, amount: u64, ahead: bool) -> Result<(), OverRelease> {
+    pub fn release(&mut self, id: AccountId, amount: u64) -> Result<(), OverRelease> {
         let account = self.at(id);
         if account.charged < amount {
             return Err(OverRelease { given: amount, used: account.charged });
         }
         let mut fits = true;
         self.each_around(id, |account| fits &= account.charged <= account.limit);
-        if ahead && fits {
+        if fits && self.at(id).has_credit {
             self.open(id, amount);
         } else {
             self.each_around(id, |account| account.charged -= amount);
@@ -173,11 +181,17 @@ impl<'a> Tree<'a> {
     }
 
     /// Closes the account's own credit, which then is left to all around.
-    pub fn close(&mut self, id: AccountId) {
+    fn close(&mut self, id: AccountId) {
         let back = self.at(id).credit.close();
         if back > 0 {
             self.each_around(id, |account| account.charged -= back);
         }
+    }
+
+    /// The account has no credit any more: the tree sees all that it releases.
+    pub fn close_for_good(&mut self, id: AccountId) {
+        self.at_mut(id).has_credit = false;
+        self.close(id);
     }
 
     /// Sets the limit from now on, and returns how much more than that is held.

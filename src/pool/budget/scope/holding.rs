@@ -5,7 +5,7 @@
 use super::super::OverBudget;
 use super::super::path::RefusedAt;
 use super::kind::Kind;
-use super::ledger::{self, PROCESS, Purse};
+use super::ledger::{self, PROCESS, Till};
 use super::{PURSE, Scope};
 use crate::timeline;
 use core::fmt;
@@ -26,7 +26,11 @@ use core::fmt;
 #[inline]
 pub fn charge(kind: Kind, amount: u64) -> Result<Holding, Refused> {
     // This thread keeps the scope it is in, so the purse is that scope's.
-    Holding::take(PURSE.get().unwrap_or(&PROCESS), kind, amount).map_err(Refused::told)
+    let till = &PURSE.get().unwrap_or(&PROCESS).tills[kind as usize];
+    if !till.spend(amount) {
+        take_and_tell(till, amount)?;
+    }
+    Ok(Holding { till, amount })
 }
 
 /// A share of a scope's budget and of those around it, held until this is dropped.
@@ -34,26 +38,23 @@ pub fn charge(kind: Kind, amount: u64) -> Result<Holding, Refused> {
 /// The share keeps the scope in the ledger: no reference to that is counted.
 #[must_use = "the share is given back when this is dropped"]
 pub struct Holding {
-    purse: &'static Purse,
-    kind: Kind,
+    till: &'static Till,
     amount: u64,
 }
 
 impl Holding {
     /// Nothing, of the process.
     pub const fn nothing(kind: Kind) -> Holding {
-        Holding { purse: &PROCESS, kind, amount: 0 }
+        Holding { till: &PROCESS.tills[kind as usize], amount: 0 }
     }
 
-    /// The caller keeps the scope whose purse it is.
+    /// The caller keeps the scope whose till it is.
     #[inline]
-    pub(super) fn take(purse: &'static Purse, kind: Kind, amount: u64) -> Result<Holding, Refused> {
-        if amount == 0 {
-            keep_with_nothing(purse);
-        } else {
-            take(purse, kind, amount)?;
+    pub(super) fn of(till: &'static Till, amount: u64) -> Result<Holding, Refused> {
+        if !till.spend(amount) {
+            take(till, amount)?;
         }
-        Ok(Holding { purse, kind, amount })
+        Ok(Holding { till, amount })
     }
 
     /// How much it is.
@@ -63,12 +64,12 @@ impl Holding {
 
     /// Of what.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.till.kind
     }
 
     /// Where it was charged.
     pub fn scope(&self) -> Scope {
-        Scope(ledger::place(self.purse))
+        Scope(ledger::place(self.till))
     }
 
     /// Takes or gives back the difference.
@@ -77,16 +78,18 @@ impl Holding {
     /// [`Refused`] where less is left than the difference. It holds then what it held.
     pub fn resize(&mut self, amount: u64) -> Result<(), Refused> {
         if amount > self.amount {
-            take(self.purse, self.kind, amount - self.amount)?;
+            if !self.till.spend(amount - self.amount) {
+                take(self.till, amount - self.amount)?;
+            }
             if self.amount == 0 {
-                leave_with_nothing(self.purse);
+                leave_with_nothing(self.till);
             }
         } else if amount < self.amount {
             // Before the rest goes: something has to keep the scope all the time.
             if amount == 0 {
-                keep_with_nothing(self.purse);
+                keep_with_nothing(self.till);
             }
-            give_back(self.purse, self.kind, self.amount - amount);
+            give_back(self.till, self.amount - amount);
         }
         self.amount = amount;
         Ok(())
@@ -97,56 +100,77 @@ impl Drop for Holding {
     #[inline]
     fn drop(&mut self) {
         if self.amount > 0 {
-            give_back(self.purse, self.kind, self.amount);
+            give_back(self.till, self.amount);
         } else {
-            leave_with_nothing(self.purse);
+            leave_with_nothing(self.till);
         }
     }
 }
 
-/// One exchange where the scope has credit.
-#[inline]
-fn take(purse: &'static Purse, kind: Kind, amount: u64) -> Result<(), Refused> {
-    if purse.credits[kind as usize].take(amount) {
+impl Till {
+    /// Pays a charge by credit where there is so much: one exchange. Nothing is charged otherwise, and always `take`n.
+    #[inline]
+    fn spend(&self, amount: u64) -> bool {
+        amount > 0 && self.credit.take(amount)
+    }
+}
+
+// What is refused is put together apart from the path that grants, which keeps its result in registers then.
+#[cold]
+#[inline(never)]
+fn take(till: &'static Till, amount: u64) -> Result<(), Refused> {
+    if amount == 0 {
+        keep_with_nothing(till);
         return Ok(());
     }
-    ledger::charge(purse, kind, amount).map_err(|refused| refused_at(purse, kind, refused))
+    ledger::charge(till, amount).map_err(|refused| refused_at(till, refused))
+}
+
+/// Whoever listens hears of a refusal.
+#[cold]
+#[inline(never)]
+fn take_and_tell(till: &'static Till, amount: u64) -> Result<(), Refused> {
+    let taken = take(till, amount);
+    if let Err(refused) = &taken {
+        let Refused { scope, kind, over } = refused;
+        timeline::refused(kind.name(), scope.name(), over.asked, over.left);
+    }
+    taken
 }
 
 #[inline]
-fn give_back(purse: &'static Purse, kind: Kind, amount: u64) {
-    if purse.credits[kind as usize].give(amount) {
+fn give_back(till: &'static Till, amount: u64) {
+    if till.credit.give(amount) {
         return;
     }
-    let released = ledger::release(purse, kind, amount);
+    let released = ledger::release(till, amount);
     debug_assert!(released.is_ok(), "only a holding takes and gives back");
 }
 
 /// A share of nothing does not show in the account, so it is counted where it is one of a scope that could go.
-fn keep_with_nothing(purse: &'static Purse) {
-    if !purse.is_process() {
-        ledger::hold_nothing(purse, true);
+fn keep_with_nothing(till: &'static Till) {
+    if !till.is_of_process() {
+        ledger::hold_nothing(till, true);
     }
 }
 
-fn leave_with_nothing(purse: &'static Purse) {
-    if !purse.is_process() {
-        ledger::hold_nothing(purse, false);
+fn leave_with_nothing(till: &'static Till) {
+    if !till.is_of_process() {
+        ledger::hold_nothing(till, false);
     }
 }
 
-#[cold]
-fn refused_at(purse: &'static Purse, kind: Kind, refused: RefusedAt) -> Refused {
-    let mut scope = Scope(ledger::place(purse));
+fn refused_at(till: &'static Till, refused: RefusedAt) -> Refused {
+    let mut scope = Scope(ledger::place(till));
     for _ in 0..refused.depth {
         scope = scope.parent().unwrap_or(scope);
     }
-    Refused { scope, kind, over: refused.over }
+    Refused { scope, kind: till.kind, over: refused.over }
 }
 
 impl fmt::Debug for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Holding({} {} of {})", self.amount, self.kind, self.scope().name())
+        write!(f, "Holding({} {} of {})", self.amount, self.kind(), self.scope().name())
     }
 }
 
@@ -159,14 +183,6 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Whoever listens hears of it.
-    #[cold]
-    #[inline(never)]
-    fn told(self) -> Refused {
-        timeline::refused(self.kind.name(), self.scope.name(), self.over.asked, self.over.left);
-        self
-    }
-
     /// The scope that refused: the innermost that has too little.
     pub fn scope(&self) -> &Scope {
         &self.scope

@@ -24,19 +24,41 @@ use std::boxed::Box;
 use std::sync::{Arc, Weak};
 use std::vec::Vec;
 
-/// What a scope may spend without asking. A cache line of its own: threads in several scopes do not meet in it.
+/// A scope's purse. Cache lines of its own: threads in several scopes do not meet in them.
 #[repr(align(64))]
 pub(super) struct Purse {
-    id: AccountId,
-    pub(super) credits: [Credit; KINDS],
+    pub(super) tills: [Till; KINDS],
 }
+
+/// What a scope may spend of one kind without asking, and whose that is: all that a holding has to know.
+pub(super) struct Till {
+    pub(super) credit: Credit,
+    id: AccountId,
+    pub(super) kind: Kind,
+}
+
+const _: () = assert!(size_of::<Till>() == 2 * size_of::<Credit>(), "two lines for a purse");
 
 impl Purse {
     const fn new(id: AccountId) -> Purse {
-        Purse { id, credits: [const { Credit::new() }; KINDS] }
+        let mut tills =
+            [const { Till { credit: Credit::new(), id: OUTERMOST, kind: Kind::HostBytes } }; KINDS];
+        let mut at = 0;
+        while at < KINDS {
+            tills[at].id = id;
+            tills[at].kind = Kind::ALL[at];
+            at += 1;
+        }
+        Purse { tills }
     }
 
-    pub(super) fn is_process(&self) -> bool {
+    fn id(&self) -> AccountId {
+        self.tills[0].id
+    }
+}
+
+impl Till {
+    pub(super) fn is_of_process(&self) -> bool {
         self.id == OUTERMOST
     }
 }
@@ -120,17 +142,17 @@ fn descriptors() -> u64 {
 
 impl Ledger {
     fn put(&mut self, id: AccountId, within: Option<AccountId>, purse: &'static Purse) {
-        for (tree, credit) in self.trees.iter_mut().zip(&purse.credits) {
-            tree.put(id, within, credit);
+        for (tree, till) in self.trees.iter_mut().zip(&purse.tills) {
+            tree.put(id, within, &till.credit, till.kind.has_credit());
         }
+    }
+
+    fn tree(&mut self, till: &Till) -> &mut Tree<'static> {
+        &mut self.trees[till.kind as usize]
     }
 
     fn entry(&mut self, id: AccountId) -> Option<&mut Entry> {
         self.entries.get_mut(id.index())?.as_mut()
-    }
-
-    fn is_left(&self, id: AccountId) -> bool {
-        self.entries[id.index()].as_ref().is_some_and(|entry| entry.is_left)
     }
 
     /// A handle to the entry's scope: the one there is, or another.
@@ -165,7 +187,7 @@ pub(super) fn add(name: Box<str>, within: Place) -> Arc<Handle> {
         id
     });
     let purse = ledger.purses[id.index()];
-    ledger.put(id, Some(super::purse(&within).id), purse);
+    ledger.put(id, Some(super::purse(&within).id()), purse);
     ledger.born += 1;
     let node = Arc::new(Node { name, within, purse, ended: AtomicBool::new(false), born: ledger.born });
     let handle = Arc::new(Handle { node: Arc::clone(&node) });
@@ -176,23 +198,23 @@ pub(super) fn add(name: Box<str>, within: Place) -> Arc<Handle> {
 
 /// The last handle to the scope is being dropped. Somebody may have got another meanwhile.
 pub(super) fn leave(node: &Arc<Node>) {
-    let id = node.purse.id;
+    let id = node.purse.id();
     let mut ledger = ledger();
     let Some(entry) = ledger.entry(id) else { return };
     if !Arc::ptr_eq(&entry.node, node) || entry.handle.strong_count() > 0 {
         return;
     }
     entry.is_left = true;
-    ledger.trees.iter_mut().for_each(|tree| tree.close(id));
+    ledger.trees.iter_mut().for_each(|tree| tree.close_for_good(id));
     let gone = ledger.take_out_if_over(id);
     drop(ledger);
     drop(gone);
 }
 
-/// The scope whose purse it is. The caller has a handle to it, or holds something of it.
+/// The scope whose till it is. The caller has a handle to it, or holds something of it.
 #[cold]
-pub(super) fn place(purse: &'static Purse) -> Place {
-    ledger().entry(purse.id).map(Ledger::handle)
+pub(super) fn place(till: &Till) -> Place {
+    ledger().entry(till.id).map(Ledger::handle)
 }
 
 /// Every scope but the process, the eldest first.
@@ -205,20 +227,18 @@ pub(super) fn all() -> Vec<Scope> {
 /// A charge that the credit could not pay.
 #[cold]
 #[inline(never)]
-pub(super) fn charge(purse: &'static Purse, kind: Kind, amount: u64) -> Result<(), RefusedAt> {
-    let mut ledger = ledger();
-    let ahead = kind.has_credit() && !ledger.is_left(purse.id);
-    ledger.trees[kind as usize].charge(purse.id, amount, ahead)
+pub(super) fn charge(till: &Till, amount: u64) -> Result<(), RefusedAt> {
+    ledger().tree(till).charge(till.id, amount)
 }
 
 /// A release that the credit did not take.
 #[cold]
 #[inline(never)]
-pub(super) fn release(purse: &'static Purse, kind: Kind, amount: u64) -> Result<(), OverRelease> {
+pub(super) fn release(till: &Till, amount: u64) -> Result<(), OverRelease> {
     let mut ledger = ledger();
-    let ahead = kind.has_credit() && !ledger.is_left(purse.id);
-    let released = ledger.trees[kind as usize].release(purse.id, amount, ahead);
-    let gone = ledger.take_out_if_over(purse.id);
+    let tree = ledger.tree(till);
+    let released = tree.release(till.id, amount);
+    let gone = if tree.is_empty(till.id) { ledger.take_out_if_over(till.id) } else { None };
     drop(ledger);
     drop(gone);
     released
@@ -227,21 +247,21 @@ pub(super) fn release(purse: &'static Purse, kind: Kind, amount: u64) -> Result<
 /// A holding of nothing keeps the scope, or keeps it no more.
 #[cold]
 #[inline(never)]
-pub(super) fn hold_nothing(purse: &'static Purse, holds: bool) {
+pub(super) fn hold_nothing(till: &Till, holds: bool) {
     let mut ledger = ledger();
-    if let Some(entry) = ledger.entry(purse.id) {
+    if let Some(entry) = ledger.entry(till.id) {
         entry.nothings = if holds { entry.nothings + 1 } else { entry.nothings.saturating_sub(1) };
     }
-    let gone = ledger.take_out_if_over(purse.id);
+    let gone = ledger.take_out_if_over(till.id);
     drop(ledger);
     drop(gone);
 }
 
 /// Looks at the accounts of a kind.
-pub(super) fn look<T>(purse: &Purse, kind: Kind, look: impl FnOnce(&Tree<'static>, AccountId) -> T) -> T {
-    look(&ledger().trees[kind as usize], purse.id)
+pub(super) fn look<T>(till: &Till, look: impl FnOnce(&Tree<'static>, AccountId) -> T) -> T {
+    look(ledger().tree(till), till.id)
 }
 
-pub(super) fn set_limit(purse: &Purse, kind: Kind, limit: u64) -> u64 {
-    ledger().trees[kind as usize].set_limit(purse.id, limit)
+pub(super) fn set_limit(till: &Till, limit: u64) -> u64 {
+    ledger().tree(till).set_limit(till.id, limit)
 }
