@@ -177,6 +177,11 @@ impl Scope {
         self.node().map(|node| Scope(node.within.clone()))
     }
 
+    /// Whether it is `other`, or within that.
+    pub fn is_within(&self, other: &Scope) -> bool {
+        self == other || core::iter::successors(self.parent(), Scope::parent).any(|scope| scope == *other)
+    }
+
     /// How many scopes are around it.
     pub fn depth(&self) -> usize {
         core::iter::successors(self.node(), |node| node.within.as_deref().map(|handle| &*handle.node)).count()
