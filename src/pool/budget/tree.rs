@@ -1,9 +1,10 @@
 //! A tree of accounts: what is charged to one is charged to all around it, exactly, and mostly without walking there.
 //!
 //! 1. An **account** has a limit and a mark, the most that was held at once. `charged` is what is held here and within, and the open
-//!    [`credit`](super::credit) here and within besides. It is never more than the mark. A charge never takes it over the limit.
-//! 2. So credit is no more than what can be held below every limit and every mark around. What is spent of it needs no look at any of
-//!    them: no limit can be exceeded, no mark be passed.
+//!    [`credit`](super::credit) here and within besides. It is never more than the limit, but where that fell.
+//! 2. So what is spent of credit needs no look at any limit around. Nor at any mark: as a rule `charged` is not above the mark. It may be
+//!    where one credit alone is open in the whole of an account and nothing was charged there since: then the least that was left of that
+//!    credit tells the mark, and it is told when the credit is closed, before anything else is charged there or opened.
 //! 3. A charge that would take an account over its limit or mark closes all credit in that account first. Then `charged` is what is
 //!    held, so a refusal is right, and so is a new mark. An account names those directly within it that may have open credit, here or
 //!    further within, so that closing costs as much as opening did.
@@ -15,7 +16,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::credit::Credit;
+use super::credit::{Credit, Left};
 use super::path::RefusedAt;
 use super::{Budget, OverBudget, OverRelease};
 use crate::sync::Wide;
@@ -145,20 +146,34 @@ impl<'a> Tree<'a> {
             }
             (next, depth) = (self.at(at).within, depth + 1);
         }
-        let (mut next, mut room) = (Some(id), u64::MAX);
-        while let Some(at) = next {
-            let account = self.at_mut(at);
-            account.charged += amount;
-            account.mark = account.mark.max(account.charged);
-            room = room.min(account.left()).min(account.mark - account.charged);
-            next = account.within;
-        }
-        let more = (room / PART_AHEAD).min(MOST_AHEAD);
+        let room = self.add(id, amount);
+        let more = (room / PART_AHEAD).min(MOST_AHEAD).min(Credit::MOST);
         if more > 0 && self.at(id).has_credit {
             self.each_around(id, |account| account.charged += more);
             self.open(id, more);
         }
         Ok(())
+    }
+
+    /// Adds what fits to an account that is closed and to all around it. Returns how much more might be added as its credit.
+    fn add(&mut self, id: AccountId, amount: u64) -> u64 {
+        let mut room = u64::MAX;
+        // Whether no other credit is open in `at`: then one above the mark would be alone.
+        let (mut at, mut is_alone) = (id, self.at(id).open_first.is_none());
+        loop {
+            let account = self.at_mut(at);
+            account.charged += amount;
+            account.mark = account.mark.max(account.charged);
+            room = room.min(account.left());
+            if !is_alone {
+                room = room.min(account.mark - account.charged);
+            }
+            let (next, Some(around)) = (account.open_next, account.within) else { return room };
+            let outer = self.at(around);
+            is_alone &= !outer.credit.is_open()
+                && (outer.open_first.is_none() || (outer.open_first == Some(at) && next.is_none()));
+            at = around;
+        }
     }
 
     /// Gives back `amount` that [`charge`](Self::charge) took. It stays with the account as credit where that may be.
@@ -170,9 +185,17 @@ impl<'a> Tree<'a> {
         if account.charged < amount {
             return Err(OverRelease { given: amount, used: account.charged });
         }
-        let mut fits = true;
-        self.each_around(id, |account| fits &= account.charged <= account.limit);
-        if fits && self.at(id).has_credit {
+        self.close(id);
+        let (mut next, mut fits) = (Some(id), true);
+        while let Some(at) = next {
+            if self.at(at).charged > self.at(at).mark {
+                self.close_within(at);
+            }
+            let account = self.at(at);
+            fits &= account.charged <= account.limit;
+            next = account.within;
+        }
+        if fits && self.at(id).has_credit && amount <= Credit::MOST {
             self.open(id, amount);
         } else {
             self.each_around(id, |account| account.charged -= amount);
@@ -182,9 +205,12 @@ impl<'a> Tree<'a> {
 
     /// Closes the account's own credit, which then is left to all around.
     fn close(&mut self, id: AccountId) {
-        let back = self.at(id).credit.close();
-        if back > 0 {
-            self.each_around(id, |account| account.charged -= back);
+        if let Some(left) = self.at(id).credit.close() {
+            self.each_around(id, |account| {
+                // Where other credit is open too, this is no more than the mark.
+                account.mark = account.mark.max(account.charged.saturating_sub(left.least));
+                account.charged -= left.now;
+            });
         }
     }
 
@@ -206,21 +232,29 @@ impl<'a> Tree<'a> {
     /// What is held here and within; of one moment where nobody charges meanwhile, and never more than the limit allowed.
     pub fn used(&self, id: AccountId) -> u64 {
         let mut used = self.at(id).charged;
+        self.each_open(id, |left| used = used.saturating_sub(left.now));
+        used
+    }
+
+    /// Looks at all open credit here and within.
+    fn each_open(&self, id: AccountId, mut look: impl FnMut(Left)) {
         let mut at = id;
         loop {
-            used = used.saturating_sub(self.at(at).credit.left());
+            if let Some(left) = self.at(at).credit.left() {
+                look(left);
+            }
             // Down, else aside, else up until there is one aside.
             at = match self.at(at).open_first {
                 Some(first) => first,
                 None => loop {
                     if at == id {
-                        return used;
+                        return;
                     }
                     let account = self.at(at);
                     match (account.open_next, account.within) {
                         (Some(next), _) => break next,
                         (None, Some(around)) => at = around,
-                        (None, None) => return used,
+                        (None, None) => return,
                     }
                 },
             };
@@ -234,7 +268,12 @@ impl<'a> Tree<'a> {
 
     /// The most that was held at once.
     pub fn peak(&self, id: AccountId) -> u64 {
-        self.at(id).mark
+        let account = self.at(id);
+        let mut peak = account.mark;
+        if account.charged > peak {
+            self.each_open(id, |left| peak = peak.max(account.charged.saturating_sub(left.least)));
+        }
+        peak
     }
 
     /// The account's own limit, or [`UNLIMITED`](Budget::UNLIMITED).
@@ -275,7 +314,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Opens the account's credit with `amount` that is charged already, and lists it all the way out.
+    /// Opens the account's credit, which is closed, with `amount` that is charged already, and lists it all the way out.
     fn open(&mut self, id: AccountId, amount: u64) {
         self.at(id).credit.open(amount);
         let mut at = id;
