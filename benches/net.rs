@@ -190,6 +190,11 @@ fn charges() {
     let mut growing = [f64::INFINITY; 5];
     let mut kept = Vec::with_capacity(GROWING);
     let mut tensors = [f64::INFINITY; 2];
+    // Two that want the same room in turn: each calls back what the other has as credit.
+    let full = Scope::new("full");
+    full.set_limit(Kind::HostBytes, 6000);
+    let (left, right) = (full.child("left"), full.child("right"));
+    let mut called_back = f64::INFINITY;
     for _ in 0..ROUNDS {
         for (depth, scope) in scopes.iter().enumerate() {
             let entered = scope.enter();
@@ -209,6 +214,10 @@ fn charges() {
             growing[depth] = growing[depth].min((cpu_ns() - began) as f64 / GROWING as f64);
             drop(entered);
         }
+        least!(called_back, CHECKOUTS, {
+            drop(black_box(left.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+            drop(black_box(right.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+        });
         least!(tensors[0], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
         timeline::start(timeline::Options::new()).unwrap();
         least!(tensors[1], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
@@ -222,6 +231,7 @@ fn charges() {
     println!(
         "  where each is more than the scopes ever held: one deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1}"
     );
+    println!("  where another scope's credit is called back each time: {:.1}", called_back / 2.0);
     println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", tensors[0]);
     println!("  the same while the timeline records both: {:.0}", tensors[1]);
 }

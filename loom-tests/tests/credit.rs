@@ -139,6 +139,29 @@ fn a_lowered_limit_calls_credit_back<A: Accounts>() {
     });
 }
 
+/// One spends credit from above what was ever held while the other's charge calls it back.
+#[test]
+fn a_peak_is_what_was_held_at_once() {
+    model(|| {
+        let accounts = Arc::new(Ours::new(40));
+        assert!(accounts.charge(0, 2), "and some more as credit");
+        let spender = {
+            let accounts = accounts.clone();
+            thread::spawn(move || {
+                assert!(accounts.charge(0, 3));
+                let used = accounts.used();
+                accounts.release(0, 3);
+                used
+            })
+        };
+        assert!(accounts.charge(1, 4));
+        let seen = spender.join().unwrap();
+        assert_eq!(accounts.used(), 6);
+        let peak = accounts.tree.lock().unwrap().peak(id(0));
+        assert!(peak >= seen && [6, 9].contains(&peak), "a peak of {peak}, and {seen} were seen");
+    });
+}
+
 macro_rules! accounts_keep_to {
     ($($law:ident),* $(,)?) => {
         $(#[test] fn $law() { super::$law::<Ours>(); })*
