@@ -232,6 +232,30 @@ fn charges() {
         "  where each is more than the scopes ever held: one deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1}"
     );
     println!("  where another scope's credit is called back each time: {:.1}", called_back / 2.0);
+    println!(
+        "  on two threads at once, each: in scopes of their own {:.1}, in one {:.1}",
+        two_threads([&scopes[1].child("mine"), &scopes[1].child("yours")]),
+        two_threads([&scopes[2]; 2])
+    );
     println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", tensors[0]);
     println!("  the same while the timeline records both: {:.0}", tensors[1]);
+}
+
+/// CPU ns of a charge and its release while another thread does the same, two scopes deep.
+fn two_threads(scopes: [&Scope; 2]) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        least!(best, 1, {
+            std::thread::scope(|threads| {
+                for scope in scopes {
+                    threads.spawn(move || {
+                        for _ in 0..CHECKOUTS * 5 {
+                            drop(black_box(scope.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+                        }
+                    });
+                }
+            });
+        });
+    }
+    best / (CHECKOUTS * 10) as f64
 }

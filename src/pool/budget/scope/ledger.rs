@@ -4,8 +4,8 @@
 //!    and used again for other scopes. So who holds something points to one without counting a reference.
 //! 2. A purse is one scope's as long as a [`Handle`] to that lives or something is charged to it, by credit or not. Whoever charges
 //!    has a handle, whoever releases still holds something: neither can meet another scope's purse.
-//! 3. When the last handle goes, the scope's credit is closed for good: from then on the ledger sees every release, and
-//!    the last one takes the scope out. One that is held by nothing in the end has no handle's drop to wait for.
+//! 3. When the last handle goes, the scope's credit is closed for good. Where nothing is held then, the scope is taken out at once; else
+//!    the ledger sees every release from then on, and the last one takes it out.
 //! 4. Nothing is dropped under the lock: the last reference to a scope drops its handle to the one around it.
 
 #![forbid(unsafe_code)]
