@@ -1,6 +1,6 @@
 //! Connection pools side by side: CPU of a checkout and return, and echoes over loopback. And what a charge costs a tensor.
 //!
-//! `cargo bench --bench net`. Every figure is the least of the rounds; the rounds of all pools are interleaved.
+//! `cargo bench --bench net`, or with `-- charges` the latter alone. Every figure is the least of the rounds; the rounds of all pools are interleaved.
 
 use democratising::net::{ConnectionPool, Manager};
 use democratising::pool::budget::scope::{self, Kind, Scope};
@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 const CHECKOUTS: u64 = 200_000;
 const ECHOES: u64 = 5_000;
 const ROUNDS: usize = 7;
+/// How many charges are held at once where they are to add up.
+const GROWING: usize = 20_000;
 
 /// CPU time of this process so far, system calls included, ns.
 fn cpu_ns() -> u64 {
@@ -141,6 +143,9 @@ macro_rules! least {
 }
 
 fn main() {
+    if std::env::args().any(|argument| argument == "charges") {
+        return charges();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let ours = ConnectionPool::with_manager(Nothing).max_size(8).build().unwrap();
@@ -171,31 +176,86 @@ fn main() {
         println!("  ours / deadpool: {:.2}", ours_echo / dead_echo);
     });
 
-    let scope = Scope::new("step");
-    let inner = scope.child("substep");
-    let mut best = [f64::INFINITY; 4];
+    charges();
+}
+
+/// What a charge costs where it is paid by credit, as a rule, and where nothing was held before.
+fn charges() {
+    let mut scopes = vec![Scope::process()];
+    for depth in 1..=4 {
+        scopes.push(scopes[depth - 1].child("one more"));
+    }
+    let charge = || scope::charge(Kind::HostBytes, black_box(4096)).unwrap();
+    let mut best = [f64::INFINITY; 5];
+    let mut growing = [f64::INFINITY; 5];
+    let mut kept = Vec::with_capacity(GROWING);
+    let mut tensors = [f64::INFINITY; 2];
+    // Two that want the same room in turn: each calls back what the other has as credit.
+    let full = Scope::new("full");
+    full.set_limit(Kind::HostBytes, 6000);
+    let (left, right) = (full.child("left"), full.child("right"));
+    let mut called_back = f64::INFINITY;
     for _ in 0..ROUNDS {
-        least!(
-            best[0],
-            CHECKOUTS * 5,
-            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
-        );
-        let entered = inner.enter();
-        least!(
-            best[1],
-            CHECKOUTS * 5,
-            drop(black_box(scope::charge(Kind::HostBytes, black_box(4096)).unwrap()))
-        );
-        drop(entered);
-        least!(best[2], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        for (depth, scope) in scopes.iter().enumerate() {
+            let entered = scope.enter();
+            least!(best[depth], CHECKOUTS * 5, drop(black_box(charge())));
+            drop(entered);
+            // Scopes of their own, one in the other: every charge is more than any of them held before.
+            let mut fresh = Scope::new("fresh");
+            for _ in 1..depth {
+                fresh = fresh.child("within");
+            }
+            let entered = fresh.enter();
+            let began = cpu_ns();
+            for _ in 0..GROWING {
+                kept.push(charge());
+            }
+            kept.clear();
+            growing[depth] = growing[depth].min((cpu_ns() - began) as f64 / GROWING as f64);
+            drop(entered);
+        }
+        least!(called_back, CHECKOUTS, {
+            drop(black_box(left.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+            drop(black_box(right.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+        });
+        least!(tensors[0], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
         timeline::start(timeline::Options::new()).unwrap();
-        least!(best[3], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
+        least!(tensors[1], CHECKOUTS, drop(black_box(democratising::Tensor::zeros(&[256]).unwrap())));
         timeline::stop().unwrap();
     }
+    let [process, one, two, three, four] = best;
     println!(
-        "a charge and its release, CPU ns: in the process {:.1}, two scopes deep {:.1}",
-        best[0], best[1]
+        "a charge and its release, CPU ns: in the process {process:.1}; one scope deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1} (asked: at most 20)"
     );
-    println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", best[2]);
-    println!("  the same while the timeline records both: {:.0}", best[3]);
+    let [_, one, two, three, four] = growing;
+    println!(
+        "  where each is more than the scopes ever held: one deep {one:.1}, two {two:.1}, three {three:.1}, four {four:.1}"
+    );
+    println!("  where another scope's credit is called back each time: {:.1}", called_back / 2.0);
+    println!(
+        "  on two threads at once, each: in scopes of their own {:.1}, in one {:.1}",
+        two_threads([&scopes[1].child("mine"), &scopes[1].child("yours")]),
+        two_threads([&scopes[2]; 2])
+    );
+    println!("a tensor of 1 KiB made and dropped, charge and release included, CPU ns: {:.0}", tensors[0]);
+    println!("  the same while the timeline records both: {:.0}", tensors[1]);
+}
+
+/// CPU ns of a charge and its release while another thread does the same, two scopes deep.
+fn two_threads(scopes: [&Scope; 2]) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        least!(best, 1, {
+            std::thread::scope(|threads| {
+                for scope in scopes {
+                    threads.spawn(move || {
+                        for _ in 0..CHECKOUTS * 5 {
+                            drop(black_box(scope.charge(Kind::HostBytes, black_box(4096)).unwrap()));
+                        }
+                    });
+                }
+            });
+        });
+    }
+    best / (CHECKOUTS * 10) as f64
 }

@@ -4,7 +4,8 @@
 //! memory runs out (`with_retry`), or when somebody asks (`collect`), it is told how much is wanted and until when.
 //!
 //! 1. The process's own pool is asked first, since what it keeps idle costs nothing to lose. Then come the registered
-//!    ones: low priority numbers first, among equals whoever has most.
+//!    ones: low priority numbers first, among equals whoever has most. Where a scope is full, what the pool keeps idle does not
+//!    help, and of `evictable` tensors those of that scope come first.
 //! 2. A reclaimer is called with no lock held. It may allocate, register, unregister, and even collect: that returns
 //!    at once with nothing.
 //! 3. A reclaimer that panics is named in the result, and the others still run.
@@ -19,6 +20,8 @@ mod pressure;
 #[cfg(feature = "std")]
 mod registry;
 
+#[cfg(feature = "std")]
+pub(crate) use collect::for_scope;
 #[cfg(feature = "std")]
 pub use collect::{
     Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,

@@ -69,7 +69,7 @@
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(any(feature = "std", test))]
+#[cfg(any(feature = "std", democratising_loom, test))]
 extern crate std;
 
 pub mod arena;

@@ -4,6 +4,8 @@
 //! A target whose atomics come from elsewhere gets them here as well.
 
 mod bare;
+#[cfg(all(feature = "std", not(democratising_loom)))]
+pub(crate) mod forks;
 
 #[cfg(feature = "critical-section")]
 pub use bare::CriticalSectionLock;

@@ -83,6 +83,28 @@ fn more_tensors_than_a_scope_has_room_for_are_kept_by_moving_those_wanted_longes
 }
 
 #[test]
+fn a_full_scope_moves_its_own_tensors_and_leaves_those_of_others() {
+    let _turn = turn();
+    const BYTES: u64 = 400_000;
+    let (full, roomy) = (Scope::process().child("full"), Scope::process().child("roomy"));
+    full.set_limit(Kind::HostBytes, 2 * BYTES);
+    let make = |scope: &Scope, i| scope.run(|| tensor(BYTES as usize / 4, i).evictable(format!("{i}")));
+    // Wanted longest ago, and of no help.
+    let others: Vec<Evictable> = (0..3).map(|i| make(&roomy, i)).collect();
+    // Idle in the pool, and of no help either.
+    drop(roomy.run(|| tensor(BYTES as usize, 9)));
+    let step = full.child("step");
+    let own: Vec<Evictable> = (3..7).map(|i| make(&step, i)).collect();
+    let kept = |all: &[Evictable]| all.iter().map(Evictable::kept).collect::<Vec<_>>();
+    assert_eq!(kept(&own), [Kept::File, Kept::File, Kept::InPlace, Kept::InPlace]);
+    assert_eq!(kept(&others), [Kept::InPlace; 3]);
+    assert!(
+        step.is_within(&full) && full.is_within(&full) && !full.is_within(&step) && !roomy.is_within(&full)
+    );
+    assert!(full.is_within(&Scope::process()));
+}
+
+#[test]
 fn views_and_other_types_come_back_with_their_shape() {
     let _turn = turn();
     let whole = Tensor::new(&[30, 40], (0..1200).collect::<Vec<i64>>()).unwrap();

@@ -260,10 +260,12 @@ fn register() {
 struct Evictables(Resource);
 
 impl Evictables {
-    /// Who was wanted longest ago first.
+    /// Who was wanted longest ago first; where a scope is full, those of that scope before all others.
     fn all(&self) -> Vec<Arc<Inner>> {
         let mut all: Vec<Arc<Inner>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
-        all.sort_by_key(|one| one.wanted.load(Relaxed));
+        let full = gc::for_scope();
+        let is_elsewhere = |one: &Inner| full.as_ref().is_some_and(|full| !one.scope.is_within(full));
+        all.sort_by_key(|one| (is_elsewhere(one), one.wanted.load(Relaxed)));
         all
     }
 }

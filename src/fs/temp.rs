@@ -6,8 +6,7 @@ use super::durable;
 use super::stale::{self, PREFIX, SUFFIX};
 use crate::error::{DemoError, Result};
 use crate::gc;
-use crate::pool::budget::Budget;
-use crate::pool::budget::scope::{self, Holding, Kind};
+use crate::pool::budget::scope::{self, Holding, Kind, ProcessBudget};
 use core::ops::{Deref, DerefMut};
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -15,11 +14,11 @@ use std::path::Path;
 use tempfile::{Builder, NamedTempFile};
 
 /// How many files the process may have open through this module: as many as the system lets it (`RLIMIT_NOFILE`), unless
-/// [`set_limit`](Budget::set_limit) says otherwise.
+/// [`set_limit`](ProcessBudget::set_limit) says otherwise.
 ///
 /// Temp files, temp directories and checkpoints being written are charged to it, one each. When it is used up,
 /// [`gc::collect`](crate::gc::collect) is asked once before there is an error.
-pub fn descriptors() -> &'static Budget {
+pub fn descriptors() -> ProcessBudget {
     scope::process_budget(Kind::Files)
 }
 

@@ -143,7 +143,14 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
                 DeviceId::Host => Resource::HostBytes,
                 DeviceId::Cuda(_) => Resource::DeviceBytes,
             };
-            run(Wanted::Bytes { target_bytes: report.requested_bytes, of: Some(of) }, Deadline::NEVER);
+            let target_bytes = report.requested_bytes;
+            match full_scope(&report) {
+                None => run(Wanted::Bytes { target_bytes, of: Some(of) }, Deadline::NEVER),
+                Some(scope) => {
+                    let _in = InScope::begin(scope);
+                    run(Wanted::OfScope { target_bytes, of }, Deadline::NEVER)
+                }
+            };
         }
         if number > 0 || !helped() {
             run(Wanted::Room, Deadline::NEVER);
@@ -154,6 +161,43 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
         number += 1;
         counted += u32::from(!short.is_among_several());
     }
+}
+
+/// The scope that refused, where one did: it is this thread's, or around that.
+fn full_scope(report: &OutOfMemory) -> Option<Scope> {
+    let name = report.scope()?;
+    core::iter::successors(Some(Scope::current()), Scope::parent).find(|scope| scope.name() == name)
+}
+
+std::thread_local! {
+    static FULL: Cell<Option<Scope>> = const { Cell::new(None) };
+}
+
+/// This thread asks for the sake of a scope that is full, until this is dropped.
+struct InScope;
+
+impl InScope {
+    fn begin(scope: Scope) -> InScope {
+        // Without the thread's variables, at its end, everybody is asked alike.
+        let _ = FULL.try_with(|full| full.set(Some(scope)));
+        InScope
+    }
+}
+
+impl Drop for InScope {
+    fn drop(&mut self) {
+        let _ = FULL.try_with(|full| full.set(None));
+    }
+}
+
+/// The scope that this thread asks reclaimers for, if it is full: what is held outside of it does not help.
+pub(crate) fn for_scope() -> Option<Scope> {
+    let full = FULL.try_with(|full| {
+        let scope = full.take();
+        full.set(scope.clone());
+        scope
+    });
+    full.ok().flatten()
 }
 
 /// Nothing helped: the timeline hears of it.
@@ -301,12 +345,20 @@ pub(super) enum Wanted {
         target_bytes: u64,
         of: Option<Resource>,
     },
+    /// So many bytes of one memory, for a scope that is full: what its pool keeps idle is charged to nobody.
+    OfScope {
+        target_bytes: u64,
+        of: Resource,
+    },
 }
 
 impl Wanted {
     /// What is still wanted of a reclaimer of `resource`; `None` when it need not be asked.
     fn of(self, resource: Resource, collected: &Collected) -> Option<u64> {
         match (self, resource) {
+            (Wanted::OfScope { target_bytes, of }, _) => {
+                Wanted::Bytes { target_bytes, of: Some(of) }.of(resource, collected)
+            }
             (Wanted::Room, Resource::MappedBytes) => None,
             (Wanted::Everything | Wanted::Room, _) => Some(u64::MAX),
             (Wanted::Bytes { of: Some(of), .. }, _) if of != resource => None,
@@ -325,7 +377,15 @@ impl Wanted {
     /// What is wanted of the process as a whole: nothing, where only a pool ran out.
     fn of_process(&self, collected: &Collected) -> Option<u64> {
         match self {
-            Wanted::Bytes { of: Some(_), .. } => None,
+            Wanted::Bytes { of: Some(_), .. } | Wanted::OfScope { .. } => None,
+            _ => self.of(Resource::HostBytes, collected),
+        }
+    }
+
+    /// What is wanted of what the pool keeps idle.
+    fn of_pool(&self, collected: &Collected) -> Option<u64> {
+        match self {
+            Wanted::OfScope { .. } => None,
             _ => self.of(Resource::HostBytes, collected),
         }
     }
@@ -335,7 +395,7 @@ pub(super) fn run(wanted: Wanted, until: Deadline) -> Collected {
     let mut collected = Collected::default();
     let Some(_turn) = Turn::begin() else { return collected };
     let began = Instant::now();
-    if let Some(bytes) = wanted.of(Resource::HostBytes, &collected).filter(|_| !until.has_passed()) {
+    if let Some(bytes) = wanted.of_pool(&collected).filter(|_| !until.has_passed()) {
         collected.add(Resource::HostBytes, host::trim(bytes));
     }
     // The heap is no part of a pool that ran out; it is asked by whoever wants the process to be smaller.

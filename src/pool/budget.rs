@@ -8,11 +8,13 @@
 //!
 //! The unit is the caller's: bytes, file descriptors, sockets.
 //!
-//! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with a budget for
-//! every kind of resource, are [`scope`]s.
+//! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with an account for
+//! every kind of resource, are [`scope`]s, which stand in a [`tree`].
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "std", democratising_loom))]
+pub mod credit;
 #[cfg(feature = "std")]
 pub mod left;
 #[cfg(feature = "std")]
@@ -20,6 +22,8 @@ pub mod machine;
 pub mod path;
 #[cfg(feature = "std")]
 pub mod scope;
+#[cfg(any(feature = "std", democratising_loom))]
+pub mod tree;
 
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicWide, Lock, SpinLock, Wide, const_unless_loom};
