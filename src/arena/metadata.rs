@@ -39,6 +39,8 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for u32 {}
 // SAFETY: 1. As for `u8`.
 unsafe impl Plain for u64 {}
+// SAFETY: 1. As for `u8`.
+unsafe impl Plain for usize {}
 // SAFETY: 1. An array adds no padding to its elements, which are plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 

@@ -14,6 +14,7 @@ mod call;
 mod claim;
 mod memory;
 mod plan;
+mod runs;
 mod single;
 mod slabs;
 mod spans;

@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::index::fit::marks;
+use super::runs::shadow::{LEAST, MOST_GRANULES};
 use crate::size::Geometry;
 
 /// log2 of the bytes of a granule where there are slabs.
 pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
-/// The bytes of a block of the fit table there: of the shortest span.
-pub(super) const BLOCK_BYTES: usize = 16 << SLAB_GRANULE_SHIFT;
+/// The bytes of the shortest span there.
+const LEAST_BYTES: usize = (LEAST as usize) << SLAB_GRANULE_SHIFT;
 /// The largest slot.
 pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
-/// The longest range, whose blocks can all be named.
-pub(super) const MOST_BYTES: u64 = marks::MOST_BLOCKS as u64 * BLOCK_BYTES as u64;
+/// The longest range, whose granules can all be named.
+pub(super) const MOST_BYTES: u64 = (MOST_GRANULES as u64) << SLAB_GRANULE_SHIFT;
 
 /// The units of a range.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl Sizes {
         Some(*class as usize)
     }
 
-    /// The bytes of the slots of a class: 64 of the smallest make a block.
+    /// The bytes of the slots of a class: 64 of the smallest have room for a header.
     pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
         let band = 512 >> self.shift;
         let class = class + least_units(self.shift) - 1;
@@ -114,9 +114,9 @@ impl Sizes {
     }
 }
 
-/// The units of the smallest slots, of which 64 make a block.
+/// The units of the smallest slots, of which 64 make the shortest span.
 const fn least_units(shift: u32) -> usize {
-    (BLOCK_BYTES / 64) >> shift
+    (LEAST_BYTES / 64) >> shift
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
         for sizes in [&MANY, &FEW] {
-            assert!(sizes.count() <= marks::MOST_TAGS);
+            assert!(sizes.count() <= 128);
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes - 1).unwrap();
                 assert!(sizes.slot_bytes(class) as usize >= bytes);

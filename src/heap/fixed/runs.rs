@@ -1,0 +1,317 @@
+//! The spans of a range: exact runs of granules, live or free.
+//!
+//! 1. A bit for each granule says whether a live span starts there. With it a second free is refused, whatever else is known.
+//! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
+//!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
+//! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
+//! 4. Free spans merge at once. The shortest span that is asked for holds a header, the flat ranges' a granule.
+
+#![forbid(unsafe_code)]
+
+mod bits;
+mod lists;
+pub(super) mod shadow;
+
+use crate::arena::index::fit::List;
+use crate::arena::{Borrowed, Metadata, NoTable};
+use bits::Bits;
+use core::mem::size_of;
+use lists::Row;
+use shadow::{LEAST, Shadow};
+
+/// The spans of a range.
+pub(super) struct Runs {
+    /// Where live spans start; the end of the range counts as one.
+    starts: Bits,
+    /// The granules in use, of a flat range.
+    used: Bits,
+    pub(super) shadow: Shadow,
+    rows: &'static mut [Row],
+    /// One bit for each row that is not empty.
+    filled: u32,
+    granules: u32,
+    /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
+    skew: u32,
+    flat: bool,
+    /// Granules from here on have never been taken.
+    high: u32,
+    /// No free span is longer.
+    bound: u32,
+}
+
+impl Runs {
+    /// The rows for a range of so many granules.
+    const fn rows(granules: u32, flat: bool) -> usize {
+        if flat { 0 } else { List::of(granules).row() + 1 }
+    }
+
+    /// The bytes of the tables, of which so many more are counted in words of four bytes.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, words: usize) -> usize {
+        let bits = Bits::words(granules + 1) * size_of::<usize>();
+        let rest = if flat { bits } else { Shadow::len_for(granules) };
+        bits + rest + (words + Self::rows(granules, flat) * (List::IN_ROW as usize + 1)) * 4
+    }
+
+    /// The spans of a free range, and a table of so many words beside.
+    pub(super) fn new(
+        meta: &mut Borrowed<'static>,
+        granules: u32,
+        skew: u32,
+        flat: bool,
+        words: usize,
+    ) -> Result<(Runs, &'static mut [u32]), NoTable> {
+        let bits = Bits::words(granules + 1);
+        let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
+        let (starts, used) = table.split_at_mut(bits);
+        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
+        let table: &'static mut [u32] = meta.table(rows + words)?;
+        let (rows, words) = table.split_at_mut(rows);
+        let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
+        let mut runs = Runs {
+            starts: Bits::new(starts),
+            used: Bits::new(used),
+            shadow: Shadow::new(shadow),
+            rows: rows.as_chunks_mut().0,
+            filled: 0,
+            granules,
+            skew,
+            flat,
+            high: 0,
+            bound: granules,
+        };
+        runs.starts.set(granules);
+        if flat {
+            runs.used.flip(granules..bits as u32 * usize::BITS);
+        } else {
+            runs.insert(1, granules);
+        }
+        Ok((runs, words))
+    }
+
+    /// The first multiple of an alignment from a place, or a granule and a skew of one less, on.
+    #[inline]
+    fn aligned(&self, place: u32, align: u32) -> u32 {
+        let from = self.skew + place - 1;
+        place + (from.wrapping_neg() & (align - 1))
+    }
+
+    /// Takes a run of `granules` granules at a multiple of `align`, a power of two: where it starts.
+    #[inline]
+    pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<u32> {
+        if granules > self.bound {
+            return None;
+        }
+        let place = if self.flat {
+            self.take_flat(granules, align)
+        } else if align == 1 {
+            match self.fit(granules) {
+                0 => None,
+                place => Some(self.occupy(place, place, granules)),
+            }
+        } else {
+            self.fit_aligned(granules, align).map(|(place, at)| self.occupy(place, at, granules))
+        };
+        let Some(place) = place else {
+            if align == 1 {
+                self.bound = granules - 1;
+            }
+            return None;
+        };
+        let start = place - 1;
+        self.starts.set(start);
+        self.high = self.high.max(start + granules);
+        Some(start)
+    }
+
+    /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
+    #[inline]
+    fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
+        let has = self.shadow.free(place);
+        self.remove(place, has);
+        if at > place {
+            self.insert(place, at - place);
+        }
+        let (end, behind) = (place + has, at + granules);
+        if end > behind {
+            self.insert(behind, end - behind);
+        }
+        self.shadow.set_live(at, granules);
+        at
+    }
+
+    /// The best fit of a flat range.
+    #[inline(never)]
+    fn take_flat(&mut self, granules: u32, align: u32) -> Option<u32> {
+        let (mut best, mut least, mut from) = (None, u32::MAX, 0);
+        while let Some(start) = self.used.next(from, !0) {
+            // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
+            from = self.used.next(start, 0).unwrap_or(self.granules);
+            let has = from - start;
+            if has >= granules && has < least {
+                let place = self.aligned(start + 1, align);
+                if place + granules <= from + 1 {
+                    (best, least) = (Some(place), has);
+                    if has == granules {
+                        break;
+                    }
+                }
+            }
+        }
+        let place = best?;
+        self.used.flip(place - 1..place - 1 + granules);
+        Some(place)
+    }
+
+    /// The granules of the span that starts at a granule of a flat range.
+    #[inline(never)]
+    fn length_flat(&self, start: u32) -> u32 {
+        let end = self.starts.next(start + 1, 0).unwrap_or(self.granules);
+        self.used.next(start, !0).map_or(end, |free| free.min(end)) - start
+    }
+
+    /// The granules of the live span that starts at a granule, if one does that is no slab.
+    #[inline]
+    pub(super) fn live(&self, start: u32) -> Option<u32> {
+        if start >= self.granules || !self.starts.is_set(start) {
+            return None;
+        }
+        if self.flat {
+            return Some(self.length_flat(start));
+        }
+        let granules = self.shadow.live(start + 1);
+        (granules <= self.granules).then_some(granules)
+    }
+
+    /// Gives the live span back that starts at `start` and has so many granules. `false`: there is no such span.
+    #[inline]
+    pub(super) fn give(&mut self, start: u32, granules: u32) -> bool {
+        let is_live = self.live(start) == Some(granules);
+        if is_live {
+            self.free(start, granules);
+        }
+        is_live
+    }
+
+    /// A live span, or a slab, is free.
+    #[inline]
+    pub(super) fn free(&mut self, start: u32, granules: u32) {
+        self.starts.clear(start);
+        self.free_rest(start, granules);
+    }
+
+    /// Granules at the end of a live span, or all of it, are free.
+    fn free_rest(&mut self, start: u32, granules: u32) {
+        if self.flat {
+            self.bound = self.granules;
+            return self.used.flip(start..start + granules);
+        }
+        let (mut place, mut has) = (start + 1, granules);
+        let before = self.shadow.free_before(place);
+        if before != 0 {
+            place -= before;
+            self.remove(place, before);
+            has += before;
+        }
+        let behind = self.free_at(start + granules);
+        if behind != 0 {
+            self.remove(start + granules + 1, behind);
+            has += behind;
+        }
+        self.insert(place, has);
+    }
+
+    /// The granules of the free span that starts where another ends; none where that is live.
+    #[inline]
+    pub(super) fn free_at(&self, end: u32) -> u32 {
+        if self.starts.is_set(end) { 0 } else { self.shadow.free(end + 1) }
+    }
+
+    /// Lengthens a live span, if the granules behind it are free.
+    pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
+        if to > self.granules - start {
+            return false;
+        }
+        let (end, more) = (start + granules, to - granules);
+        if self.flat {
+            // A live span may start behind the last granule that is free.
+            if self.used.next(end, 0).unwrap_or(self.granules) < start + to {
+                return false;
+            }
+            self.used.flip(end..start + to);
+        } else {
+            let behind = self.free_at(end);
+            if behind < more {
+                return false;
+            }
+            self.remove(end + 1, behind);
+            if behind > more {
+                self.insert(end + 1 + more, behind - more);
+            }
+            self.shadow.set_live(start + 1, to);
+        }
+        self.high = self.high.max(start + to);
+        true
+    }
+
+    /// Shortens a live span to at least the shortest there is.
+    pub(super) fn cut(&mut self, start: u32, granules: u32, to: u32) {
+        if !self.flat {
+            self.shadow.set_live(start + 1, to);
+        }
+        self.free_rest(start + to, granules - to);
+    }
+
+    /// The granules of the free span that a request of so many would be cut from, if there is one.
+    pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
+        match self.fit(granules) {
+            0 => None,
+            place => Some(self.shadow.free(place)),
+        }
+    }
+
+    /// The last live span, or slab, that starts up to a granule.
+    #[inline]
+    pub(super) fn start_of(&self, granule: u32) -> Option<u32> {
+        self.starts.last(granule)
+    }
+
+    /// The first live span, or slab, that starts from a granule on.
+    pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
+        self.starts.next(granule, 0).filter(|start| *start < self.granules)
+    }
+
+    /// Whether there are no slabs.
+    pub(super) fn is_flat(&self) -> bool {
+        self.flat
+    }
+
+    /// Granules of the shortest span.
+    #[inline]
+    pub(super) fn least(&self) -> u32 {
+        if self.flat { 1 } else { LEAST }
+    }
+
+    /// All granules.
+    #[inline]
+    pub(super) fn granules(&self) -> u32 {
+        self.granules
+    }
+
+    /// The granules up to the end of the highest span that there ever was.
+    pub(super) fn high_water(&self) -> u32 {
+        self.high
+    }
+
+    /// The granules of the longest free span that a block can have.
+    pub(super) fn longest(&self) -> u32 {
+        if !self.flat {
+            return self.longest_listed();
+        }
+        let (mut longest, mut from) = (0, 0);
+        while let Some(start) = self.used.next(from, !0) {
+            from = self.used.next(start, 0).unwrap_or(self.granules);
+            longest = longest.max(from - start);
+        }
+        longest
+    }
+}
