@@ -148,8 +148,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, bytes, None)) => Some((at, bytes)),
-            Some((at, bytes, Some(chore))) => Some((Self::take_last(state, at, chore), bytes)),
+            Some((at, bytes, 0)) => Some((at, bytes)),
+            Some((at, bytes, chore)) => Some((Self::take_last(state, at, chore), bytes)),
             None => Self::take_else(state, layout),
         }
     }
@@ -208,8 +208,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
-            Some(None) => Ok(()),
-            Some(Some(chore)) => {
+            Some(0) => Ok(()),
+            Some(chore) => {
                 Self::give_last(state, chore);
                 Ok(())
             }

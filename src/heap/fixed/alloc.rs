@@ -74,8 +74,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_global(&self, layout: Layout) -> *mut u8 {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, _, None)) => at.as_ptr(),
-            Some((at, _, Some(chore))) => Self::take_last(state, at, chore).as_ptr(),
+            Some((at, _, 0)) => at.as_ptr(),
+            Some((at, _, chore)) => Self::take_last(state, at, chore).as_ptr(),
             None => self.take_global_else(state, layout),
         }
     }
@@ -120,8 +120,8 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         let Some(at) = NonNull::new(at) else { return self.misused_quietly(at, layout, BadFree::Foreign) };
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
-            Some(None) => {}
-            Some(Some(chore)) => Self::give_last(state, chore),
+            Some(0) => {}
+            Some(chore) => Self::give_last(state, chore),
             None => self.give_global_else(state, at, layout),
         }
     }

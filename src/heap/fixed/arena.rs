@@ -82,15 +82,15 @@ impl FixedArena {
     }
 
     /// A slot for a layout, if there is one at hand. Where it starts, its bytes, and what is to be done.
-    #[inline]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+    #[inline(always)]
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
         let (at, bytes, chore) = self.slabs.take(&mut self.runs, last(layout))?;
         Some((self.space.find_addr(at)?, bytes, chore))
     }
 
     /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
-    #[inline]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Option<Chore>)> {
+    #[inline(always)]
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
         let at = self.offset(at)?;
         self.slabs.give(&mut self.runs, at, last(layout))
     }
@@ -111,7 +111,7 @@ impl FixedArena {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
                 if let Some((at, bytes, chore)) = self.take_slot(layout) {
-                    if let Some(chore) = chore {
+                    if chore != 0 {
                         self.filled(chore);
                     }
                     return Some((at, bytes));
@@ -172,7 +172,7 @@ impl FixedArena {
 
     fn free_slot(&mut self, at: usize, last: usize) -> Option<usize> {
         let (bytes, chore) = self.slabs.give(&mut self.runs, at, last)?;
-        if let Some(chore) = chore {
+        if chore != 0 {
             self.freed(chore);
         }
         Some(bytes)
@@ -238,8 +238,8 @@ impl FixedArena {
             return Ok(Held::Span { start, granules });
         }
         let granule = (at >> self.granule_shift) as u32;
-        let before = self.runs.start_of(granule);
-        let inside = |start| self.runs.live(start).is_some_and(|granules| granule - start < granules);
+        let before = self.runs.start_of(granule as usize);
+        let inside = |start: usize| self.runs.live(start as u32).is_some_and(|granules| granule - (start as u32) < granules);
         if before.is_some_and(inside) {
             Err(BadFree::Interior { offset_bytes })
         } else {

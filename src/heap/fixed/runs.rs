@@ -271,7 +271,7 @@ impl Runs {
 
     /// The last live span, or slab, that starts up to a granule.
     #[inline]
-    pub(super) fn start_of(&self, granule: u32) -> Option<u32> {
+    pub(super) fn start_of(&self, granule: usize) -> Option<usize> {
         self.starts.last(granule)
     }
 

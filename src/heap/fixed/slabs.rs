@@ -64,12 +64,9 @@ fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
     ((product as u32) < cut[RECIPROCAL] && slot < cut[SLOTS]).then_some(slot)
 }
 
-/// A slab that changes its place: it became full, has a free slot again, or is empty.
-#[derive(Clone, Copy)]
-pub(super) struct Chore {
-    place: u32,
-    class: u32,
-}
+/// The place of a slab that is to change its list, since it became full, has a free slot again, or is empty; 0 where there is none.
+/// A number, not an option: what comes back from the paths of small blocks fits registers.
+pub(super) type Chore = u32;
 
 /// A slab that was found.
 #[derive(Clone, Copy)]
@@ -118,8 +115,8 @@ impl Slabs {
     }
 
     /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
-    #[inline]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Option<Chore>)> {
+    #[inline(always)]
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Chore)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
@@ -132,14 +129,14 @@ impl Slabs {
         shadow::set_bits(header, left);
         let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
         let at = start + free.trailing_zeros() as usize * cut[BYTES] as usize;
-        let chore = (left == 0).then_some(Chore { place, class: class as u32 });
-        Some((at, cut[BYTES] as usize, chore))
+        Some((at, cut[BYTES] as usize, if left == 0 { place } else { 0 }))
     }
 
     /// A slab has no free slot any more: out of the list, in which it is the first.
-    pub(super) fn filled(&mut self, runs: &mut Runs, Chore { place, class }: Chore) {
-        let next = shadow::links(runs.shadow.header(place)).next;
-        self.cuts[class as usize][FIRST] = next;
+    pub(super) fn filled(&mut self, runs: &mut Runs, place: Chore) {
+        let header = runs.shadow.header(place);
+        let next = shadow::links(header).next;
+        self.cuts[class_of(header)][FIRST] = next;
         set_prev(runs, next, 0);
     }
 
@@ -159,7 +156,7 @@ impl Slabs {
     /// The slab that may hold a granule: the last that starts up to it, if no other span starts in between.
     #[inline]
     pub(super) fn find(&self, runs: &Runs, granule: u32) -> Option<Found> {
-        let start = runs.start_of(granule)?;
+        let start = runs.start_of(granule as usize)? as u32;
         let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
         Some(Found { start, class })
     }
@@ -178,34 +175,34 @@ impl Slabs {
 
     /// Gives the slot at `at` back that was taken for bytes of which `last` is the last. Its bytes and what is to be done, or
     /// `None` where it cannot be told at a glance that it is such a slot and taken.
-    #[inline]
-    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Option<Chore>)> {
+    #[inline(always)]
+    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
-        let start = runs.start_of((at >> SLAB_GRANULE_SHIFT) as u32)?;
-        let header = runs.shadow.header_mut(start + 1);
+        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
+        let header = runs.shadow.header_mut(start as u32 + 1);
         if header[0] != SLAB_BYTE | class as u8 {
             return None;
         }
-        let bit = 1 << slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
+        let bit = 1 << slot_of(cut, at - (start << SLAB_GRANULE_SHIFT))?;
         let free = shadow::bits(header);
         if free & bit != 0 {
             return None;
         }
         shadow::set_bits(header, free | bit);
-        let chore =
-            (free == 0 || free | bit == all(cut)).then_some(Chore { place: start + 1, class: class as u32 });
-        Some((cut[BYTES] as usize, chore))
+        let has_chore = free == 0 || free | bit == all(cut);
+        Some((cut[BYTES] as usize, if has_chore { start as u32 + 1 } else { 0 }))
     }
 
     /// A slab was full, or is empty now.
-    pub(super) fn freed(&mut self, runs: &mut Runs, Chore { place, class }: Chore) {
-        let free = shadow::bits(runs.shadow.header(place));
-        if free.is_power_of_two() {
-            self.link(runs, place, class as usize);
+    pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
+        let header = runs.shadow.header(place);
+        let (class, free) = (class_of(header), shadow::bits(header));
+        if free & (free - 1) == 0 {
+            self.link(runs, place, class);
         }
-        if free == all(&self.cuts[class as usize]) {
-            self.emptied(runs, place, class as usize);
+        if free == all(&self.cuts[class]) {
+            self.emptied(runs, place, class);
         }
     }
 
@@ -273,6 +270,10 @@ impl Slabs {
         let header: &Header = runs.shadow.header(found.start + 1);
         self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
     }
+}
+
+fn class_of(header: &Header) -> usize {
+    (header[0] ^ SLAB_BYTE) as usize
 }
 
 fn set_prev(runs: &mut Runs, place: u32, prev: u32) {

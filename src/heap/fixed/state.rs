@@ -135,7 +135,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
         let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
         self.took(taken.1);
         Some(taken)
@@ -143,7 +143,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Option<Chore>> {
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Chore> {
         let (bytes, chore) = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
         self.freed(bytes);
         Some(chore)
@@ -168,7 +168,9 @@ impl<const ARENAS: usize> State<ARENAS> {
     #[inline]
     fn took(&mut self, bytes: usize) {
         self.in_use_bytes += bytes;
-        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        if self.in_use_bytes > self.peak_in_use_bytes {
+            self.peak_in_use_bytes = self.in_use_bytes;
+        }
         self.allocations += 1;
     }
 

@@ -37,18 +37,17 @@ impl Bits {
 
     /// The last set bit up to `at`.
     #[inline]
-    pub(super) fn last(&self, at: u32) -> Option<u32> {
-        let words = self.0.get(..=(at / WIDE) as usize)?;
-        let (word, before) = words.split_last()?;
-        let upto = word << (WIDE - 1 - at % WIDE);
+    pub(super) fn last(&self, at: usize) -> Option<usize> {
+        let mut words = self.0.get(..=at / WIDE as usize)?.iter().rev();
+        let upto = words.next()? << (!at as u32 % WIDE);
         if upto != 0 {
-            return Some(at - upto.leading_zeros());
+            return Some(at - upto.leading_zeros() as usize);
         }
-        let mut end = at & !(WIDE - 1);
-        for word in before.iter().rev() {
-            end -= WIDE;
+        let mut end = at / WIDE as usize * WIDE as usize;
+        for word in words {
+            end -= WIDE as usize;
             if *word != 0 {
-                return Some(end + word.ilog2());
+                return Some(end + word.ilog2() as usize);
             }
         }
         None
@@ -105,7 +104,7 @@ mod tests {
                 model[at as usize] = false;
             }
             prop_assert_eq!(bits.is_set(at), model[at as usize]);
-            prop_assert_eq!(bits.last(at), (0..=at).rev().find(|one| model[*one as usize]));
+            prop_assert_eq!(bits.last(at as usize), (0..=at as usize).rev().find(|one| model[*one]));
             prop_assert_eq!(bits.next(at, 0), (at..200).find(|one| model[*one as usize]));
             let clear = bits.next(at, !0).filter(|one| *one < 200);
             prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]));
