@@ -45,11 +45,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
             return Ok(None);
         };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
-        // 2. Two live blocks lie apart. 3. Nobody uses the old one any more.
-        unsafe {
-            ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size()));
-            self.free(at, old)?;
-        }
+        // 2. Two live blocks lie apart.
+        unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
+        // Nobody uses it any more.
+        self.state.lock().free(at, old)?;
         Ok(Some(to))
     }
 
@@ -137,7 +136,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || NonNull::new(self.take_global(new));
+        let take = || NonNull::new(self.take_global_else(self.state.lock(), new));
         let moved = match NonNull::new(at) {
             // SAFETY: 1. The caller uses the old address no more unless it gets null.
             Some(at) => unsafe { self.move_to(at, old, new, take) },

@@ -7,7 +7,7 @@
 
 use super::plan::Plan;
 use super::runs::Runs;
-use super::slabs::{Chore, Found, Slabs};
+use super::slabs::{Chore, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
 use crate::error::BadFree;
 use crate::size::Offset;
@@ -106,6 +106,7 @@ impl FixedArena {
     }
 
     /// A block for a layout, and the bytes that it can use.
+    #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
@@ -157,6 +158,7 @@ impl FixedArena {
     }
 
     /// Gives the block at `at` back. The bytes it could use.
+    #[inline]
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
         if let Some(bytes) = self.free_slot(at, last(layout)) {
             return Ok(bytes);
@@ -170,6 +172,7 @@ impl FixedArena {
         self.free_otherwise(at, layout)
     }
 
+    #[inline]
     fn free_slot(&mut self, at: usize, last: usize) -> Option<usize> {
         let (bytes, chore) = self.slabs.give(&mut self.runs, at, last)?;
         if chore != 0 {
@@ -212,39 +215,30 @@ impl FixedArena {
         BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes: given as u64 }
     }
 
-    /// The slab whose granules hold a byte.
-    #[inline]
-    fn slab(&self, at: usize) -> Option<Found> {
-        if self.runs.is_flat() {
-            return None;
-        }
-        let granule = (at >> self.granule_shift) as u32;
-        self.slabs.find(&self.runs, granule).filter(|slab| granule < self.slabs.end(*slab))
-    }
-
     /// The live block that starts at `at`.
     fn held(&self, at: usize) -> Result<Held, BadFree> {
         let offset_bytes = at as u64;
-        if let Some(slab) = self.slab(at) {
-            return match self.slabs.taken(&self.runs, slab, at) {
-                Some(true) => Ok(Held::Slot(slab.class)),
-                Some(false) => Err(BadFree::AlreadyFree { offset_bytes }),
-                None => Err(BadFree::Interior { offset_bytes }),
-            };
-        }
-        if let Some(start) = self.granule(at)
-            && let Some(granules) = self.runs.live(start)
-        {
-            return Ok(Held::Span { start, granules });
-        }
         let granule = (at >> self.granule_shift) as u32;
-        let before = self.runs.start_of(granule as usize);
-        let inside = |start: usize| self.runs.live(start as u32).is_some_and(|granules| granule - (start as u32) < granules);
-        if before.is_some_and(inside) {
-            Err(BadFree::Interior { offset_bytes })
-        } else {
-            Err(BadFree::AlreadyFree { offset_bytes })
+        // It lies in what starts last before it, or in nothing.
+        let (held, end) = match self.slabs.find(&self.runs, granule) {
+            Some(slab) => {
+                let taken = self.slabs.taken(&self.runs, slab, at);
+                if taken == Some(false) {
+                    return Err(BadFree::AlreadyFree { offset_bytes });
+                }
+                (taken.map(|_| Held::Slot(slab.class)), self.slabs.end(slab))
+            }
+            None => {
+                let start = self.runs.start_of(granule as usize).unwrap_or(0) as u32;
+                let granules = self.runs.live(start).unwrap_or(0);
+                let starts = self.bytes_of(start) == at;
+                (starts.then_some(Held::Span { start, granules }), start + granules)
+            }
+        };
+        if granule >= end {
+            return Err(BadFree::AlreadyFree { offset_bytes });
         }
+        held.ok_or(BadFree::Interior { offset_bytes })
     }
 
     fn held_bytes(&self, held: Held) -> usize {
@@ -267,6 +261,7 @@ impl FixedArena {
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
     /// `may_move`, also only if no other block serves better.
+    #[inline]
     pub(super) fn resize(
         &mut self,
         at: usize,
@@ -335,7 +330,7 @@ impl FixedArena {
         loop {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
-            let slab = self.slab(at).map(|slab| (slab, self.slabs.count(&self.runs, slab)));
+            let slab = self.slabs.find(&self.runs, start).map(|slab| (slab, self.slabs.count(&self.runs, slab)));
             from = match slab {
                 Some((slab, _)) => self.slabs.end(slab),
                 None => start + self.runs.live(start)?,

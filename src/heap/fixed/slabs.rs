@@ -156,6 +156,9 @@ impl Slabs {
     /// The slab that may hold a granule: the last that starts up to it, if no other span starts in between.
     #[inline]
     pub(super) fn find(&self, runs: &Runs, granule: u32) -> Option<Found> {
+        if runs.is_flat() {
+            return None;
+        }
         let start = runs.start_of(granule as usize)? as u32;
         let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
         Some(Found { start, class })

@@ -264,15 +264,20 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     pub(super) fn report(&mut self, layout: Layout) -> OutOfMemory {
-        let stats = self.stats();
+        self.close_empty();
         OutOfMemory {
             device: DeviceId::Host,
             requested_bytes: layout.size() as u64,
-            in_use_bytes: stats.in_use_bytes,
-            limit_bytes: stats.limit_bytes,
-            largest_free_bytes: stats.largest_free_bytes,
+            in_use_bytes: self.in_use_bytes as u64,
+            limit_bytes: self.arenas().map(FixedArena::bytes).sum::<usize>() as u64,
+            largest_free_bytes: self.arenas().map(FixedArena::largest_free_bytes).max().unwrap_or(0) as u64,
             ..OutOfMemory::default()
         }
+    }
+
+    /// Closes what the arenas keep open for requests to come.
+    fn close_empty(&mut self) {
+        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
@@ -281,7 +286,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// The heap in numbers, after what is kept open is closed.
     pub(super) fn stats(&mut self) -> Stats {
-        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
+        self.close_empty();
         let mut sum = Stats {
             in_use_bytes: self.in_use_bytes as u64,
             peak_in_use_bytes: self.peak_in_use_bytes as u64,

@@ -64,34 +64,35 @@ impl Runs {
     /// longer list; failing both, any of the own list. Its place; 0 where there is none.
     #[inline]
     pub(super) fn fit(&self, granules: u32) -> u32 {
-        let own = List::of(granules);
-        if own.is_exact() {
-            return self.at_or_above(own);
-        }
-        let (mut best, mut least) = (0, u32::MAX);
-        let first = self.rows.get(own.row()).map_or(0, |row| row[own.column()]);
-        let mut place = first;
-        for _ in 0..LOOKED {
-            if place == 0 {
-                break;
+        let mut list = List::of(granules);
+        let mut place = 0;
+        if !list.is_exact() {
+            let (mut best, mut least) = (0, u32::MAX);
+            place = self.rows.get(list.row()).map_or(0, |row| row[list.column()]);
+            for _ in 0..LOOKED {
+                if place == 0 {
+                    break;
+                }
+                let has = self.shadow.free(place);
+                if has >= granules && has < least {
+                    (best, least) = (place, has);
+                }
+                place = self.shadow.next(place);
             }
-            let has = self.shadow.free(place);
-            if has >= granules && has < least {
-                (best, least) = (place, has);
+            if best != 0 {
+                return best;
             }
-            place = self.shadow.next(place);
+            list = list.next();
         }
-        if best == 0 {
-            best = self.at_or_above(own.next());
+        let longer = self.at_or_above(list);
+        if longer != 0 {
+            return longer;
         }
         // Those that were looked at were too short.
-        while best == 0 && place != 0 {
-            if self.shadow.free(place) >= granules {
-                best = place;
-            }
+        while place != 0 && self.shadow.free(place) < granules {
             place = self.shadow.next(place);
         }
-        best
+        place
     }
 
     /// A free span and the place in it where a run with an alignment starts: in one of about the length, else in one that is long
@@ -108,19 +109,19 @@ impl Runs {
 
     /// Looks at so many spans, those of about the length first.
     fn scan(&self, granules: u32, align: u32, most: u32) -> Option<(u32, u32)> {
-        let mut place = self.at_or_above(List::of(granules));
+        let (mut list, mut place) = (List::of(granules), 0);
         for _ in 0..most {
             if place == 0 {
-                break;
+                place = self.at_or_above(list);
+                if place == 0 {
+                    break;
+                }
             }
             let (has, at) = (self.shadow.free(place), self.aligned(place, align));
             if at + granules <= place + has {
                 return Some((place, at));
             }
-            place = match self.shadow.next(place) {
-                0 => self.at_or_above(List::of(has).next()),
-                next => next,
-            };
+            (list, place) = (List::of(has).next(), self.shadow.next(place));
         }
         None
     }

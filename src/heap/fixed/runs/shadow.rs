@@ -163,22 +163,25 @@ pub(in super::super) struct Links {
     pub(in super::super) prev: u32,
 }
 
-/// The bits of a link that have bytes of their own. The two above them share the last byte of a header, which stays below 0x80.
-const OWN_BITS: u32 = 24;
+/// The bits of a link.
+const LINK_BITS: u32 = 26;
 /// The most granules of a range whose slabs can be linked.
-pub(in super::super) const MOST_GRANULES: u32 = 1 << (OWN_BITS + 2);
+pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
+
+/// A header's first and last four bytes: class and the lower bits of one link; the other link and the upper bits. The last byte stays
+/// below 0x80.
+fn words(header: &Header) -> (u32, u32) {
+    let [a, b, c, d, _, _, _, _, _, _, _, _, w, x, y, z] = *header;
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([w, x, y, z]))
+}
 
 pub(in super::super) fn links(header: &Header) -> Links {
-    let [_, a, b, c, _, _, _, _, _, _, _, _, d, e, f, high] = *header;
-    Links {
-        next: u32::from_le_bytes([a, b, c, high & 3]),
-        prev: u32::from_le_bytes([d, e, f, high >> 2]),
-    }
+    let (first, last) = words(header);
+    Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
 }
 
 pub(in super::super) fn set_links(header: &mut Header, Links { next, prev }: Links) {
-    let (next, prev) = (next.to_le_bytes(), prev.to_le_bytes());
-    header[1..4].copy_from_slice(&next[..3]);
-    header[12..15].copy_from_slice(&prev[..3]);
-    header[15] = next[3] | prev[3] << 2;
+    let first = header[0] as u32 | prev << 8;
+    header[..4].copy_from_slice(&first.to_le_bytes());
+    header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
 }
