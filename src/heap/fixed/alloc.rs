@@ -32,14 +32,14 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         let shrinks = aligned && new.size() <= old.size();
         // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
         let in_place = if aligned { new.size() } else { old.size() };
-        if self.state.lock().resize(at, old, in_place, aligned)? && aligned {
+        if self.held().resize(at, old, in_place, aligned)? && aligned {
             return Ok(Some(at));
         }
         // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.0) } else { take() };
+        let to = if shrinks { self.held().allocate(new).map(|block| block.0) } else { take() };
         let Some(to) = to else {
             if shrinks {
-                self.state.lock().shrink_anyhow(at, old, new.size())?;
+                self.held().shrink_anyhow(at, old, new.size())?;
                 return Ok(Some(at));
             }
             return Ok(None);
@@ -48,7 +48,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         // 2. Two live blocks lie apart.
         unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
         // Nobody uses it any more.
-        self.state.lock().free(at, old)?;
+        self.held().free(at, old)?;
         Ok(Some(to))
     }
 
@@ -136,7 +136,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
         let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || NonNull::new(self.take_global_else(self.state.lock(), new));
+        let take = || NonNull::new(self.take_global_else(self.held(), new));
         let moved = match NonNull::new(at) {
             // SAFETY: 1. The caller uses the old address no more unless it gets null.
             Some(at) => unsafe { self.move_to(at, old, new, take) },

@@ -96,7 +96,8 @@ impl Runs {
     }
 
     /// Takes a run of `granules` granules at a multiple of `align`, a power of two: where it starts.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<u32> {
         if granules > self.bound {
             return None;
@@ -124,7 +125,8 @@ impl Runs {
     }
 
     /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
         let has = self.shadow.free(place);
         self.remove(place, has);
@@ -193,7 +195,8 @@ impl Runs {
     }
 
     /// A live span, or a slab, is free.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&mut self, start: u32, granules: u32) {
         self.starts.clear(start);
         self.free_rest(start, granules);

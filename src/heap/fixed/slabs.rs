@@ -115,7 +115,8 @@ impl Slabs {
     }
 
     /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
-    #[inline(always)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Chore)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
@@ -178,7 +179,8 @@ impl Slabs {
 
     /// Gives the slot at `at` back that was taken for bytes of which `last` is the last. Its bytes and what is to be done, or
     /// `None` where it cannot be told at a glance that it is such a slot and taken.
-    #[inline(always)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;

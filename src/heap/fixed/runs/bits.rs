@@ -36,7 +36,8 @@ impl Bits {
     }
 
     /// The last set bit up to `at`.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn last(&self, at: usize) -> Option<usize> {
         let mut words = self.0.get(..=at / WIDE as usize)?.iter().rev();
         let upto = words.next()? << (!at as u32 % WIDE);

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Runs;
-use super::shadow::LEAST;
+use super::shadow::{LEAST, Links};
 use crate::arena::index::fit::List;
 
 /// The lists of one doubling: the places of their first spans, then one bit for each that is not empty.
@@ -17,7 +17,8 @@ const ALIGNED_LOOKED: u32 = 4;
 
 impl Runs {
     /// A span becomes free that has no free neighbour.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn insert(&mut self, place: u32, granules: u32) {
         self.bound = self.bound.max(granules);
         if granules < LEAST {
@@ -37,12 +38,13 @@ impl Runs {
     }
 
     /// A free span is about to be something else.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn remove(&mut self, place: u32, granules: u32) {
         if granules < LEAST {
             return;
         }
-        let (next, prev) = (self.shadow.next(place), self.shadow.prev(place));
+        let Links { next, prev } = self.shadow.around(place);
         if next != 0 {
             self.shadow.set_prev(next, prev);
         }
@@ -62,7 +64,8 @@ impl Runs {
 
     /// A good fit: of the first spans in the list of that length the shortest that is long enough, else the first of the next
     /// longer list; failing both, any of the own list. Its place; 0 where there is none.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn fit(&self, granules: u32) -> u32 {
         let mut list = List::of(granules);
         let mut place = 0;
@@ -127,7 +130,8 @@ impl Runs {
     }
 
     /// The first span of the lowest list from `list` on that is not empty.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn at_or_above(&self, list: List) -> u32 {
         let Some(row) = self.rows.get(list.row()) else { return 0 };
         let mut columns = row[FILLED] & !0 << list.column();

@@ -91,7 +91,8 @@ impl Shadow {
     }
 
     /// The granules of the free span that ends before a place; none where what ends there is not free.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
         let last = self.0[place as usize - 1];
         if last & FREE_BYTE == 0 {
@@ -127,10 +128,11 @@ impl Shadow {
         u32::from_le_bytes(*self.bytes(place as usize + 4))
     }
 
-    /// The free span before one in its list.
+    /// The free spans behind and before one in its list.
     #[inline]
-    pub(super) fn prev(&self, place: u32) -> u32 {
-        u32::from_le_bytes(*self.bytes(place as usize + 8))
+    pub(super) fn around(&self, place: u32) -> Links {
+        let [a, b, c, d, e, f, g, h] = *self.bytes(place as usize + 4);
+        Links { next: u32::from_le_bytes([a, b, c, d]), prev: u32::from_le_bytes([e, f, g, h]) }
     }
 
     #[inline]
@@ -170,16 +172,19 @@ pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
 
 /// A header's first and last four bytes: class and the lower bits of one link; the other link and the upper bits. The last byte stays
 /// below 0x80.
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
 fn words(header: &Header) -> (u32, u32) {
     let [a, b, c, d, _, _, _, _, _, _, _, _, w, x, y, z] = *header;
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([w, x, y, z]))
 }
 
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
 pub(in super::super) fn links(header: &Header) -> Links {
     let (first, last) = words(header);
     Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
 }
 
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
 pub(in super::super) fn set_links(header: &mut Header, Links { next, prev }: Links) {
     let first = header[0] as u32 | prev << 8;
     header[..4].copy_from_slice(&first.to_le_bytes());
