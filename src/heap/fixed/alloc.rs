@@ -14,7 +14,7 @@ use lock_api::RawMutex;
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
-    /// is no memory.
+    /// is no memory, not by `take` either.
     ///
     /// # Safety
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
@@ -29,20 +29,18 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
         let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
-        let shrinks = aligned && new.size() <= old.size();
-        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
-        let in_place = if aligned { new.size() } else { old.size() };
-        if self.held().resize(at, old, in_place, aligned)? && aligned {
-            return Ok(Some(at));
-        }
-        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let to = if shrinks { self.held().allocate(new).map(|block| block.0) } else { take() };
-        let Some(to) = to else {
-            if shrinks {
+        let to = match self.held().place(at, old, new, aligned)? {
+            Some(to) if to == at => return Ok(Some(at)),
+            Some(to) => to,
+            // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+            None if aligned && new.size() <= old.size() => {
                 self.held().shrink_anyhow(at, old, new.size())?;
                 return Ok(Some(at));
             }
-            return Ok(None);
+            None => match take() {
+                Some(to) => to,
+                None => return Ok(None),
+            },
         };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart.
@@ -57,7 +55,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let take = || self.take(new).map(|block| block.0);
+        let take = || self.take_anyhow(new).map(|block| block.0);
         // SAFETY: 1. The caller's promise, handed on.
         match unsafe { self.move_to(at, old, new, take) } {
             Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
@@ -81,10 +79,18 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        if let Some((at, _)) = state.allocate(layout) {
-            return at.as_ptr();
+        match state.allocate(layout) {
+            Some((at, _)) => at.as_ptr(),
+            None => {
+                drop(state);
+                self.take_global_anyhow(layout)
+            }
         }
-        drop(state);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_global_anyhow(&self, layout: Layout) -> *mut u8 {
         let mut block = None;
         without_unwinding(&mut || block = self.take_anyhow(layout));
         block.map_or(ptr::null_mut(), |(at, _)| at.as_ptr())
@@ -97,6 +103,22 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         if let Err(why) = freed {
             self.misused_quietly(at.as_ptr(), layout, why);
         }
+    }
+
+    /// A block that is none, or a size that can be none's.
+    #[cold]
+    #[inline(never)]
+    fn not_moved(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
+        if at.is_null() && Layout::from_size_align(new_bytes, old.align()).is_ok() {
+            self.given_null(old);
+        }
+        ptr::null_mut()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn given_null(&self, layout: Layout) {
+        self.misused_quietly(ptr::null_mut(), layout, BadFree::Foreign);
     }
 
     #[cold]
@@ -116,7 +138,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let Some(at) = NonNull::new(at) else { return self.misused_quietly(at, layout, BadFree::Foreign) };
+        let Some(at) = NonNull::new(at) else { return self.given_null(layout) };
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
             Some(0) => {}
@@ -135,14 +157,29 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
-        let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || NonNull::new(self.take_global_else(self.held(), new));
-        let moved = match NonNull::new(at) {
-            // SAFETY: 1. The caller uses the old address no more unless it gets null.
-            Some(at) => unsafe { self.move_to(at, old, new, take) },
-            None => Err(BadFree::Foreign),
+        let (Some(old_at), Ok(new)) = (NonNull::new(at), Layout::from_size_align(new_bytes, old.align())) else {
+            return self.not_moved(at, old, new_bytes);
         };
-        match moved {
+        let mut state = self.state.lock();
+        if let Some((to, chore)) = state.take_other_slot(old_at, old, new) {
+            if chore != 0 {
+                Self::take_last(state, to, chore);
+            } else {
+                drop(state);
+            }
+            if to != old_at {
+                // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks lie
+                // apart. 3. Nobody uses the old one any more.
+                unsafe {
+                    ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new_bytes));
+                    self.dealloc(at, old);
+                }
+            }
+            return to.as_ptr();
+        }
+        drop(state);
+        // SAFETY: 1. The caller uses the old address no more unless it gets null.
+        match unsafe { self.move_to(old_at, old, new, || NonNull::new(self.take_global_anyhow(new))) } {
             Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
             Err(why) => {
                 self.misused_quietly(at, old, why);

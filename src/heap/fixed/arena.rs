@@ -95,6 +95,19 @@ impl FixedArena {
         self.slabs.give(&mut self.runs, at, last(layout))
     }
 
+    /// Whether a live block is a slot of the class of its layout, if that can be told at a glance.
+    #[inline(always)]
+    pub(super) fn is_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<bool> {
+        let at = self.offset(at)?;
+        self.slabs.look(&mut self.runs, at, last(layout)).map(|_| true)
+    }
+
+    /// Whether one class serves both.
+    #[inline(always)]
+    pub(super) fn have_one_class(&self, old: Layout, new: Layout) -> bool {
+        self.slabs.class(last(old)) == self.slabs.class(last(new))
+    }
+
     /// Does what a slot that was taken has left to do.
     pub(super) fn filled(&mut self, chore: Chore) {
         self.slabs.filled(&mut self.runs, chore);

@@ -75,6 +75,14 @@ pub(super) struct Found {
     pub(super) class: usize,
 }
 
+/// A taken slot that was looked at: its slab, and the bit that says so.
+pub(super) struct Seen<'a> {
+    place: u32,
+    cut: &'a Cut,
+    header: &'a mut Header,
+    bit: u64,
+}
+
 /// The slabs of a range.
 pub(super) struct Slabs {
     /// One for each class; none where there are no slabs.
@@ -177,11 +185,10 @@ impl Slabs {
         Some(shadow::bits(runs.shadow.header(found.start + 1)) >> slot & 1 == 0)
     }
 
-    /// Gives the slot at `at` back that was taken for bytes of which `last` is the last. Its bytes and what is to be done, or
-    /// `None` where it cannot be told at a glance that it is such a slot and taken.
-    #[cfg_attr(target_pointer_width = "64", inline(always))]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
+    /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
+    /// such a slot and taken.
+    #[inline(always)]
+    pub(super) fn look<'a>(&'a self, runs: &'a mut Runs, at: usize, last: usize) -> Option<Seen<'a>> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
@@ -190,13 +197,18 @@ impl Slabs {
             return None;
         }
         let bit = 1 << slot_of(cut, at - (start << SLAB_GRANULE_SHIFT))?;
+        (shadow::bits(header) & bit == 0).then_some(Seen { place: start as u32 + 1, cut, header, bit })
+    }
+
+    /// Gives a slot back as `look` finds it. Its bytes and what is to be done.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
+        let Seen { place, cut, header, bit } = self.look(runs, at, last)?;
         let free = shadow::bits(header);
-        if free & bit != 0 {
-            return None;
-        }
         shadow::set_bits(header, free | bit);
         let has_chore = free == 0 || free | bit == all(cut);
-        Some((cut[BYTES] as usize, if has_chore { start as u32 + 1 } else { 0 }))
+        Some((cut[BYTES] as usize, if has_chore { place } else { 0 }))
     }
 
     /// A slab was full, or is empty now.

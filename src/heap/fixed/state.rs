@@ -149,6 +149,24 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(chore)
     }
 
+    /// Another slot of the first arena for a block in one, or the same if it serves for `new` too; and what is to be done. `None`: it
+    /// cannot be told at a glance that the block is a slot, or there is none at hand.
+    #[inline(always)]
+    pub(super) fn take_other_slot(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<(NonNull<u8>, Chore)> {
+        let arena = self.arenas.first_mut()?.as_mut()?;
+        if arena.is_slot(at, old)? && arena.have_one_class(old, new) {
+            return Some((at, 0));
+        }
+        let (to, bytes, chore) = arena.take_slot(new)?;
+        self.took(bytes);
+        Some((to, chore))
+    }
+
     /// Does what `take_slot` left to do.
     #[inline(never)]
     pub(super) fn filled(&mut self, chore: Chore) {
@@ -222,6 +240,23 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.in_use_bytes = self.in_use_bytes - had + has;
         self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
         Ok(true)
+    }
+
+    /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
+    #[inline(never)]
+    pub(super) fn place(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        may_stay: bool,
+    ) -> Result<Option<NonNull<u8>>, BadFree> {
+        // Also where it cannot stay: a resize to the size it has tells whether it is live.
+        let bytes = if may_stay { new.size() } else { old.size() };
+        if self.resize(at, old, bytes, may_stay)? && may_stay {
+            return Ok(Some(at));
+        }
+        Ok(self.allocate(new).map(|block| block.0))
     }
 
     /// Makes a block smaller for which there is no other place.
