@@ -12,6 +12,9 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
 
+/// Whether what is usual has a path of its own beside the general one: where code is not dear.
+const COPIES: bool = cfg!(target_pointer_width = "64");
+
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
     /// is no memory, not by `take` either.
@@ -79,6 +82,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        if COPIES && let Some(at) = state.take_span(layout) {
+            return at.as_ptr();
+        }
         match state.allocate(layout) {
             Some((at, _)) => at.as_ptr(),
             None => {
@@ -98,6 +104,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout) {
+        if COPIES && state.give_span(at, layout).is_some() {
+            return;
+        }
         let freed = state.free(at, layout);
         drop(state);
         if let Err(why) = freed {
@@ -161,7 +170,8 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
             return self.not_moved(at, old, new_bytes);
         };
         let mut state = self.state.lock();
-        if let Some((to, chore)) = state.take_other_slot(old_at, old, new) {
+        let other = if COPIES { state.take_other_slot(old_at, old, new) } else { None };
+        if let Some((to, chore)) = other {
             if chore != 0 {
                 Self::take_last(state, to, chore);
             } else {

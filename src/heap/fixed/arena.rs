@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::plan::Plan;
+use super::plan::{MOST_SLOT_BYTES, Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::slabs::{Chore, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
@@ -93,6 +93,26 @@ impl FixedArena {
     pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
         let at = self.offset(at)?;
         self.slabs.give(&mut self.runs, at, last(layout))
+    }
+
+    /// A span for a layout, if that is what it takes and one is found at once.
+    #[inline(always)]
+    pub(super) fn take_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        if last(layout) < MOST_SLOT_BYTES || layout.align() > 1 << SLAB_GRANULE_SHIFT {
+            return None;
+        }
+        let granules = self.granules_for(layout.size());
+        let start = self.runs.take_plainly(granules)?;
+        Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
+    }
+
+    /// Gives a span back, if it is at a glance what it should be. Its bytes.
+    #[inline(always)]
+    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
+        let at = self.offset(at)?;
+        let granules = self.granules_for(layout.size());
+        let start = self.granule(at)?;
+        self.runs.give(start, granules).then(|| self.bytes_of(granules))
     }
 
     /// Whether a live block is a slot of the class of its layout, if that can be told at a glance.
@@ -232,8 +252,9 @@ impl FixedArena {
     fn held(&self, at: usize) -> Result<Held, BadFree> {
         let offset_bytes = at as u64;
         let granule = (at >> self.granule_shift) as u32;
+        let (start, slab) = self.slabs.find(&self.runs, granule as usize).unwrap_or((0, None));
         // It lies in what starts last before it, or in nothing.
-        let (held, end) = match self.slabs.find(&self.runs, granule) {
+        let (held, end) = match slab {
             Some(slab) => {
                 let taken = self.slabs.taken(&self.runs, slab, at);
                 if taken == Some(false) {
@@ -242,7 +263,6 @@ impl FixedArena {
                 (taken.map(|_| Held::Slot(slab.class)), self.slabs.end(slab))
             }
             None => {
-                let start = self.runs.start_of(granule as usize).unwrap_or(0) as u32;
                 let granules = self.runs.live(start).unwrap_or(0);
                 let starts = self.bytes_of(start) == at;
                 (starts.then_some(Held::Span { start, granules }), start + granules)
@@ -343,7 +363,8 @@ impl FixedArena {
         loop {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
-            let slab = self.slabs.find(&self.runs, start).map(|slab| (slab, self.slabs.count(&self.runs, slab)));
+            let (_, slab) = self.slabs.find(&self.runs, start as usize)?;
+            let slab = slab.map(|slab| (slab, self.slabs.count(&self.runs, slab)));
             from = match slab {
                 Some((slab, _)) => self.slabs.end(slab),
                 None => start + self.runs.live(start)?,

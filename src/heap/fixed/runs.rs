@@ -124,12 +124,28 @@ impl Runs {
         Some(start)
     }
 
+    /// The same in the usual case: no alignment, no flat range, and something that fits at once. `None` says nothing else.
+    #[inline(always)]
+    pub(super) fn take_plainly(&mut self, granules: u32) -> Option<u32> {
+        if self.flat || granules > self.bound {
+            return None;
+        }
+        let place = self.fit(granules);
+        if place == 0 {
+            return None;
+        }
+        let start = self.occupy(place, place, granules) - 1;
+        self.starts.set(start);
+        self.high = self.high.max(start + granules);
+        Some(start)
+    }
+
     /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
-        let has = self.shadow.free(place);
-        self.remove(place, has);
+        let has = self.shadow.listed(place);
+        self.unlist(place, has);
         if at > place {
             self.insert(place, at - place);
         }
@@ -268,7 +284,7 @@ impl Runs {
     pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
         match self.fit(granules) {
             0 => None,
-            place => Some(self.shadow.free(place)),
+            place => Some(self.shadow.listed(place)),
         }
     }
 

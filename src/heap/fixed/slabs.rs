@@ -162,15 +162,15 @@ impl Slabs {
         true
     }
 
-    /// The slab that may hold a granule: the last that starts up to it, if no other span starts in between.
+    /// What lives at a granule, or else last before it: where that starts, and which slab it is.
     #[inline]
-    pub(super) fn find(&self, runs: &Runs, granule: u32) -> Option<Found> {
+    pub(super) fn find(&self, runs: &Runs, granule: usize) -> Option<(u32, Option<Found>)> {
+        let start = runs.start_of(granule)? as u32;
         if runs.is_flat() {
-            return None;
+            return Some((start, None));
         }
-        let start = runs.start_of(granule as usize)? as u32;
-        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
-        Some(Found { start, class })
+        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE);
+        Some((start, class.map(|class| Found { start, class: class as usize })))
     }
 
     /// Where a slab ends, in granules.

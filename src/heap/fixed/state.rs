@@ -149,6 +149,22 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(chore)
     }
 
+    /// A span of the first arena, if that is what a layout takes and one is found at once.
+    #[inline(always)]
+    pub(super) fn take_span(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let (at, bytes) = self.arenas.first_mut()?.as_mut()?.take_span(layout)?;
+        self.took(bytes);
+        Some(at)
+    }
+
+    /// Gives a span of the first arena back, if it is at a glance what it should be.
+    #[inline(always)]
+    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+        let bytes = self.arenas.first_mut()?.as_mut()?.give_span(at, layout)?;
+        self.freed(bytes);
+        Some(())
+    }
+
     /// Another slot of the first arena for a block in one, or the same if it serves for `new` too; and what is to be done. `None`: it
     /// cannot be told at a glance that the block is a slot, or there is none at hand.
     #[inline(always)]
@@ -226,6 +242,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// Whether the block has its new size where it stands. With `may_move` it stays also where another would serve better.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn resize(
         &mut self,
         at: NonNull<u8>,
@@ -243,7 +260,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
-    #[inline(never)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn place(
         &mut self,
         at: NonNull<u8>,

@@ -38,12 +38,17 @@ impl Runs {
     }
 
     /// A free span is about to be something else.
+    #[inline]
+    pub(super) fn remove(&mut self, place: u32, granules: u32) {
+        if granules >= LEAST {
+            self.unlist(place, granules);
+        }
+    }
+
+    /// The same, of a span in a list.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn remove(&mut self, place: u32, granules: u32) {
-        if granules < LEAST {
-            return;
-        }
+    pub(super) fn unlist(&mut self, place: u32, granules: u32) {
         let Links { next, prev } = self.shadow.around(place);
         if next != 0 {
             self.shadow.set_prev(next, prev);
@@ -76,7 +81,7 @@ impl Runs {
                 if place == 0 {
                     break;
                 }
-                let has = self.shadow.free(place);
+                let has = self.shadow.listed(place);
                 if has >= granules && has < least {
                     (best, least) = (place, has);
                 }
@@ -92,7 +97,7 @@ impl Runs {
             return longer;
         }
         // Those that were looked at were too short.
-        while place != 0 && self.shadow.free(place) < granules {
+        while place != 0 && self.shadow.listed(place) < granules {
             place = self.shadow.next(place);
         }
         place
@@ -120,7 +125,7 @@ impl Runs {
                     break;
                 }
             }
-            let (has, at) = (self.shadow.free(place), self.aligned(place, align));
+            let (has, at) = (self.shadow.listed(place), self.aligned(place, align));
             if at + granules <= place + has {
                 return Some((place, at));
             }
@@ -158,7 +163,7 @@ impl Runs {
         let mut place = row[(row[FILLED] | 1).ilog2() as usize % FILLED];
         let mut longest = 0;
         while place != 0 {
-            longest = self.shadow.free(place).max(longest);
+            longest = self.shadow.listed(place).max(longest);
             place = self.shadow.next(place);
         }
         longest

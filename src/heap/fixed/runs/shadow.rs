@@ -87,7 +87,13 @@ impl Shadow {
     #[inline]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.0[place as usize];
-        if first & SHORT_BYTE == SHORT_BYTE { (first & SHORT_MASK) as u32 } else { self.live(place) & !FREE }
+        if first & SHORT_BYTE == SHORT_BYTE { (first & SHORT_MASK) as u32 } else { self.listed(place) }
+    }
+
+    /// The same for one in a list.
+    #[inline]
+    pub(super) fn listed(&self, place: u32) -> u32 {
+        self.live(place) & !FREE
     }
 
     /// The granules of the free span that ends before a place; none where what ends there is not free.
@@ -131,8 +137,8 @@ impl Shadow {
     /// The free spans behind and before one in its list.
     #[inline]
     pub(super) fn around(&self, place: u32) -> Links {
-        let [a, b, c, d, e, f, g, h] = *self.bytes(place as usize + 4);
-        Links { next: u32::from_le_bytes([a, b, c, d]), prev: u32::from_le_bytes([e, f, g, h]) }
+        let links: &[u8; 8] = self.bytes(place as usize + 4);
+        Links { next: word(links, 0), prev: word(links, 4) }
     }
 
     #[inline]
@@ -149,8 +155,7 @@ impl Shadow {
 /// The bits of a slab's header: the slots that are free.
 #[inline]
 pub(in super::super) fn bits(header: &Header) -> u64 {
-    let [_, _, _, _, bits @ .., _, _, _, _] = *header;
-    u64::from_le_bytes(bits)
+    u64::from_le_bytes(header[4..12].try_into().unwrap_or_default())
 }
 
 #[inline]
@@ -170,17 +175,17 @@ const LINK_BITS: u32 = 26;
 /// The most granules of a range whose slabs can be linked.
 pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
 
-/// A header's first and last four bytes: class and the lower bits of one link; the other link and the upper bits. The last byte stays
-/// below 0x80.
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-fn words(header: &Header) -> (u32, u32) {
-    let [a, b, c, d, _, _, _, _, _, _, _, _, w, x, y, z] = *header;
-    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([w, x, y, z]))
+/// Four bytes as a number.
+#[inline]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }
 
 #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
 pub(in super::super) fn links(header: &Header) -> Links {
-    let (first, last) = words(header);
+    // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that the
+    // last byte stays below 0x80.
+    let (first, last) = (word(header, 0), word(header, 12));
     Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
 }
 
