@@ -40,6 +40,9 @@ use memory::Memory;
 use slabs::Chore;
 use state::State;
 
+/// Whether what is usual has a path of its own beside the general one: where code is not dear.
+const COPIES: bool = cfg!(target_pointer_width = "64");
+
 /// A heap over up to `ARENAS` ranges of memory, behind a lock of the caller's kind.
 ///
 /// It is a `GlobalAlloc` (for `#[global_allocator]`) and an allocator of `allocator_api2`. With a static array no

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::FixedHeap;
+use super::{COPIES, FixedHeap};
 use super::call::without_unwinding;
 use super::state::State;
 use crate::error::BadFree;
@@ -11,9 +11,6 @@ use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
-
-/// Whether what is usual has a path of its own beside the general one: where code is not dear.
-const COPIES: bool = cfg!(target_pointer_width = "64");
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
@@ -48,8 +45,11 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart.
         unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
-        // Nobody uses it any more.
-        self.held().free(at, old)?;
+        // Nobody uses the old one any more.
+        let mut state = self.held();
+        if !COPIES || state.give_span(at, old).is_none() {
+            state.free(at, old)?;
+        }
         Ok(Some(to))
     }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::arena::{FixedArena, Resized};
 use super::call::LowMemory;
 use super::claim::{self, NotClaimed};
@@ -271,6 +272,9 @@ impl<const ARENAS: usize> State<ARENAS> {
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };
         if self.resize(at, old, bytes, may_stay)? && may_stay {
+            return Ok(Some(at));
+        }
+        if COPIES && let Some(at) = self.take_span(new) {
             return Ok(Some(at));
         }
         Ok(self.allocate(new).map(|block| block.0))
