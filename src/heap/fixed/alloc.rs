@@ -170,7 +170,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
             return self.not_moved(at, old, new_bytes);
         };
         let mut state = self.state.lock();
-        let other = if COPIES { state.take_other_slot(old_at, old, new) } else { None };
+        let other = if COPIES { state.take_for_slot(old_at, old, new) } else { None };
         if let Some((to, chore)) = other {
             if chore != 0 {
                 Self::take_last(state, to, chore);

@@ -302,19 +302,11 @@ impl FixedArena {
         new_bytes: usize,
         may_move: bool,
     ) -> Result<Resized, BadFree> {
-        let held = self.held(at)?;
-        let had = self.held_bytes(held);
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
-        let (start, granules) = match held {
-            Held::Slot(class) => {
-                if self.slabs.class(last(old)) != Some(class) && !(self.loose && self.is_smaller(old, class)) {
-                    return Err(self.wrong_size(at, held, old.size()));
-                }
-                let stays = new_class == Some(class);
-                return Ok(if stays { Resized::Done { had, has: had } } else { Resized::Move });
-            }
-            Held::Span { start, granules } if granules == self.granules_for(old.size()) => (start, granules),
-            Held::Span { .. } => return Err(self.wrong_size(at, held, old.size())),
+        let granules = self.granules_for(old.size());
+        let start = match self.granule(at).filter(|start| self.runs.live(*start) == Some(granules)) {
+            Some(start) => start,
+            None => return self.resize_slot(at, old, new_class),
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -326,7 +318,21 @@ impl FixedArena {
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Ok(Resized::Done { had, has: self.bytes_of(wants) })
+        Ok(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
+    }
+
+    /// A slot stays what it is: whether that serves for a block of another class.
+    fn resize_slot(&self, at: usize, old: Layout, new_class: Option<usize>) -> Result<Resized, BadFree> {
+        let held = self.held(at)?;
+        let had = self.held_bytes(held);
+        match held {
+            Held::Slot(class)
+                if self.slabs.class(last(old)) == Some(class) || (self.loose && self.is_smaller(old, class)) =>
+            {
+                Ok(if new_class == Some(class) { Resized::Done { had, has: had } } else { Resized::Move })
+            }
+            _ => Err(self.wrong_size(at, held, old.size())),
+        }
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when

@@ -166,10 +166,10 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(())
     }
 
-    /// Another slot of the first arena for a block in one, or the same if it serves for `new` too; and what is to be done. `None`: it
+    /// Another block of the first arena for one in a slot, or the same if it serves for `new` too; and what is to be done. `None`: it
     /// cannot be told at a glance that the block is a slot, or there is none at hand.
     #[inline(always)]
-    pub(super) fn take_other_slot(
+    pub(super) fn take_for_slot(
         &mut self,
         at: NonNull<u8>,
         old: Layout,
@@ -179,7 +179,10 @@ impl<const ARENAS: usize> State<ARENAS> {
         if arena.is_slot(at, old)? && arena.have_one_class(old, new) {
             return Some((at, 0));
         }
-        let (to, bytes, chore) = arena.take_slot(new)?;
+        let (to, bytes, chore) = match arena.take_slot(new) {
+            Some(slot) => slot,
+            None => arena.take_span(new).map(|(to, bytes)| (to, bytes, 0))?,
+        };
         self.took(bytes);
         Some((to, chore))
     }
