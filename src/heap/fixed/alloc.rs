@@ -29,7 +29,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
         let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
-        let to = match self.held().place(at, old, new, aligned)? {
+        // Not in the scrutinee, which would hold the lock on.
+        let placed = self.held().place(at, old, new, aligned)?;
+        let to = match placed {
             Some(to) if to == at => return Ok(Some(at)),
             Some(to) => to,
             // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
