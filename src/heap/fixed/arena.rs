@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::plan::{MOST_SLOT_BYTES, Plan, SLAB_GRANULE_SHIFT};
+use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::slabs::{Chore, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
@@ -98,7 +98,7 @@ impl FixedArena {
     /// A span for a layout, if that is what it takes and one is found at once.
     #[inline(always)]
     pub(super) fn take_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if last(layout) < MOST_SLOT_BYTES || layout.align() > 1 << SLAB_GRANULE_SHIFT {
+        if self.slabs.class(last(layout)).is_some() || layout.align() > 1 << SLAB_GRANULE_SHIFT {
             return None;
         }
         let granules = self.granules_for(layout.size());

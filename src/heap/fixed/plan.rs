@@ -54,12 +54,23 @@ impl Plan {
     }
 }
 
-/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much.
+/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much. Sizes of more than 1,024 bytes that
+/// are a multiple of a granule or a little less have none: as spans they waste nothing, and leave what is free to everybody.
 #[derive(Debug)]
 pub(super) struct Sizes {
     /// The class of each multiple of 8, less one.
     classes: [u8; MOST_SLOT_BYTES / 8],
     shift: u32,
+    count: u8,
+}
+
+/// The class of sizes that have none.
+const NO_CLASS: u8 = u8::MAX;
+
+/// Whether spans serve a size of whole eights, of more than what the shortest has: a thirty-second of them is lost at most.
+const fn is_spans(bytes: usize) -> bool {
+    let rounded = bytes.next_multiple_of(1 << SLAB_GRANULE_SHIFT);
+    bytes > LEAST_BYTES && (rounded - bytes) * 32 <= rounded
 }
 
 /// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
@@ -73,7 +84,7 @@ impl Sizes {
         // Classes before the first band's end, in units of the first band.
         let band = 512 >> shift;
         let first = least_units(shift) - 1;
-        let mut eighth = 0;
+        let (mut eighth, mut count) = (0, 0);
         while eighth < classes.len() {
             let units = eighth >> (shift - 3);
             let class = match units / band {
@@ -81,18 +92,24 @@ impl Sizes {
                 1 => band + (units - band) / 2,
                 _ => band + band / 2 + (units - 2 * band) / 4,
             };
-            classes[eighth] = if class > first { (class - first) as u8 } else { 0 };
+            let class = if class > first { (class - first) as u8 } else { 0 };
+            if is_spans((eighth + 1) * 8) {
+                classes[eighth] = NO_CLASS;
+            } else {
+                classes[eighth] = class;
+                count = class + 1;
+            }
             eighth += 1;
         }
-        Sizes { classes, shift }
+        Sizes { classes, shift, count }
     }
 
     /// How many classes there are.
     pub(super) const fn count(&self) -> usize {
-        self.classes[self.classes.len() - 1] as usize + 1
+        self.count as usize
     }
 
-    /// The class of a size that is at most that of the largest slot, told by its `last` byte.
+    /// The class of a size that is at most that of the largest slot, told by its `last` byte. None is as large as `NO_CLASS`.
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         let class = self.classes.get(last >> 3)?;
@@ -129,6 +146,10 @@ mod tests {
             assert!(sizes.count() <= 128);
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes - 1).unwrap();
+                if class >= sizes.count() {
+                    assert!(bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7, "{bytes}");
+                    continue;
+                }
                 assert!(sizes.slot_bytes(class) as usize >= bytes);
                 assert!(
                     class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
