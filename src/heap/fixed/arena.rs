@@ -7,6 +7,7 @@
 
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
+use super::runs::shadow::LEAST;
 use super::slabs::{Chore, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
 use crate::error::BadFree;
@@ -101,18 +102,18 @@ impl FixedArena {
         if self.slabs.class(last(layout)).is_some() || layout.align() > 1 << SLAB_GRANULE_SHIFT {
             return None;
         }
-        let granules = self.granules_for(layout.size());
-        let start = self.runs.take_plainly(granules)?;
-        Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
+        let granules = plain_granules(layout);
+        let start = self.runs.take_plainly(granules)? as usize;
+        Some((self.space.find_addr(start << SLAB_GRANULE_SHIFT)?, granules << SLAB_GRANULE_SHIFT))
     }
 
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let at = self.offset(at)?;
-        let granules = self.granules_for(layout.size());
-        let start = self.granule(at)?;
-        self.runs.give(start, granules).then(|| self.bytes_of(granules))
+        let (at, granules) = (self.offset(at)?, plain_granules(layout));
+        let start = at >> SLAB_GRANULE_SHIFT;
+        let is_live = start << SLAB_GRANULE_SHIFT == at && self.runs.give_plainly(start, granules);
+        is_live.then_some(granules << SLAB_GRANULE_SHIFT)
     }
 
     /// Whether a live block is a slot of the class of its layout, if that can be told at a glance.
@@ -388,6 +389,12 @@ impl FixedArena {
             });
         }
     }
+}
+
+/// The granules of a span for a layout, in a range that is not flat.
+#[inline(always)]
+fn plain_granules(layout: Layout) -> usize {
+    layout.size().div_ceil(1 << SLAB_GRANULE_SHIFT).max(LEAST as usize)
 }
 
 /// What a layout's class is told by: the last byte of its size, rounded up to its alignment. More than any other for no bytes.

@@ -126,10 +126,11 @@ impl Runs {
 
     /// The same in the usual case: no alignment, no flat range, and something that fits at once. `None` says nothing else.
     #[inline(always)]
-    pub(super) fn take_plainly(&mut self, granules: u32) -> Option<u32> {
-        if self.flat || granules > self.bound {
+    pub(super) fn take_plainly(&mut self, granules: usize) -> Option<u32> {
+        if self.flat || granules > self.bound as usize {
             return None;
         }
+        let granules = granules as u32;
         let place = self.fit(granules);
         if place == 0 {
             return None;
@@ -141,7 +142,7 @@ impl Runs {
     }
 
     /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
-    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
         let has = self.shadow.listed(place);
@@ -210,6 +211,21 @@ impl Runs {
         is_live
     }
 
+    /// The same, if the range is not flat; `false` says nothing else.
+    #[inline(always)]
+    pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
+        if self.flat || start >= self.granules as usize {
+            return false;
+        }
+        let Some((word, bit)) = self.starts.word_mut(start) else { return false };
+        let is_live = *word & bit != 0 && self.shadow.live(start as u32 + 1) as usize == granules;
+        if is_live {
+            *word &= !bit;
+            self.merge(start as u32, granules as u32);
+        }
+        is_live
+    }
+
     /// A live span, or a slab, is free.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
@@ -222,8 +238,16 @@ impl Runs {
     fn free_rest(&mut self, start: u32, granules: u32) {
         if self.flat {
             self.bound = self.granules;
-            return self.used.flip(start..start + granules);
+            self.used.flip(start..start + granules);
+        } else {
+            self.merge(start, granules);
         }
+    }
+
+    /// Makes one free span of granules that became free and their neighbours.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn merge(&mut self, start: u32, granules: u32) {
         let (mut place, mut has) = (start + 1, granules);
         let before = self.shadow.free_before(place);
         if before != 0 {
@@ -240,7 +264,7 @@ impl Runs {
     }
 
     /// The granules of the free span that starts where another ends; none where that is live.
-    #[inline]
+    #[inline(always)]
     pub(super) fn free_at(&self, end: u32) -> u32 {
         if self.starts.is_set(end) { 0 } else { self.shadow.free(end + 1) }
     }

@@ -25,6 +25,12 @@ impl Bits {
         self.0[(at / WIDE) as usize] >> (at % WIDE) & 1 != 0
     }
 
+    /// The word of a bit, and the bit in it.
+    #[inline]
+    pub(super) fn word_mut(&mut self, at: usize) -> Option<(&mut usize, usize)> {
+        Some((self.0.get_mut(at / WIDE as usize)?, 1 << (at as u32 % WIDE)))
+    }
+
     #[inline]
     pub(super) fn set(&mut self, at: u32) {
         self.0[(at / WIDE) as usize] |= 1 << (at % WIDE);

@@ -46,7 +46,7 @@ impl Runs {
     }
 
     /// The same, of a span in a list.
-    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn unlist(&mut self, place: u32, granules: u32) {
         let Links { next, prev } = self.shadow.around(place);
@@ -69,7 +69,7 @@ impl Runs {
 
     /// A good fit: of the first spans in the list of that length the shortest that is long enough, else the first of the next
     /// longer list; failing both, any of the own list. Its place; 0 where there is none.
-    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn fit(&self, granules: u32) -> u32 {
         let mut list = List::of(granules);

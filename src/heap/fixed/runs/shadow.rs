@@ -97,7 +97,7 @@ impl Shadow {
     }
 
     /// The granules of the free span that ends before a place; none where what ends there is not free.
-    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
         let last = self.0[place as usize - 1];
