@@ -66,7 +66,7 @@ fn fills(memory: Memory) {
     head("In use at the first failure, % of 128 MiB", &["realloc", "no realloc"].map(String::from));
     for kind in fast() {
         let of = |mix| Some(fill::efficiency(kind, memory, mix, 20));
-        row(kind.name, [of(fill::TALC), of(fill::WITHOUT_RESIZES)], 1);
+        row(kind.name, [of(fill::TALC), of(fill::WITHOUT_RESIZES)], 3);
     }
 }
 

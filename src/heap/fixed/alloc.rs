@@ -172,22 +172,20 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
             return self.not_moved(at, old, new_bytes);
         };
         let mut state = self.state.lock();
-        let other = if COPIES { state.take_for_slot(old_at, old, new) } else { None };
-        if let Some((to, chore)) = other {
-            if chore != 0 {
-                Self::take_last(state, to, chore);
-            } else {
-                drop(state);
-            }
-            if to != old_at {
+        // A slot's bytes are few: they are copied under the lock, since taking it twice costs more.
+        match if COPIES { state.take_for_slot(old_at, old, new) } else { None } {
+            Some(None) => return at,
+            Some(Some((to, slot))) => {
                 // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks lie
-                // apart. 3. Nobody uses the old one any more.
-                unsafe {
-                    ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new_bytes));
-                    self.dealloc(at, old);
+                // apart.
+                unsafe { ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new_bytes)) };
+                match state.give_seen(slot) {
+                    0 => {}
+                    chore => Self::give_last(state, chore),
                 }
+                return to.as_ptr();
             }
-            return to.as_ptr();
+            None => {}
         }
         drop(state);
         // SAFETY: 1. The caller uses the old address no more unless it gets null.

@@ -8,7 +8,7 @@
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
-use super::slabs::{Chore, Slabs};
+use super::slabs::{Chore, Seen, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
 use crate::error::BadFree;
 use crate::size::Offset;
@@ -116,17 +116,22 @@ impl FixedArena {
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
     }
 
-    /// Whether a live block is a slot of the class of its layout, if that can be told at a glance.
+    /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
-    pub(super) fn is_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<bool> {
-        let at = self.offset(at)?;
-        self.slabs.look(&mut self.runs, at, last(layout)).map(|_| true)
+    pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
+        self.slabs.look(&self.runs, self.offset(at)?, last(layout))
     }
 
-    /// Whether one class serves both.
+    /// Whether a slot serves for a layout.
     #[inline(always)]
-    pub(super) fn have_one_class(&self, old: Layout, new: Layout) -> bool {
-        self.slabs.class(last(old)) == self.slabs.class(last(new))
+    pub(super) fn serves(&self, slot: Seen, layout: Layout) -> bool {
+        self.slabs.class(last(layout)) == Some(slot.class)
+    }
+
+    /// Gives a slot back that was looked at. Its bytes, and what is to be done.
+    #[inline(always)]
+    pub(super) fn give_seen(&mut self, slot: Seen) -> (usize, Chore) {
+        self.slabs.give_seen(&mut self.runs, slot)
     }
 
     /// Does what a slot that was taken has left to do.

@@ -75,11 +75,11 @@ pub(super) struct Found {
     pub(super) class: usize,
 }
 
-/// A taken slot that was looked at: its slab, and the bit that says so.
-pub(super) struct Seen<'a> {
+/// A taken slot that was looked at: the place of its slab, its class, and its bit.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
     place: u32,
-    cut: &'a Cut,
-    header: &'a mut Header,
+    pub(super) class: usize,
     bit: u64,
 }
 
@@ -188,27 +188,35 @@ impl Slabs {
     /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
     /// such a slot and taken.
     #[inline(always)]
-    pub(super) fn look<'a>(&'a self, runs: &'a mut Runs, at: usize, last: usize) -> Option<Seen<'a>> {
+    pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
-        let header = runs.shadow.header_mut(start as u32 + 1);
+        let header = runs.shadow.header(start as u32 + 1);
         if header[0] != SLAB_BYTE | class as u8 {
             return None;
         }
         let bit = 1 << slot_of(cut, at - (start << SLAB_GRANULE_SHIFT))?;
-        (shadow::bits(header) & bit == 0).then_some(Seen { place: start as u32 + 1, cut, header, bit })
+        (shadow::bits(header) & bit == 0).then_some(Seen { place: start as u32 + 1, class, bit })
     }
 
     /// Gives a slot back as `look` finds it. Its bytes and what is to be done.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
-        let Seen { place, cut, header, bit } = self.look(runs, at, last)?;
+        let seen = self.look(runs, at, last)?;
+        Some(self.give_seen(runs, seen))
+    }
+
+    /// Gives a slot back that was looked at.
+    #[inline(always)]
+    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> (usize, Chore) {
+        let cut = &self.cuts[class];
+        let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
         shadow::set_bits(header, free | bit);
         let has_chore = free == 0 || free | bit == all(cut);
-        Some((cut[BYTES] as usize, if has_chore { place } else { 0 }))
+        (cut[BYTES] as usize, if has_chore { place } else { 0 })
     }
 
     /// A slab was full, or is empty now.

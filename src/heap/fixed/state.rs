@@ -8,7 +8,7 @@ use super::call::LowMemory;
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
 use super::plan::MOST_BYTES;
-use super::slabs::Chore;
+use super::slabs::{Chore, Seen};
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::heap::misuse::OnMisuse;
@@ -166,25 +166,38 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(())
     }
 
-    /// Another block of the first arena for one in a slot, or the same if it serves for `new` too; and what is to be done. `None`: it
-    /// cannot be told at a glance that the block is a slot, or there is none at hand.
+    /// Another block of the first arena for one in a slot, and that slot; none where the slot serves for `new` too. `None`: it cannot
+    /// be told at a glance that the block is a slot, or there is no other at hand.
     #[inline(always)]
     pub(super) fn take_for_slot(
         &mut self,
         at: NonNull<u8>,
         old: Layout,
         new: Layout,
-    ) -> Option<(NonNull<u8>, Chore)> {
+    ) -> Option<Option<(NonNull<u8>, Seen)>> {
         let arena = self.arenas.first_mut()?.as_mut()?;
-        if arena.is_slot(at, old)? && arena.have_one_class(old, new) {
-            return Some((at, 0));
+        let slot = arena.look(at, old)?;
+        if arena.serves(slot, new) {
+            return Some(None);
         }
         let (to, bytes, chore) = match arena.take_slot(new) {
             Some(slot) => slot,
             None => arena.take_span(new).map(|(to, bytes)| (to, bytes, 0))?,
         };
         self.took(bytes);
-        Some((to, chore))
+        if chore != 0 {
+            self.filled(chore);
+        }
+        Some(Some((to, slot)))
+    }
+
+    /// Gives a slot of the first arena back that was looked at. What is to be done.
+    #[inline(always)]
+    pub(super) fn give_seen(&mut self, slot: Seen) -> Chore {
+        let Some(Some(arena)) = self.arenas.first_mut() else { return 0 };
+        let (bytes, chore) = arena.give_seen(slot);
+        self.freed(bytes);
+        chore
     }
 
     /// Does what `take_slot` left to do.
