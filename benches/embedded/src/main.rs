@@ -30,7 +30,7 @@ fn row(name: &str, cells: impl IntoIterator<Item = Option<f64>>, digits: usize) 
 }
 
 fn fast() -> Vec<Kind> {
-    KINDS.into_iter().filter(|kind| !kind.slow && std::env::var("ONLY").map_or(true, |o| o.split(',').any(|n| n == kind.name))).collect()
+    KINDS.into_iter().filter(|kind| !kind.slow).collect()
 }
 
 fn times(memory: Memory) {
@@ -66,7 +66,7 @@ fn fills(memory: Memory) {
     head("In use at the first failure, % of 128 MiB", &["realloc", "no realloc"].map(String::from));
     for kind in fast() {
         let of = |mix| Some(fill::efficiency(kind, memory, mix, 20));
-        row(kind.name, [of(fill::TALC), of(fill::WITHOUT_RESIZES)], 3);
+        row(kind.name, [of(fill::TALC), of(fill::WITHOUT_RESIZES)], 1);
     }
 }
 
@@ -104,7 +104,7 @@ fn small(memory: Memory) {
     const SIZES: [usize; 4] = [4 << 10, 16 << 10, 64 << 10, 1 << 20];
     let columns = ["4 KiB", "16 KiB", "64 KiB", "1 MiB", "own bytes"].map(String::from);
     head("Mixed sizes to a sixteenth of the memory, in use at the first failure, %", &columns);
-    for kind in fast() {
+    for kind in KINDS {
         let rounds = |bytes: usize| ((64 << 20) / bytes).clamp(20, 1000);
         let of = |bytes| Some(fill::efficiency(kind, memory.first(bytes), fill::mixed(bytes), rounds(bytes)));
         let own = kind.own_bytes(memory.first(SIZES[0]));

@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use super::{COPIES, FixedHeap};
 use super::call::without_unwinding;
 use super::state::State;
+use super::{COPIES, FixedHeap};
 use crate::error::BadFree;
 use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -168,7 +168,8 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
-        let (Some(old_at), Ok(new)) = (NonNull::new(at), Layout::from_size_align(new_bytes, old.align())) else {
+        let (Some(old_at), Ok(new)) = (NonNull::new(at), Layout::from_size_align(new_bytes, old.align()))
+        else {
             return self.not_moved(at, old, new_bytes);
         };
         let mut state = self.state.lock();

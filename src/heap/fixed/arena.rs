@@ -157,9 +157,9 @@ impl FixedArena {
                     return Some((at, bytes));
                 }
                 let runs = &mut self.runs;
-                if !self.slabs.open(runs, class)
-                    && !(self.slabs.reclaim(runs) && self.slabs.open(runs, class))
-                {
+                let opened = self.slabs.open(runs, class)
+                    || (self.slabs.reclaim(runs) && self.slabs.open(runs, class));
+                if !opened {
                     break;
                 }
             }
@@ -333,7 +333,8 @@ impl FixedArena {
         let had = self.held_bytes(held);
         match held {
             Held::Slot(class)
-                if self.slabs.class(last(old)) == Some(class) || (self.loose && self.is_smaller(old, class)) =>
+                if self.slabs.class(last(old)) == Some(class)
+                    || (self.loose && self.is_smaller(old, class)) =>
             {
                 Ok(if new_class == Some(class) { Resized::Done { had, has: had } } else { Resized::Move })
             }
@@ -388,8 +389,9 @@ impl FixedArena {
                 addr: self.space.find_addr(at)?,
                 offset: Offset(at as u64),
                 bytes: self.bytes_of(from - start) as u64,
-                slots: slab.map(|(slab, taken)| {
-                    LiveSlots { slot_bytes: self.slabs.bytes(slab.class) as u64, taken }
+                slots: slab.map(|(slab, taken)| LiveSlots {
+                    slot_bytes: self.slabs.bytes(slab.class) as u64,
+                    taken,
                 }),
             });
         }

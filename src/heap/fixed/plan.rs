@@ -44,7 +44,7 @@ impl Plan {
         if len < 4 << 20 {
             Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16 }
         } else {
-            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 64 }
+            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 32 }
         }
     }
 
@@ -147,7 +147,10 @@ mod tests {
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes - 1).unwrap();
                 if class >= sizes.count() {
-                    assert!(bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7, "{bytes}");
+                    assert!(
+                        bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7,
+                        "{bytes}"
+                    );
                     continue;
                 }
                 assert!(sizes.slot_bytes(class) as usize >= bytes);

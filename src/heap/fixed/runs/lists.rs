@@ -159,7 +159,9 @@ impl Runs {
 
     /// The granules of the longest span in the lists.
     pub(super) fn longest_listed(&self) -> u32 {
-        let Some(row) = self.filled.checked_ilog2().and_then(|row| self.rows.get(row as usize)) else { return 0 };
+        let Some(row) = self.filled.checked_ilog2().and_then(|row| self.rows.get(row as usize)) else {
+            return 0;
+        };
         let mut place = row[(row[FILLED] | 1).ilog2() as usize % FILLED];
         let mut longest = 0;
         while place != 0 {
