@@ -243,7 +243,16 @@ impl FixedArena {
     fn free_held(&mut self, at: usize, held: Held) -> Result<usize, BadFree> {
         let bytes = self.held_bytes(held);
         let given = match held {
-            Held::Slot(_) => self.free_slot(at, bytes - 1).is_some(),
+            Held::Slot(class) => {
+                let seen = self.slabs.look_in(&self.runs, at, class);
+                if let Some(seen) = seen {
+                    match self.slabs.give_seen(&mut self.runs, seen).1 {
+                        0 => {}
+                        chore => self.freed(chore),
+                    }
+                }
+                seen.is_some()
+            }
             Held::Span { start, granules } => self.runs.give(start, granules),
         };
         if given { Ok(bytes) } else { Err(BadFree::AlreadyFree { offset_bytes: at as u64 }) }

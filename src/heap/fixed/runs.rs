@@ -358,3 +358,131 @@ impl Runs {
         longest
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use core::mem::MaybeUninit;
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const N: u32 = 900;
+
+    fn runs(flat: bool, skew: u32) -> Runs {
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, 0) + 8].leak();
+        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, 0).unwrap().0
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take { granules: u32, align: u32 },
+        Give(usize),
+        GiveWrong { start: u32, granules: u32 },
+        Extend(usize, u32),
+        Cut(usize, u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (16..200u32, prop_oneof![4 => Just(0u32), 1 => 0..7u32])
+                .prop_map(|(granules, shift)| Step::Take { granules, align: 1 << shift }),
+            6 => any::<usize>().prop_map(Step::Give),
+            2 => (0..N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
+            2 => (any::<usize>(), 1..100u32).prop_map(|(which, more)| Step::Extend(which, more)),
+            2 => (any::<usize>(), 16..100u32).prop_map(|(which, keep)| Step::Cut(which, keep)),
+        ]
+    }
+
+    /// The runs of free granules.
+    fn free(model: &[bool]) -> Vec<(u32, u32)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        for part in model.chunk_by(|a, b| a == b) {
+            if !part[0] {
+                found.push((at, part.len() as u32));
+            }
+            at += part.len() as u32;
+        }
+        found
+    }
+
+    proptest! {
+        /// Held against a plain array of granules: no run is handed out twice, a fit that exists is found, nothing else is freed.
+        #[test]
+        fn runs_are_what_a_plain_array_says(
+            flat in any::<bool>(), skew in 0..64u32, steps in prop::collection::vec(step(), 1..120),
+        ) {
+            let mut runs = runs(flat, skew);
+            let mut model = [false; N as usize];
+            let mut live: Vec<(u32, u32)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Take { granules, align } => {
+                        let fits = free(&model).into_iter().any(|(start, has)| {
+                            (start..=start + has - granules.min(has))
+                                .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
+                        });
+                        let taken = runs.take(granules, align);
+                        prop_assert_eq!(taken.is_some(), fits);
+                        if let Some(start) = taken {
+                            prop_assert!((start + skew).is_multiple_of(align));
+                            let range = start as usize..(start + granules) as usize;
+                            prop_assert!(model[range.clone()].iter().all(|used| !used));
+                            model[range].fill(true);
+                            live.push((start, granules));
+                        }
+                    }
+                    Step::Give(which) if !live.is_empty() => {
+                        let (start, granules) = live.swap_remove(which % live.len());
+                        prop_assert!(runs.give(start, granules));
+                        prop_assert!(!runs.give(start, granules));
+                        model[start as usize..(start + granules) as usize].fill(false);
+                    }
+                    Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
+                        prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!runs.give_plainly(start as usize, granules as usize));
+                    }
+                    Step::Extend(which, more) if !live.is_empty() => {
+                        let at = which % live.len();
+                        let (start, granules) = live[at];
+                        let end = (start + granules) as usize;
+                        let fits = model.get(end..end + more as usize).is_some_and(|behind| behind.iter().all(|used| !used));
+                        prop_assert_eq!(runs.extend(start, granules, granules + more), fits);
+                        if fits {
+                            model[end..end + more as usize].fill(true);
+                            live[at].1 += more;
+                        }
+                    }
+                    Step::Cut(which, keep) if !live.is_empty() => {
+                        let at = which % live.len();
+                        let (start, granules) = live[at];
+                        if keep < granules {
+                            runs.cut(start, granules, keep);
+                            model[(start + keep) as usize..(start + granules) as usize].fill(false);
+                            live[at].1 = keep;
+                        }
+                    }
+                    _ => {}
+                }
+                for (start, granules) in &live {
+                    prop_assert_eq!(runs.live(*start), Some(*granules));
+                }
+                let mut starts: Vec<u32> = live.iter().map(|span| span.0).collect();
+                starts.sort_unstable();
+                let mut from = 0;
+                for start in starts {
+                    prop_assert_eq!(runs.next_live(from), Some(start));
+                    from = start + 1;
+                }
+                prop_assert_eq!(runs.next_live(from), None);
+                let longest = free(&model).into_iter().map(|(_, has)| has).max().unwrap_or(0);
+                prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+            }
+            for (start, granules) in live {
+                prop_assert!(runs.give(start, granules));
+            }
+            prop_assert_eq!(runs.longest(), N);
+        }
+    }
+}

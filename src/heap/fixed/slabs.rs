@@ -189,7 +189,12 @@ impl Slabs {
     /// such a slot and taken.
     #[inline(always)]
     pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
-        let class = self.sizes.class(last)?;
+        self.look_in(runs, at, self.sizes.class(last)?)
+    }
+
+    /// The same for a class. (The size of its slots may be one that has another class, or none.)
+    #[inline(always)]
+    pub(super) fn look_in(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
         let cut = self.cuts.get(class)?;
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
         let header = runs.shadow.header(start as u32 + 1);
