@@ -31,7 +31,7 @@ impl Plan {
     /// The units for a range of `len` bytes.
     ///
     /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
-    /// pass over the bits of at most 10,240 granules. From there on what is at most 2 KiB long comes from slabs; below 4 MiB from
+    /// pass over the bits of at most 10,240 granules. From there on most sizes up to 2 KiB come from slabs (see [`Sizes`]); below 4 MiB from
     /// fewer and smaller ones.
     pub(super) const fn of(len: usize) -> Plan {
         let granule_shift = match len >> 10 {
