@@ -19,7 +19,7 @@ fn the_corpus_holds() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: std::env::var("DEMOCRATISING_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_scripts_hold(claims in prop::collection::vec(any::<[u8; 3]>(), 0..3), script in prop::collection::vec(any::<u8>(), 0..4000)) {

@@ -39,6 +39,8 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for u32 {}
 // SAFETY: 1. As for `u8`.
 unsafe impl Plain for u64 {}
+// SAFETY: 1. As for `u8`.
+unsafe impl Plain for usize {}
 // SAFETY: 1. An array adds no padding to its elements, which are plain.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 
@@ -73,15 +75,14 @@ impl<'a> Borrowed<'a> {
     pub fn left_bytes(&self) -> usize {
         self.left.len()
     }
-}
 
-impl<'a> Metadata for Borrowed<'a> {
-    type Table<T: Plain> = &'a mut [T];
-
-    fn table<T: Plain>(&mut self, len: usize) -> Result<&'a mut [T], NoTable> {
+    /// So many zeroed bytes at a multiple of `align`, a power of two; none where more than `usize::MAX` are asked for. One function
+    /// for tables of every type, since code is dear where memory is.
+    #[inline(never)]
+    fn carve(&mut self, bytes: Option<usize>, align: usize) -> Result<&'a mut [MaybeUninit<u8>], NoTable> {
         let left = core::mem::take(&mut self.left);
-        let skip = left.as_ptr().align_offset(align_of::<T>());
-        let needed = len.checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(skip));
+        let skip = (left.as_ptr() as usize).wrapping_neg() & (align - 1);
+        let needed = bytes.and_then(|bytes| bytes.checked_add(skip));
         let Some(needed) = needed.filter(|&needed| needed <= left.len()) else {
             let left_bytes = Some(left.len() as u64);
             self.left = left;
@@ -91,9 +92,19 @@ impl<'a> Metadata for Borrowed<'a> {
         self.left = left;
         let table = &mut carved[skip..];
         table.fill(MaybeUninit::new(0));
-        // SAFETY: 1. `skip` aligns the start to `T` and `len * size_of::<T>()` bytes follow. 2. They are initialised
-        // to zero, which is a value of `T: Plain`. 3. The borrow is exclusive for 'a: `split_at_mut` gave the rest away.
-        Ok(unsafe { core::slice::from_raw_parts_mut(table.as_mut_ptr().cast(), len) })
+        Ok(table)
+    }
+}
+
+impl<'a> Metadata for Borrowed<'a> {
+    type Table<T: Plain> = &'a mut [T];
+
+    #[inline]
+    fn table<T: Plain>(&mut self, len: usize) -> Result<&'a mut [T], NoTable> {
+        let bytes = self.carve(len.checked_mul(size_of::<T>()), align_of::<T>())?;
+        // SAFETY: 1. `carve` has aligned the start to `T`, and `len * size_of::<T>()` bytes follow. 2. They are initialised
+        // to zero, which is a value of `T: Plain`. 3. The borrow is exclusive for 'a: `carve` gave the rest away.
+        Ok(unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
     }
 }
 

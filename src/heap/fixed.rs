@@ -14,6 +14,7 @@ mod call;
 mod claim;
 mod memory;
 mod plan;
+mod runs;
 mod single;
 mod slabs;
 mod spans;
@@ -38,6 +39,9 @@ use lock_api::RawMutex;
 use memory::Memory;
 use slabs::Chore;
 use state::State;
+
+/// Whether what is usual has a path of its own beside the general one: where code is not dear.
+const COPIES: bool = cfg!(target_pointer_width = "64");
 
 /// A heap over up to `ARENAS` ranges of memory, behind a lock of the caller's kind.
 ///
@@ -103,7 +107,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
         let range = state::Range::new(start as usize, len)?;
         // Noted before anything is written: who claims a range twice finds its blocks unharmed.
-        self.state.lock().note(range)?;
+        self.held().note(range)?;
         // SAFETY: 1. `Range::new` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
         // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
@@ -116,14 +120,20 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`claim`](Self::claim).
     pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
         let range = state::Range::new(bytes.as_ptr() as usize, bytes.len())?;
-        self.state.lock().note(range)?;
+        self.held().note(range)?;
         self.divide(range, bytes)
+    }
+
+    /// The state, locked. Out of line: the paths of small blocks alone take the lock themselves.
+    #[inline(never)]
+    fn held(&self) -> Held<'_, L, State<ARENAS>> {
+        self.state.lock()
     }
 
     /// Divides a range that was noted. Not under the lock, since a large range takes a while.
     fn divide(&self, range: state::Range, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
         let arena = claim::divide(bytes);
-        self.state.lock().settle(range, arena)
+        self.held().settle(range, arena)
     }
 
     /// A block for `layout`. Zero bytes get a block too.
@@ -133,7 +143,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub fn allocate(&self, layout: Layout) -> Result<Block<NonNull<u8>>, OutOfMemory> {
         match self.take(layout) {
             Some((addr, bytes)) => Ok(Block { addr, bytes: bytes as u64, contents: Contents::Unknown }),
-            None => Err(self.state.lock().report(layout)),
+            None => Err(self.held().report(layout)),
         }
     }
 
@@ -147,8 +157,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, bytes, None)) => Some((at, bytes)),
-            Some((at, bytes, Some(chore))) => Some((Self::take_last(state, at, chore), bytes)),
+            Some((at, bytes, 0)) => Some((at, bytes)),
+            Some((at, bytes, chore)) => Some((Self::take_last(state, at, chore), bytes)),
             None => Self::take_else(state, layout),
         }
     }
@@ -168,17 +178,17 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[cold]
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let block = self.state.lock().allocate_from_memory(layout);
+        let block = self.held().allocate_from_memory(layout);
         if block.is_some() {
             return block;
         }
         if self.call_low_memory(layout) {
-            let block = self.state.lock().allocate(layout);
+            let block = self.held().allocate(layout);
             if block.is_some() {
                 return block;
             }
         }
-        self.state.lock().failed();
+        self.held().failed();
         None
     }
 
@@ -187,10 +197,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         struct Done<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
         impl<L: RawMutex, const ARENAS: usize> Drop for Done<'_, L, ARENAS> {
             fn drop(&mut self) {
-                self.0.state.lock().low_memory_done();
+                self.0.held().low_memory_done();
             }
         }
-        let Some((call, report)) = self.state.lock().begin_low_memory(layout) else { return false };
+        let Some((call, report)) = self.held().begin_low_memory(layout) else { return false };
         let _done = Done(self);
         call(&report)
     }
@@ -207,8 +217,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
-            Some(None) => Ok(()),
-            Some(Some(chore)) => {
+            Some(0) => Ok(()),
+            Some(chore) => {
                 Self::give_last(state, chore);
                 Ok(())
             }
@@ -230,7 +240,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn free_unsized(&self, at: NonNull<u8>) -> Result<(), BadFree> {
-        self.state.lock().free_unsized(at)
+        self.held().free_unsized(at)
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
@@ -242,7 +252,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.state.lock().resize(at, old, new_bytes, false)
+        self.held().resize(at, old, new_bytes, false)
     }
 
     /// The bytes that the live block at `at` can use.
@@ -250,23 +260,23 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when no live block starts there.
     pub fn usable_bytes(&self, at: NonNull<u8>) -> Result<u64, BadFree> {
-        self.state.lock().usable_bytes(at)
+        self.held().usable_bytes(at)
     }
 
     /// Sets what happens on a bad free through `GlobalAlloc` or `Allocator`.
     pub fn on_misuse(&self, then: OnMisuse) {
-        self.state.lock().misuse = then;
+        self.held().misuse = then;
     }
 
     /// Sets what is called before a request fails; `None`: nothing.
     pub fn on_low_memory(&self, call: Option<LowMemory>) {
-        self.state.lock().low_memory = call;
+        self.held().low_memory = call;
     }
 
     /// Tells the program of a bad free, as it has chosen.
     #[cold]
     fn misused(&self, at: *mut u8, bytes: usize, why: BadFree) {
-        let then = self.state.lock().misused();
+        let then = self.held().misused();
         match then {
             OnMisuse::Stop => panic!("{why}"),
             OnMisuse::Hook(hook) => hook(Misuse { addr: at as usize, bytes, why }),
@@ -277,17 +287,17 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// The heap in numbers, summed over its arenas. The limit is what they have in all, tables not counted; failures are
     /// requests that no arena could serve.
     pub fn stats(&self) -> Stats {
-        self.state.lock().stats()
+        self.held().stats()
     }
 
     /// Bytes that no block holds. They need not lie side by side: see [`Stats::largest_free_bytes`].
     pub fn free_bytes(&self) -> u64 {
-        self.state.lock().free_bytes()
+        self.held().free_bytes()
     }
 
     /// Bad frees through `GlobalAlloc` and `Allocator` so far.
     pub fn bad_frees(&self) -> u64 {
-        self.state.lock().bad_frees
+        self.held().bad_frees
     }
 
     /// Whether somebody is in the heap right now. A fault handler asks this first: everything else here waits.

@@ -106,6 +106,43 @@ fn a_block_is_not_taken_for_one_of_another_size_and_a_second_free_is_refused() {
 }
 
 #[test]
+fn blocks_of_any_size_are_given_back_without_their_size() {
+    let ram = Ram::new(5 << 20);
+    let heap = heap(&ram, 5 << 20);
+    for bytes in 1..=2100 {
+        let layout = layout(bytes, 8);
+        let at = heap.allocate(layout).unwrap().addr;
+        // SAFETY: 1. It is used by nobody; the second free is refused.
+        let (freed, again) = unsafe { (heap.free_unsized(at), heap.free_unsized(at)) };
+        assert!(freed.is_ok() && again.is_err(), "{bytes}: {freed:?}, {again:?}");
+        assert_eq!(heap.stats().in_use_bytes, 0);
+    }
+}
+
+#[test]
+fn what_a_slab_has_left_behind_its_last_slot_is_no_block() {
+    const BYTES: usize = 5 << 20;
+    let ram = Ram::new(BYTES);
+    let heap = heap(&ram, BYTES);
+    for bytes in (16..2048).step_by(24) {
+        let layout = layout(bytes, 8);
+        let blocks = fill(&heap, layout);
+        let starts: std::collections::HashSet<usize> =
+            blocks.iter().map(|block| block.as_ptr() as usize).collect();
+        let stride = heap.usable_bytes(blocks[0]).unwrap() as usize;
+        for block in &blocks {
+            let behind = block.as_ptr().wrapping_add(stride);
+            if let Some(at) = NonNull::new(behind).filter(|at| !starts.contains(&(at.as_ptr() as usize))) {
+                // SAFETY: 1. It is refused.
+                assert!(unsafe { heap.free(at, layout) }.is_err(), "{layout:?}");
+            }
+        }
+        give_all(&heap, blocks, layout);
+        assert_eq!(heap.stats().in_use_bytes, 0);
+    }
+}
+
+#[test]
 fn empty_slabs_that_are_kept_are_there_for_a_large_request() {
     let ram = Ram::new(1 << 20);
     let heap = heap(&ram, 1 << 20);

@@ -1,6 +1,6 @@
 //! The contract of every span index, held against a plain array of granules.
 
-use super::fit::{Backing, Framed, Sliced, Unframed};
+use super::fit::{Backing, Framed, Unframed};
 use super::{BuddyTree, FitTable, NotLive, SpanIndex};
 use crate::arena::metadata::{Metadata, NoTable, Plain};
 use crate::size::{Granule, Span};
@@ -228,7 +228,6 @@ proptest! {
         granules in 1..1000u32, skew in 0..200u32, steps in steps(),
     ) {
         hold::<FitTable<Heap, Unframed>>(Knows::Nothing, granules, skew, &steps);
-        hold::<FitTable<Heap, Sliced>>(Knows::Nothing, granules, skew, &steps);
     }
 
     #[test]
@@ -249,7 +248,6 @@ macro_rules! every_index {
             rules::$name::<BuddyTree<Heap>>();
             rules::$name::<FitTable<Heap, Framed>>();
             rules::$name::<FitTable<Heap, Unframed>>();
-            rules::$name::<FitTable<Heap, Sliced>>();
             rules::$name::<FitTable<Heap, Blocks<5>>>();
         }
     )*};
@@ -387,7 +385,6 @@ fn the_fit_table_takes_the_hole_that_fits_best() {
     }
     hold::<FitTable<Heap, Framed>>(2);
     hold::<FitTable<Heap, Unframed>>(2);
-    hold::<FitTable<Heap, Sliced>>(2);
     // Nothing hidden: what lies near is preferred there.
     hold::<FitTable<Heap, Blocks<2>>>(9);
 }

@@ -26,9 +26,7 @@ mod backing;
 mod edges;
 mod find;
 mod lists;
-pub(crate) mod marks;
 
-pub(crate) use backing::Sliced;
 pub use backing::{Backing, Framed, Unframed};
 
 use super::{NotLive, SpanIndex};
@@ -39,6 +37,7 @@ use core::marker::PhantomData;
 use core::ops::ControlFlow;
 use edges::Edges;
 use find::Place;
+pub(crate) use lists::List;
 use lists::Lists;
 
 /// The sets of free spans.

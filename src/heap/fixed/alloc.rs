@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use super::FixedHeap;
 use super::call::without_unwinding;
 use super::state::State;
+use super::{COPIES, FixedHeap};
 use crate::error::BadFree;
 use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -14,7 +14,7 @@ use lock_api::RawMutex;
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
-    /// is no memory.
+    /// is no memory, not by `take` either.
     ///
     /// # Safety
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
@@ -29,26 +29,28 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         take: impl Fn() -> Option<NonNull<u8>>,
     ) -> Result<Option<NonNull<u8>>, BadFree> {
         let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
-        let shrinks = aligned && new.size() <= old.size();
-        // Also where it cannot stay in place: a resize to the size it has tells whether it is live.
-        let in_place = if aligned { new.size() } else { old.size() };
-        if self.state.lock().resize(at, old, in_place, aligned)? && aligned {
-            return Ok(Some(at));
-        }
-        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let to = if shrinks { self.state.lock().allocate(new).map(|block| block.0) } else { take() };
-        let Some(to) = to else {
-            if shrinks {
-                self.state.lock().shrink_anyhow(at, old, new.size())?;
+        // Not in the scrutinee, which would hold the lock on.
+        let placed = self.held().place(at, old, new, aligned)?;
+        let to = match placed {
+            Some(to) if to == at => return Ok(Some(at)),
+            Some(to) => to,
+            // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+            None if aligned && new.size() <= old.size() => {
+                self.held().shrink_anyhow(at, old, new.size())?;
                 return Ok(Some(at));
             }
-            return Ok(None);
+            None => match take() {
+                Some(to) => to,
+                None => return Ok(None),
+            },
         };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
-        // 2. Two live blocks lie apart. 3. Nobody uses the old one any more.
-        unsafe {
-            ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size()));
-            self.free(at, old)?;
+        // 2. Two live blocks lie apart.
+        unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
+        // Nobody uses the old one any more.
+        let mut state = self.held();
+        if !COPIES || state.give_span(at, old).is_none() {
+            state.free(at, old)?;
         }
         Ok(Some(to))
     }
@@ -58,7 +60,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let take = || self.take(new).map(|block| block.0);
+        let take = || self.take_anyhow(new).map(|block| block.0);
         // SAFETY: 1. The caller's promise, handed on.
         match unsafe { self.move_to(at, old, new, take) } {
             Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
@@ -74,18 +76,29 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_global(&self, layout: Layout) -> *mut u8 {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, _, None)) => at.as_ptr(),
-            Some((at, _, Some(chore))) => Self::take_last(state, at, chore).as_ptr(),
+            Some((at, _, 0)) => at.as_ptr(),
+            Some((at, _, chore)) => Self::take_last(state, at, chore).as_ptr(),
             None => self.take_global_else(state, layout),
         }
     }
 
     #[inline(never)]
     fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        if let Some((at, _)) = state.allocate(layout) {
+        if COPIES && let Some(at) = state.take_span(layout) {
             return at.as_ptr();
         }
-        drop(state);
+        match state.allocate(layout) {
+            Some((at, _)) => at.as_ptr(),
+            None => {
+                drop(state);
+                self.take_global_anyhow(layout)
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_global_anyhow(&self, layout: Layout) -> *mut u8 {
         let mut block = None;
         without_unwinding(&mut || block = self.take_anyhow(layout));
         block.map_or(ptr::null_mut(), |(at, _)| at.as_ptr())
@@ -93,11 +106,30 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout) {
+        if COPIES && state.give_span(at, layout).is_some() {
+            return;
+        }
         let freed = state.free(at, layout);
         drop(state);
         if let Err(why) = freed {
             self.misused_quietly(at.as_ptr(), layout, why);
         }
+    }
+
+    /// A block that is none, or a size that can be none's.
+    #[cold]
+    #[inline(never)]
+    fn not_moved(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
+        if at.is_null() && Layout::from_size_align(new_bytes, old.align()).is_ok() {
+            self.given_null(old);
+        }
+        ptr::null_mut()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn given_null(&self, layout: Layout) {
+        self.misused_quietly(ptr::null_mut(), layout, BadFree::Foreign);
     }
 
     #[cold]
@@ -117,11 +149,11 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let Some(at) = NonNull::new(at) else { return self.misused_quietly(at, layout, BadFree::Foreign) };
+        let Some(at) = NonNull::new(at) else { return self.given_null(layout) };
         let mut state = self.state.lock();
         match state.give_slot(at, layout) {
-            Some(None) => {}
-            Some(Some(chore)) => Self::give_last(state, chore),
+            Some(0) => {}
+            Some(chore) => Self::give_last(state, chore),
             None => self.give_global_else(state, at, layout),
         }
     }
@@ -136,14 +168,29 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
-        let Ok(new) = Layout::from_size_align(new_bytes, old.align()) else { return ptr::null_mut() };
-        let take = || NonNull::new(self.take_global(new));
-        let moved = match NonNull::new(at) {
-            // SAFETY: 1. The caller uses the old address no more unless it gets null.
-            Some(at) => unsafe { self.move_to(at, old, new, take) },
-            None => Err(BadFree::Foreign),
+        let (Some(old_at), Ok(new)) = (NonNull::new(at), Layout::from_size_align(new_bytes, old.align()))
+        else {
+            return self.not_moved(at, old, new_bytes);
         };
-        match moved {
+        let mut state = self.state.lock();
+        // A slot's bytes are few: they are copied under the lock, since taking it twice costs more.
+        match if COPIES { state.take_for_slot(old_at, old, new) } else { None } {
+            Some(None) => return at,
+            Some(Some((to, slot))) => {
+                // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks lie
+                // apart.
+                unsafe { ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new_bytes)) };
+                match state.give_seen(slot) {
+                    0 => {}
+                    chore => Self::give_last(state, chore),
+                }
+                return to.as_ptr();
+            }
+            None => {}
+        }
+        drop(state);
+        // SAFETY: 1. The caller uses the old address no more unless it gets null.
+        match unsafe { self.move_to(old_at, old, new, || NonNull::new(self.take_global_anyhow(new))) } {
             Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
             Err(why) => {
                 self.misused_quietly(at, old, why);

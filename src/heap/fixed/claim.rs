@@ -117,7 +117,7 @@ fn most(len: usize, plan: Plan) -> usize {
         let granules = fit + (end - fit) / 2;
         let rest = len - (granules << plan.granule_shift);
         // Tables are aligned to what a granule is aligned to, so they need what they need and no more.
-        let fits = FixedArena::metadata_bytes(granules as u32, plan) <= rest as u64;
+        let fits = FixedArena::table_bytes(granules as u32, plan) <= rest;
         if fits { fit = granules } else { end = granules }
     }
     fit
@@ -127,6 +127,6 @@ fn most(len: usize, plan: Plan) -> usize {
 #[cold]
 fn too_small(skip: usize, given: usize) -> NotClaimed {
     let plan = Plan::of(0);
-    let least_bytes = skip as u64 + (1 << plan.granule_shift) + FixedArena::metadata_bytes(1, plan);
+    let least_bytes = skip as u64 + (1 << plan.granule_shift) + FixedArena::table_bytes(1, plan) as u64;
     NotClaimed::TooSmall { given_bytes: given as u64, least_bytes }
 }

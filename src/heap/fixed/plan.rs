@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use crate::arena::index::fit::marks;
+use super::runs::shadow::{LEAST, MOST_GRANULES};
 use crate::size::Geometry;
 
 /// log2 of the bytes of a granule where there are slabs.
 pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
-/// The bytes of a block of the fit table there: of the shortest span.
-pub(super) const BLOCK_BYTES: usize = 16 << SLAB_GRANULE_SHIFT;
+/// The bytes of the shortest span there.
+const LEAST_BYTES: usize = (LEAST as usize) << SLAB_GRANULE_SHIFT;
 /// The largest slot.
 pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
-/// The longest range, whose blocks can all be named.
-pub(super) const MOST_BYTES: u64 = marks::MOST_BLOCKS as u64 * BLOCK_BYTES as u64;
+/// The longest range, whose granules can all be named.
+pub(super) const MOST_BYTES: u64 = (MOST_GRANULES as u64) << SLAB_GRANULE_SHIFT;
 
 /// The units of a range.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ impl Plan {
     /// The units for a range of `len` bytes.
     ///
     /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
-    /// pass over the bits of at most 10,240 granules. From there on what is at most 2 KiB long comes from slabs; below 4 MiB from
+    /// pass over the bits of at most 10,240 granules. From there on most sizes up to 2 KiB come from slabs (see [`Sizes`]); below 4 MiB from
     /// fewer and smaller ones.
     pub(super) const fn of(len: usize) -> Plan {
         let granule_shift = match len >> 10 {
@@ -44,7 +44,7 @@ impl Plan {
         if len < 4 << 20 {
             Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16 }
         } else {
-            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 64 }
+            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 32 }
         }
     }
 
@@ -54,12 +54,23 @@ impl Plan {
     }
 }
 
-/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much.
+/// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much. Sizes of more than 1,024 bytes that
+/// are a multiple of a granule or a little less have none: as spans they waste nothing, and leave what is free to everybody.
 #[derive(Debug)]
 pub(super) struct Sizes {
     /// The class of each multiple of 8, less one.
     classes: [u8; MOST_SLOT_BYTES / 8],
     shift: u32,
+    count: u8,
+}
+
+/// The class of sizes that have none.
+const NO_CLASS: u8 = u8::MAX;
+
+/// Whether spans serve a size of whole eights, of more than what the shortest has: a thirty-second of them is lost at most.
+const fn is_spans(bytes: usize) -> bool {
+    let rounded = bytes.next_multiple_of(1 << SLAB_GRANULE_SHIFT);
+    bytes > LEAST_BYTES && (rounded - bytes) * 32 <= rounded
 }
 
 /// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
@@ -73,7 +84,7 @@ impl Sizes {
         // Classes before the first band's end, in units of the first band.
         let band = 512 >> shift;
         let first = least_units(shift) - 1;
-        let mut eighth = 0;
+        let (mut eighth, mut count) = (0, 0);
         while eighth < classes.len() {
             let units = eighth >> (shift - 3);
             let class = match units / band {
@@ -81,25 +92,31 @@ impl Sizes {
                 1 => band + (units - band) / 2,
                 _ => band + band / 2 + (units - 2 * band) / 4,
             };
-            classes[eighth] = if class > first { (class - first) as u8 } else { 0 };
+            let class = if class > first { (class - first) as u8 } else { 0 };
+            if is_spans((eighth + 1) * 8) {
+                classes[eighth] = NO_CLASS;
+            } else {
+                classes[eighth] = class;
+                count = class + 1;
+            }
             eighth += 1;
         }
-        Sizes { classes, shift }
+        Sizes { classes, shift, count }
     }
 
     /// How many classes there are.
     pub(super) const fn count(&self) -> usize {
-        self.classes[self.classes.len() - 1] as usize + 1
+        self.count as usize
     }
 
-    /// The class of a size that is at most that of the largest slot, told by its `last` byte.
+    /// The class of a size that is at most that of the largest slot, told by its `last` byte. None is as large as `NO_CLASS`.
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
     }
 
-    /// The bytes of the slots of a class: 64 of the smallest make a block.
+    /// The bytes of the slots of a class: 64 of the smallest have room for a header.
     pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
         let band = 512 >> self.shift;
         let class = class + least_units(self.shift) - 1;
@@ -114,9 +131,9 @@ impl Sizes {
     }
 }
 
-/// The units of the smallest slots, of which 64 make a block.
+/// The units of the smallest slots, of which 64 make the shortest span.
 const fn least_units(shift: u32) -> usize {
-    (BLOCK_BYTES / 64) >> shift
+    (LEAST_BYTES / 64) >> shift
 }
 
 #[cfg(test)]
@@ -126,9 +143,16 @@ mod tests {
     #[test]
     fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
         for sizes in [&MANY, &FEW] {
-            assert!(sizes.count() <= marks::MOST_TAGS);
+            assert!(sizes.count() <= 128);
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes - 1).unwrap();
+                if class >= sizes.count() {
+                    assert!(
+                        bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7,
+                        "{bytes}"
+                    );
+                    continue;
+                }
                 assert!(sizes.slot_bytes(class) as usize >= bytes);
                 assert!(
                     class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,

@@ -1,33 +1,28 @@
 //! Small blocks of a fixed heap: slabs of at most 64 slots.
 //!
-//! 1. A slab is a live span of the fit table, of exactly the granules that its slots need. It is marked: its size class, its
-//!    free slots (one bit each) and its neighbours in the list of its class stand in the slot of its first anchor, which a
-//!    live span has no other use for. So slabs have no table.
-//! 2. A block's slab holds the anchor next behind it or the one before: the slots of both say where it starts.
-//! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than a block of the fit table comes from spans, whose granule is
-//!    little then.
+//! 1. A slab is a live span of exactly the granules that its slots need. Its header stands in the span's shadow: its size class, its
+//!    neighbours in the list of its class, one bit for each free slot. So slabs have no table.
+//! 2. The slab of a block is the last live span that starts before its end: a look at one or two words of bits.
+//! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than the largest slot comes from spans, whose granule is little
+//!    then.
 //! 4. An empty slab that is alone in its list stays, so that a program that takes one block and gives it back, again and
 //!    again, opens no slab for it. Every other list holds no empty slab. Before a request fails, all of them are closed.
 
 #![forbid(unsafe_code)]
 
-use super::plan::{BLOCK_BYTES, Plan, SLAB_GRANULE_SHIFT, Sizes};
-use crate::arena::index::fit::Sliced;
-use crate::arena::index::fit::marks::{Links, MOST_GRANULES, Seen};
-use crate::arena::index::{FitTable, SpanIndex};
-use crate::arena::{Borrowed, Metadata, NoTable};
-use crate::size::Span;
+use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
+use super::runs::Runs;
+use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
 use core::mem::take;
 
-/// The spans of a fixed heap.
-pub(super) type Spans<M = Borrowed<'static>> = FitTable<M, Sliced>;
-
-/// A size class: the first slab that has a free slot (block plus one), `ceil(2^32 / bytes of a slot)`, bytes of a slot, nothing, a
-/// bit for each slot of a slab, granules of a slab.
-type Cut = [u32; 8];
+/// A size class: the place of the first slab that has a free slot, `ceil(2^32 / bytes of a slot)`, bytes of a slot, slots of a slab, a
+/// bit for each of them, granules of a slab.
+type Cut = [u32; CUT_WORDS];
+const CUT_WORDS: usize = 8;
 const FIRST: usize = 0;
 const RECIPROCAL: usize = 1;
 const BYTES: usize = 2;
+const SLOTS: usize = 3;
 const GRANULES: usize = 6;
 
 /// A bit for each slot.
@@ -36,87 +31,83 @@ fn all(cut: &Cut) -> u64 {
     cut[4] as u64 | (cut[5] as u64) << 32
 }
 
+/// The bytes of a granule.
+const GRANULE: u32 = 1 << SLAB_GRANULE_SHIFT;
+/// The most granules of a slab.
+const MOST_GRANULES: u32 = 255;
+
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
-    // Two slots at least; 64 of the smallest are no more than a block.
+    // Two slots at least; 64 of the smallest have a header.
     let least_granules = least_granules.max(2 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
     let most_granules = (2 * least_granules).min(MOST_GRANULES);
-    let (mut best, mut least) = ((0, 0), u64::MAX);
+    let (mut best, mut least) = ((0, 0), u32::MAX);
     for slots in 1..=64 {
         let granules = (slots * slot_bytes).div_ceil(GRANULE);
-        let wasted = (granules * GRANULE - slots * slot_bytes) as u64 * 4096 / (granules * GRANULE) as u64;
-        if (least_granules..=most_granules).contains(&granules) && wasted < least {
+        let wasted = (granules * GRANULE - slots * slot_bytes) * 65_536 / granules;
+        if granules >= least_granules && granules <= most_granules && wasted < least {
             (best, least) = ((granules, slots), wasted);
         }
     }
     best
 }
 
-/// The bytes of a granule.
-const GRANULE: u32 = 1 << SLAB_GRANULE_SHIFT;
-
-/// Where a slab starts, in bytes.
-#[inline]
-fn start_of(block: u32, seen: Seen) -> usize {
-    block as usize * BLOCK_BYTES + ((seen.start_in_block() as usize) << SLAB_GRANULE_SHIFT)
-}
-
-/// The number of the slot that starts at a byte of a slab. What is left behind the last slot is shorter than a slot
-/// (`slab_of` sees to that), so there is one.
+/// The number of the slot that starts at a byte of a slab, if one does. Whether the slab has so many is not told.
 ///
 /// One product tells both the quotient and whether there is a remainder (Lemire, Kaser and Kurz, "Faster remainder by direct
 /// computation", 2019).
 #[inline]
 fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
     let product = within as u64 * cut[RECIPROCAL] as u64;
-    ((product as u32) < cut[RECIPROCAL]).then_some((product >> 32) as u32)
+    let slot = (product >> 32) as u32;
+    ((product as u32) < cut[RECIPROCAL] && slot < cut[SLOTS]).then_some(slot)
 }
 
-/// A slab that changes its place: it became full, has a free slot again, or is empty.
-#[derive(Clone, Copy)]
-pub(super) struct Chore {
-    block: u32,
-    class: u32,
-}
+/// The place of a slab that is to change its list, since it became full, has a free slot again, or is empty; 0 where there is none.
+/// A number, not an option: what comes back from the paths of small blocks fits registers.
+pub(super) type Chore = u32;
 
-/// Why a slot cannot be given back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum NotTaken {
-    /// The slot is free already.
-    Free,
-    /// No slot starts there.
-    Inside,
-}
-
-/// A slab that was found, and where in it.
+/// A slab that was found.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
-    block: u32,
-    class: usize,
-    within: usize,
+    start: u32,
+    pub(super) class: usize,
+}
+
+/// A taken slot that was looked at: the place of its slab, its class, and its bit.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    place: u32,
+    pub(super) class: usize,
+    bit: u64,
 }
 
 /// The slabs of a range.
-pub(super) struct Slabs<M: Metadata = Borrowed<'static>> {
-    /// A [`Cut`] for each class; none where there are no slabs.
-    cuts: M::Table<Cut>,
+pub(super) struct Slabs {
+    /// One for each class; none where there are no slabs.
+    cuts: &'static mut [Cut],
     sizes: &'static Sizes,
 }
 
-impl<M: Metadata> Slabs<M> {
-    /// Slabs in `spans`; none where that has no blocks.
-    pub(super) fn new(meta: &mut M, spans: &Spans<M>, plan: Plan) -> Result<Self, NoTable> {
-        let mut cuts = meta.table(if spans.has_no_blocks() { 0 } else { plan.sizes.count() })?;
+impl Slabs {
+    /// The words of the table.
+    pub(super) const fn words(plan: Plan) -> usize {
+        if plan.flat { 0 } else { plan.sizes.count() * CUT_WORDS }
+    }
+
+    /// Slabs, with their table in `words`.
+    pub(super) fn new(words: &'static mut [u32], plan: Plan) -> Slabs {
+        let cuts = words.as_chunks_mut().0;
         for (class, row) in cuts.iter_mut().enumerate() {
             let bytes = plan.sizes.slot_bytes(class);
             let (granules, slots) = slab_of(bytes, plan.slab_granules);
             // A quotient without a division, exact for every byte of a slab.
-            let reciprocal = (1u64 << 32).div_ceil(bytes as u64) as u32;
+            let reciprocal = u32::MAX / bytes + 1;
             let all = !0u64 >> (64 - slots);
-            *row = [0, reciprocal, bytes, 0, all as u32, (all >> 32) as u32, granules, 0];
+            *row = [0, reciprocal, bytes, slots, all as u32, (all >> 32) as u32, granules, 0];
         }
-        Ok(Slabs { cuts, sizes: plan.sizes })
+        Slabs { cuts, sizes: plan.sizes }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.
@@ -131,197 +122,194 @@ impl<M: Metadata> Slabs<M> {
         self.cuts[class][BYTES] as usize
     }
 
-    #[inline]
-    fn all(&self, class: usize) -> u64 {
-        all(&self.cuts[class])
-    }
-
     /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
-    #[inline(always)]
-    pub(super) fn take(
-        &mut self,
-        spans: &mut Spans<M>,
-        last: usize,
-    ) -> Option<(usize, usize, Option<Chore>)> {
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Chore)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
-        let block = cut[FIRST].checked_sub(1)?;
-        let mut mark = spans.mark_of(block)?;
-        let seen = mark.seen();
-        let free = seen.bits();
+        let place = cut[FIRST];
+        if place == 0 {
+            return None;
+        }
+        let header = runs.shadow.header_mut(place);
+        let free = shadow::bits(header);
         let left = free & free.wrapping_sub(1);
-        mark.set_bits(left);
-        let at = start_of(block, seen) + free.trailing_zeros() as usize * cut[BYTES] as usize;
-        let chore = (left == 0).then_some(Chore { block, class: class as u32 });
-        Some((at, cut[BYTES] as usize, chore))
+        shadow::set_bits(header, left);
+        let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
+        let at = start + free.trailing_zeros() as usize * cut[BYTES] as usize;
+        Some((at, cut[BYTES] as usize, if left == 0 { place } else { 0 }))
     }
 
     /// A slab has no free slot any more: out of the list, in which it is the first.
-    pub(super) fn filled(&mut self, spans: &mut Spans<M>, Chore { block, class }: Chore) {
-        let next = spans.seen(block).links().next;
-        self.cuts[class as usize][FIRST] = next;
-        self.set_prev(spans, next, 0);
+    pub(super) fn filled(&mut self, runs: &mut Runs, place: Chore) {
+        let header = runs.shadow.header(place);
+        let next = shadow::links(header).next;
+        self.cuts[class_of(header)][FIRST] = next;
+        set_prev(runs, next, 0);
     }
 
     /// Opens a slab: takes a span for it. `false`: there is none.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn open(&mut self, spans: &mut Spans<M>, class: usize) -> bool {
-        let (bytes, granules) = (self.cuts[class][BYTES], self.cuts[class][GRANULES]);
-        let align = (1 << bytes.trailing_zeros()) >> SLAB_GRANULE_SHIFT;
-        let Some(span) = spans.take(granules, u32::max(align, 1), &|_| 0) else { return false };
-        let block = spans.mark(span, class, self.all(class));
-        self.cuts[class][FIRST] = block + 1;
+    pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
+        let cut = &mut self.cuts[class];
+        let align = (1 << cut[BYTES].trailing_zeros()) >> SLAB_GRANULE_SHIFT;
+        let Some(start) = runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
+        let header = runs.shadow.header_mut(start + 1);
+        *header = [0; LEAST as usize];
+        header[0] = SLAB_BYTE | class as u8;
+        shadow::set_bits(header, all(cut));
+        cut[FIRST] = start + 1;
         true
     }
 
-    /// The slab that holds the byte at `at`.
+    /// What lives at a granule, or else last before it: where that starts, and which slab it is.
     #[inline]
-    pub(super) fn find(&self, spans: &Spans<M>, at: usize) -> Option<Found> {
-        if self.cuts.is_empty() {
-            return None;
+    pub(super) fn find(&self, runs: &Runs, granule: usize) -> Option<(u32, Option<Found>)> {
+        let start = runs.start_of(granule)? as u32;
+        if runs.is_flat() {
+            return Some((start, None));
         }
-        let (block, start) =
-            spans.marked_at((at >> SLAB_GRANULE_SHIFT) as u32, |seen| seen.tag().is_some())?;
-        let class = spans.seen(block).tag()?;
-        let within = at - ((start as usize) << SLAB_GRANULE_SHIFT);
-        Some(Found { block, class, within })
+        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE);
+        Some((start, class.map(|class| Found { start, class: class as usize })))
     }
 
-    /// The class of a slab.
-    pub(super) fn class_of(&self, found: Found) -> usize {
-        found.class
+    /// Where a slab ends, in granules.
+    pub(super) fn end(&self, found: Found) -> u32 {
+        found.start + self.cuts[found.class][GRANULES]
     }
 
-    /// The bit of the slot that starts where it was found.
-    #[inline]
-    fn bit(&self, found: Found) -> Option<u64> {
-        let cut = &self.cuts[found.class];
-        slot_of(cut, found.within).map(|slot| 1 << slot)
+    /// Whether a slot starts at a byte, and is taken.
+    pub(super) fn taken(&self, runs: &Runs, found: Found, at: usize) -> Option<bool> {
+        let within = at - ((found.start as usize) << SLAB_GRANULE_SHIFT);
+        let slot = slot_of(&self.cuts[found.class], within)?;
+        Some(shadow::bits(runs.shadow.header(found.start + 1)) >> slot & 1 == 0)
     }
 
-    /// Whether a taken slot starts there.
-    pub(super) fn taken(&self, spans: &Spans<M>, found: Found) -> Result<(), NotTaken> {
-        let bit = self.bit(found).ok_or(NotTaken::Inside)?;
-        match spans.seen(found.block).bits() & bit {
-            0 if self.all(found.class) & bit != 0 => Ok(()),
-            0 => Err(NotTaken::Inside),
-            _ => Err(NotTaken::Free),
-        }
-    }
-
-    /// Gives the slot at `at` back that was taken for bytes of which `last` is the last. Its bytes and what is to be done, or
-    /// `None` where it cannot be told at a glance that it is such a slot and taken.
+    /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
+    /// such a slot and taken.
     #[inline(always)]
-    pub(super) fn give(
-        &mut self,
-        spans: &mut Spans<M>,
-        at: usize,
-        last: usize,
-    ) -> Option<(usize, Option<Chore>)> {
-        let class = self.sizes.class(last)?;
+    pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
+        self.look_in(runs, at, self.sizes.class(last)?)
+    }
+
+    /// The same for a class. (The size of its slots may be one that has another class, or none.)
+    #[inline(always)]
+    pub(super) fn look_in(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
         let cut = self.cuts.get(class)?;
-        let (block, start) =
-            spans.marked_at((at >> SLAB_GRANULE_SHIFT) as u32, |seen| seen.is_tagged(class))?;
-        let bit = 1u64.wrapping_shl(slot_of(cut, at - ((start as usize) << SLAB_GRANULE_SHIFT))?);
-        let mut mark = spans.mark_of(block)?;
-        let free = mark.seen().bits();
-        if free & bit != 0 {
+        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
+        let header = runs.shadow.header(start as u32 + 1);
+        if header[0] != SLAB_BYTE | class as u8 {
             return None;
         }
-        mark.set_bits(free | bit);
-        let chore = (free == 0 || free | bit == all(cut)).then_some(Chore { block, class: class as u32 });
-        Some((cut[BYTES] as usize, chore))
+        let bit = 1 << slot_of(cut, at - (start << SLAB_GRANULE_SHIFT))?;
+        (shadow::bits(header) & bit == 0).then_some(Seen { place: start as u32 + 1, class, bit })
+    }
+
+    /// Gives a slot back as `look` finds it. Its bytes and what is to be done.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
+        let seen = self.look(runs, at, last)?;
+        Some(self.give_seen(runs, seen))
+    }
+
+    /// Gives a slot back that was looked at.
+    #[inline(always)]
+    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> (usize, Chore) {
+        let cut = &self.cuts[class];
+        let header = runs.shadow.header_mut(place);
+        let free = shadow::bits(header);
+        shadow::set_bits(header, free | bit);
+        let has_chore = free == 0 || free | bit == all(cut);
+        (cut[BYTES] as usize, if has_chore { place } else { 0 })
     }
 
     /// A slab was full, or is empty now.
-    pub(super) fn freed(&mut self, spans: &mut Spans<M>, Chore { block, class }: Chore) {
-        let free = spans.seen(block).bits();
-        if free.is_power_of_two() {
-            self.link(spans, block, class as usize);
+    pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
+        let header = runs.shadow.header(place);
+        let (class, free) = (class_of(header), shadow::bits(header));
+        if free & (free - 1) == 0 {
+            self.link(runs, place, class);
         }
-        if free == self.all(class as usize) {
-            self.emptied(spans, block, class as usize);
+        if free == all(&self.cuts[class]) {
+            self.emptied(runs, place, class);
         }
     }
 
     /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
     /// fill up and the higher run empty.
-    fn link(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
+    fn link(&mut self, runs: &mut Runs, place: u32, class: usize) {
         let first = self.cuts[class][FIRST];
-        let Some(other) = first.checked_sub(1) else {
-            self.cuts[class][FIRST] = block + 1;
-            spans.known(block).set_links(Links::default());
-            return;
-        };
-        if spans.seen(other).bits() == self.all(class) {
-            // It was alone and empty; now there is another.
-            self.close(spans, other);
-            self.cuts[class][FIRST] = block + 1;
-            spans.known(block).set_links(Links::default());
-        } else if other < block {
-            let links = spans.seen(other).links();
-            spans.known(other).set_links(Links { next: block + 1, ..links });
-            spans.known(block).set_links(Links { next: links.next, prev: first });
-            self.set_prev(spans, links.next, block + 1);
-        } else {
-            spans.known(block).set_links(Links { next: first, prev: 0 });
-            self.set_prev(spans, first, block + 1);
-            self.cuts[class][FIRST] = block + 1;
+        let mut links = Links { next: first, prev: 0 };
+        if first != 0 {
+            let header = runs.shadow.header_mut(first);
+            if shadow::bits(header) == all(&self.cuts[class]) {
+                // It was alone and empty; now there is another.
+                links.next = 0;
+                self.close(runs, first, class);
+            } else if first < place {
+                let around = shadow::links(header);
+                shadow::set_links(header, Links { next: place, ..around });
+                links = Links { next: around.next, prev: first };
+            }
         }
-    }
-
-    fn set_prev(&mut self, spans: &mut Spans<M>, link: u32, prev: u32) {
-        if let Some(block) = link.checked_sub(1) {
-            let mut mark = spans.known(block);
-            let links = mark.seen().links();
-            mark.set_links(Links { prev, ..links });
+        if links.prev == 0 {
+            self.cuts[class][FIRST] = place;
         }
+        shadow::set_links(runs.shadow.header_mut(place), links);
+        set_prev(runs, links.next, place);
     }
 
     /// The last slot of a slab came back: it is closed, unless it is alone in its list.
-    fn emptied(&mut self, spans: &mut Spans<M>, block: u32, class: usize) {
-        let Links { next, prev } = spans.seen(block).links();
+    fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
+        let Links { next, prev } = shadow::links(runs.shadow.header(place));
         if next == 0 && prev == 0 {
             return;
         }
-        self.set_prev(spans, next, prev);
-        match prev.checked_sub(1) {
-            Some(prev) => {
-                let links = spans.seen(prev).links();
-                spans.known(prev).set_links(Links { next, ..links });
-            }
-            None => self.cuts[class][FIRST] = next,
+        set_prev(runs, next, prev);
+        if prev == 0 {
+            self.cuts[class][FIRST] = next;
+        } else {
+            let header = runs.shadow.header_mut(prev);
+            let links = shadow::links(header);
+            shadow::set_links(header, Links { next, ..links });
         }
-        self.close(spans, block);
+        self.close(runs, place, class);
     }
 
-    fn close(&mut self, spans: &mut Spans<M>, block: u32) {
-        let span: Span = spans.unmark(block);
-        let given = spans.give(span);
-        debug_assert_eq!(given, Ok(()));
+    fn close(&mut self, runs: &mut Runs, place: u32, class: usize) {
+        runs.free(place - 1, self.cuts[class][GRANULES]);
     }
 
     /// Closes the empty slabs that stay. Whether there were any.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn reclaim(&mut self, spans: &mut Spans<M>) -> bool {
+    pub(super) fn reclaim(&mut self, runs: &mut Runs) -> bool {
         let mut any = false;
         for class in 0..self.cuts.len() {
-            let Some(block) = self.cuts[class][FIRST].checked_sub(1) else { continue };
-            if spans.seen(block).bits() == self.all(class) {
+            let place = self.cuts[class][FIRST];
+            if place != 0 && shadow::bits(runs.shadow.header(place)) == all(&self.cuts[class]) {
                 take(&mut self.cuts[class][FIRST]);
-                self.close(spans, block);
+                self.close(runs, place, class);
                 any = true;
             }
         }
         any
     }
 
-    /// The bytes of a slot and how many are taken of the slab that starts at a granule.
-    pub(super) fn slots(&self, spans: &Spans<M>, start: u32) -> Option<(usize, u32)> {
-        let found = self.find(spans, (start as usize) << SLAB_GRANULE_SHIFT)?;
-        let taken = self.all(found.class) & !spans.seen(found.block).bits();
-        Some((self.bytes(found.class), taken.count_ones()))
+    /// How many slots of a slab are taken.
+    pub(super) fn count(&self, runs: &Runs, found: Found) -> u32 {
+        let header: &Header = runs.shadow.header(found.start + 1);
+        self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
+    }
+}
+
+fn class_of(header: &Header) -> usize {
+    (header[0] ^ SLAB_BYTE) as usize
+}
+
+fn set_prev(runs: &mut Runs, place: u32, prev: u32) {
+    if place != 0 {
+        let header = runs.shadow.header_mut(place);
+        let links = shadow::links(header);
+        shadow::set_links(header, Links { prev, ..links });
     }
 }

@@ -25,7 +25,7 @@ impl<L: RawMutex, const ARENAS: usize> Iterator for LiveSpans<'_, L, ARENAS> {
     type Item = LiveSpan<NonNull<u8>>;
 
     fn next(&mut self) -> Option<LiveSpan<NonNull<u8>>> {
-        let (claim, span) = self.heap.state.lock().live_span(self.claim, self.from)?;
+        let (claim, span) = self.heap.held().live_span(self.claim, self.from)?;
         (self.claim, self.from) = (claim, Offset(span.offset.0 + span.bytes));
         Some(span)
     }

@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::arena::{FixedArena, Resized};
 use super::call::LowMemory;
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
 use super::plan::MOST_BYTES;
-use super::slabs::Chore;
+use super::slabs::{Chore, Seen};
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::heap::misuse::OnMisuse;
@@ -135,7 +136,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Option<Chore>)> {
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
         let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
         self.took(taken.1);
         Some(taken)
@@ -143,10 +144,60 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Option<Chore>> {
+    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Chore> {
         let (bytes, chore) = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
         self.freed(bytes);
         Some(chore)
+    }
+
+    /// A span of the first arena, if that is what a layout takes and one is found at once.
+    #[inline(always)]
+    pub(super) fn take_span(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        let (at, bytes) = self.arenas.first_mut()?.as_mut()?.take_span(layout)?;
+        self.took(bytes);
+        Some(at)
+    }
+
+    /// Gives a span of the first arena back, if it is at a glance what it should be.
+    #[inline(always)]
+    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+        let bytes = self.arenas.first_mut()?.as_mut()?.give_span(at, layout)?;
+        self.freed(bytes);
+        Some(())
+    }
+
+    /// Another block of the first arena for one in a slot, and that slot; none where the slot serves for `new` too. `None`: it cannot
+    /// be told at a glance that the block is a slot, or there is no other at hand.
+    #[inline(always)]
+    pub(super) fn take_for_slot(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Option<Option<(NonNull<u8>, Seen)>> {
+        let arena = self.arenas.first_mut()?.as_mut()?;
+        let slot = arena.look(at, old)?;
+        if arena.serves(slot, new) {
+            return Some(None);
+        }
+        let (to, bytes, chore) = match arena.take_slot(new) {
+            Some(slot) => slot,
+            None => arena.take_span(new).map(|(to, bytes)| (to, bytes, 0))?,
+        };
+        self.took(bytes);
+        if chore != 0 {
+            self.filled(chore);
+        }
+        Some(Some((to, slot)))
+    }
+
+    /// Gives a slot of the first arena back that was looked at. What is to be done.
+    #[inline(always)]
+    pub(super) fn give_seen(&mut self, slot: Seen) -> Chore {
+        let Some(Some(arena)) = self.arenas.first_mut() else { return 0 };
+        let (bytes, chore) = arena.give_seen(slot);
+        self.freed(bytes);
+        chore
     }
 
     /// Does what `take_slot` left to do.
@@ -168,7 +219,9 @@ impl<const ARENAS: usize> State<ARENAS> {
     #[inline]
     fn took(&mut self, bytes: usize) {
         self.in_use_bytes += bytes;
-        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        if self.in_use_bytes > self.peak_in_use_bytes {
+            self.peak_in_use_bytes = self.in_use_bytes;
+        }
         self.allocations += 1;
     }
 
@@ -206,6 +259,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// Whether the block has its new size where it stands. With `may_move` it stays also where another would serve better.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn resize(
         &mut self,
         at: NonNull<u8>,
@@ -220,6 +274,26 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.in_use_bytes = self.in_use_bytes - had + has;
         self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
         Ok(true)
+    }
+
+    /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn place(
+        &mut self,
+        at: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+        may_stay: bool,
+    ) -> Result<Option<NonNull<u8>>, BadFree> {
+        // Also where it cannot stay: a resize to the size it has tells whether it is live.
+        let bytes = if may_stay { new.size() } else { old.size() };
+        if self.resize(at, old, bytes, may_stay)? && may_stay {
+            return Ok(Some(at));
+        }
+        if COPIES && let Some(at) = self.take_span(new) {
+            return Ok(Some(at));
+        }
+        Ok(self.allocate(new).map(|block| block.0))
     }
 
     /// Makes a block smaller for which there is no other place.
@@ -262,15 +336,20 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     pub(super) fn report(&mut self, layout: Layout) -> OutOfMemory {
-        let stats = self.stats();
+        self.close_empty();
         OutOfMemory {
             device: DeviceId::Host,
             requested_bytes: layout.size() as u64,
-            in_use_bytes: stats.in_use_bytes,
-            limit_bytes: stats.limit_bytes,
-            largest_free_bytes: stats.largest_free_bytes,
+            in_use_bytes: self.in_use_bytes as u64,
+            limit_bytes: self.arenas().map(FixedArena::bytes).sum::<usize>() as u64,
+            largest_free_bytes: self.arenas().map(FixedArena::largest_free_bytes).max().unwrap_or(0) as u64,
             ..OutOfMemory::default()
         }
+    }
+
+    /// Closes what the arenas keep open for requests to come.
+    fn close_empty(&mut self) {
+        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
@@ -279,7 +358,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// The heap in numbers, after what is kept open is closed.
     pub(super) fn stats(&mut self) -> Stats {
-        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
+        self.close_empty();
         let mut sum = Stats {
             in_use_bytes: self.in_use_bytes as u64,
             peak_in_use_bytes: self.peak_in_use_bytes as u64,

@@ -32,14 +32,3 @@ impl Backing for Unframed {
     const FLAT_BELOW: u32 = 8192;
     const SETS: u32 = 1;
 }
-
-/// A space that is backed from the start, whose owner cuts spans into small blocks and marks them (`marks`), and asks for no span
-/// that is shorter than a block.
-#[derive(Debug)]
-pub(crate) enum Sliced {}
-
-impl Backing for Sliced {
-    const BLOCK_SHIFT: u32 = 4;
-    const FLAT_BELOW: u32 = 4096;
-    const SETS: u32 = 1;
-}

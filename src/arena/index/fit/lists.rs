@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::marks;
 use crate::arena::metadata::{Metadata, NoTable};
 
 /// log2 of the lists of a doubling.
@@ -17,20 +16,20 @@ const LISTS: u32 = 1 << SHIFT;
 type Row = [u32; LISTS as usize + 1];
 const FILLED: usize = LISTS as usize;
 
-/// A span's length, then, if it is free, the next and the previous of its list. What a live span has marked is its own.
-pub(super) type Slot = [u32; 4];
+/// A span's length, then, if it is free, the next and the previous of its list.
+type Slot = [u32; 4];
 const LENGTH: usize = 0;
 const NEXT: usize = 1;
 const PREV: usize = 2;
 
 /// A list: 32 times its row, plus its place in the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct List(u32);
+pub(crate) struct List(u32);
 
 impl List {
     /// The list of free spans of `length` granules.
     #[inline]
-    pub(super) fn of(length: u32) -> List {
+    pub(crate) const fn of(length: u32) -> List {
         if length < LISTS {
             return List(length);
         }
@@ -41,13 +40,28 @@ impl List {
 
     /// Whether every span in the list has the same length.
     #[inline]
-    pub(super) fn is_exact(self) -> bool {
+    pub(crate) const fn is_exact(self) -> bool {
         self.0 < 2 * LISTS
     }
 
     #[inline]
-    fn next(self) -> List {
+    pub(crate) const fn next(self) -> List {
         List(self.0 + 1)
+    }
+
+    /// Lists of a row: of a doubling.
+    pub(crate) const IN_ROW: u32 = LISTS;
+
+    /// Its row.
+    #[inline]
+    pub(crate) const fn row(self) -> usize {
+        (self.0 >> SHIFT) as usize
+    }
+
+    /// Its place in the row.
+    #[inline]
+    pub(crate) const fn column(self) -> usize {
+        (self.0 % LISTS) as usize
     }
 }
 
@@ -71,32 +85,12 @@ impl<M: Metadata> Lists<M> {
     /// The length kept in a slot.
     #[inline]
     pub(super) fn length(&self, slot: u32) -> u32 {
-        marks::length(self.slots[slot as usize][LENGTH])
-    }
-
-    #[inline]
-    pub(super) fn slot(&self, slot: u32) -> &Slot {
-        &self.slots[slot as usize]
-    }
-
-    #[inline]
-    pub(super) fn slot_mut(&mut self, slot: u32) -> &mut Slot {
-        &mut self.slots[slot as usize]
+        self.slots[slot as usize][LENGTH]
     }
 
     #[inline]
     pub(super) fn set_length(&mut self, slot: u32, length: u32) {
         self.slots[slot as usize][LENGTH] = length;
-    }
-
-    #[inline]
-    pub(super) fn find_slot(&self, slot: u32) -> Option<&Slot> {
-        self.slots.get(slot as usize)
-    }
-
-    #[inline]
-    pub(super) fn find_slot_mut(&mut self, slot: u32) -> Option<&mut Slot> {
-        self.slots.get_mut(slot as usize)
     }
 
     /// Puts a slot in front of the list of its length.
@@ -167,11 +161,6 @@ impl<M: Metadata> Lists<M> {
             };
             Some(slot)
         })
-    }
-
-    /// Whether every span of a set is shorter than `length`, or than twice as long: by the doublings that hold any.
-    pub(super) fn is_below(&self, set: u32, length: u32) -> bool {
-        self.filled[set as usize] >> (List::of(length).0 >> SHIFT) <= 1
     }
 
     /// The length of the longest span of a set.

@@ -1,0 +1,488 @@
+//! The spans of a range: exact runs of granules, live or free.
+//!
+//! 1. A bit for each granule says whether a live span starts there. With it a second free is refused, whatever else is known.
+//! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
+//!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
+//! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
+//! 4. Free spans merge at once. The shortest span that is asked for holds a header, the flat ranges' a granule.
+
+#![forbid(unsafe_code)]
+
+mod bits;
+mod lists;
+pub(super) mod shadow;
+
+use crate::arena::index::fit::List;
+use crate::arena::{Borrowed, Metadata, NoTable};
+use bits::Bits;
+use core::mem::size_of;
+use lists::Row;
+use shadow::{LEAST, Shadow};
+
+/// The spans of a range.
+pub(super) struct Runs {
+    /// Where live spans start; the end of the range counts as one.
+    starts: Bits,
+    /// The granules in use, of a flat range.
+    used: Bits,
+    pub(super) shadow: Shadow,
+    rows: &'static mut [Row],
+    /// One bit for each row that is not empty.
+    filled: u32,
+    granules: u32,
+    /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
+    skew: u32,
+    flat: bool,
+    /// Granules from here on have never been taken.
+    high: u32,
+    /// No free span is longer.
+    bound: u32,
+}
+
+impl Runs {
+    /// The rows for a range of so many granules.
+    const fn rows(granules: u32, flat: bool) -> usize {
+        if flat { 0 } else { List::of(granules).row() + 1 }
+    }
+
+    /// The bytes of the tables, of which so many more are counted in words of four bytes.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, words: usize) -> usize {
+        let bits = Bits::words(granules + 1) * size_of::<usize>();
+        let rest = if flat { bits } else { Shadow::len_for(granules) };
+        bits + rest + (words + Self::rows(granules, flat) * (List::IN_ROW as usize + 1)) * 4
+    }
+
+    /// The spans of a free range, and a table of so many words beside.
+    pub(super) fn new(
+        meta: &mut Borrowed<'static>,
+        granules: u32,
+        skew: u32,
+        flat: bool,
+        words: usize,
+    ) -> Result<(Runs, &'static mut [u32]), NoTable> {
+        let bits = Bits::words(granules + 1);
+        let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
+        let (starts, used) = table.split_at_mut(bits);
+        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
+        let table: &'static mut [u32] = meta.table(rows + words)?;
+        let (rows, words) = table.split_at_mut(rows);
+        let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
+        let mut runs = Runs {
+            starts: Bits::new(starts),
+            used: Bits::new(used),
+            shadow: Shadow::new(shadow),
+            rows: rows.as_chunks_mut().0,
+            filled: 0,
+            granules,
+            skew,
+            flat,
+            high: 0,
+            bound: granules,
+        };
+        runs.starts.set(granules);
+        if flat {
+            runs.used.flip(granules..bits as u32 * usize::BITS);
+        } else {
+            runs.insert(1, granules);
+        }
+        Ok((runs, words))
+    }
+
+    /// The first multiple of an alignment from a place, or a granule and a skew of one less, on.
+    #[inline]
+    fn aligned(&self, place: u32, align: u32) -> u32 {
+        let from = self.skew + place - 1;
+        place + (from.wrapping_neg() & (align - 1))
+    }
+
+    /// Takes a run of `granules` granules at a multiple of `align`, a power of two: where it starts.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<u32> {
+        if granules > self.bound {
+            return None;
+        }
+        let place = if self.flat {
+            self.take_flat(granules, align)
+        } else if align == 1 {
+            match self.fit(granules) {
+                0 => None,
+                place => Some(self.occupy(place, place, granules)),
+            }
+        } else {
+            self.fit_aligned(granules, align).map(|(place, at)| self.occupy(place, at, granules))
+        };
+        let Some(place) = place else {
+            if align == 1 {
+                self.bound = granules - 1;
+            }
+            return None;
+        };
+        let start = place - 1;
+        self.starts.set(start);
+        self.high = self.high.max(start + granules);
+        Some(start)
+    }
+
+    /// The same in the usual case: no alignment, no flat range, and something that fits at once. `None` says nothing else.
+    #[inline(always)]
+    pub(super) fn take_plainly(&mut self, granules: usize) -> Option<u32> {
+        if self.flat || granules > self.bound as usize {
+            return None;
+        }
+        let granules = granules as u32;
+        let place = self.fit(granules);
+        if place == 0 {
+            return None;
+        }
+        let start = self.occupy(place, place, granules) - 1;
+        self.starts.set(start);
+        self.high = self.high.max(start + granules);
+        Some(start)
+    }
+
+    /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
+        let has = self.shadow.listed(place);
+        self.unlist(place, has);
+        if at > place {
+            self.insert(place, at - place);
+        }
+        let (end, behind) = (place + has, at + granules);
+        if end > behind {
+            self.insert(behind, end - behind);
+        }
+        self.shadow.set_live(at, granules);
+        at
+    }
+
+    /// The best fit of a flat range.
+    #[inline(never)]
+    fn take_flat(&mut self, granules: u32, align: u32) -> Option<u32> {
+        let (mut best, mut least, mut from) = (None, u32::MAX, 0);
+        while let Some(start) = self.used.next(from, !0) {
+            // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
+            from = self.used.next(start, 0).unwrap_or(self.granules);
+            let has = from - start;
+            if has >= granules && has < least {
+                let place = self.aligned(start + 1, align);
+                if place + granules <= from + 1 {
+                    (best, least) = (Some(place), has);
+                    if has == granules {
+                        break;
+                    }
+                }
+            }
+        }
+        let place = best?;
+        self.used.flip(place - 1..place - 1 + granules);
+        Some(place)
+    }
+
+    /// The granules of the span that starts at a granule of a flat range.
+    #[inline(never)]
+    fn length_flat(&self, start: u32) -> u32 {
+        let end = self.starts.next(start + 1, 0).unwrap_or(self.granules);
+        self.used.next(start, !0).map_or(end, |free| free.min(end)) - start
+    }
+
+    /// The granules of the live span that starts at a granule, if one does that is no slab.
+    #[inline]
+    pub(super) fn live(&self, start: u32) -> Option<u32> {
+        if start >= self.granules || !self.starts.is_set(start) {
+            return None;
+        }
+        if self.flat {
+            return Some(self.length_flat(start));
+        }
+        let granules = self.shadow.live(start + 1);
+        (granules <= self.granules).then_some(granules)
+    }
+
+    /// Gives the live span back that starts at `start` and has so many granules. `false`: there is no such span.
+    #[inline]
+    pub(super) fn give(&mut self, start: u32, granules: u32) -> bool {
+        let is_live = self.live(start) == Some(granules);
+        if is_live {
+            self.free(start, granules);
+        }
+        is_live
+    }
+
+    /// The same, if the range is not flat; `false` says nothing else.
+    #[inline(always)]
+    pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
+        if self.flat || start >= self.granules as usize {
+            return false;
+        }
+        let Some((word, bit)) = self.starts.word_mut(start) else { return false };
+        let is_live = *word & bit != 0 && self.shadow.live(start as u32 + 1) as usize == granules;
+        if is_live {
+            *word &= !bit;
+            self.merge(start as u32, granules as u32);
+        }
+        is_live
+    }
+
+    /// A live span, or a slab, is free.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn free(&mut self, start: u32, granules: u32) {
+        self.starts.clear(start);
+        self.free_rest(start, granules);
+    }
+
+    /// Granules at the end of a live span, or all of it, are free.
+    fn free_rest(&mut self, start: u32, granules: u32) {
+        if self.flat {
+            self.bound = self.granules;
+            self.used.flip(start..start + granules);
+        } else {
+            self.merge(start, granules);
+        }
+    }
+
+    /// Makes one free span of granules that became free and their neighbours.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn merge(&mut self, start: u32, granules: u32) {
+        let (mut place, mut has) = (start + 1, granules);
+        let before = self.shadow.free_before(place);
+        if before != 0 {
+            place -= before;
+            self.remove(place, before);
+            has += before;
+        }
+        let behind = self.free_at(start + granules);
+        if behind != 0 {
+            self.remove(start + granules + 1, behind);
+            has += behind;
+        }
+        self.insert(place, has);
+    }
+
+    /// The granules of the free span that starts where another ends; none where that is live.
+    #[inline(always)]
+    pub(super) fn free_at(&self, end: u32) -> u32 {
+        if self.starts.is_set(end) { 0 } else { self.shadow.free(end + 1) }
+    }
+
+    /// Lengthens a live span, if the granules behind it are free.
+    pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
+        if to > self.granules - start {
+            return false;
+        }
+        let (end, more) = (start + granules, to - granules);
+        if self.flat {
+            // A live span may start behind the last granule that is free.
+            if self.used.next(end, 0).unwrap_or(self.granules) < start + to {
+                return false;
+            }
+            self.used.flip(end..start + to);
+        } else {
+            let behind = self.free_at(end);
+            if behind < more {
+                return false;
+            }
+            self.remove(end + 1, behind);
+            if behind > more {
+                self.insert(end + 1 + more, behind - more);
+            }
+            self.shadow.set_live(start + 1, to);
+        }
+        self.high = self.high.max(start + to);
+        true
+    }
+
+    /// Shortens a live span to at least the shortest there is.
+    pub(super) fn cut(&mut self, start: u32, granules: u32, to: u32) {
+        if !self.flat {
+            self.shadow.set_live(start + 1, to);
+        }
+        self.free_rest(start + to, granules - to);
+    }
+
+    /// The granules of the free span that a request of so many would be cut from, if there is one.
+    pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
+        match self.fit(granules) {
+            0 => None,
+            place => Some(self.shadow.listed(place)),
+        }
+    }
+
+    /// The last live span, or slab, that starts up to a granule.
+    #[inline]
+    pub(super) fn start_of(&self, granule: usize) -> Option<usize> {
+        self.starts.last(granule)
+    }
+
+    /// The first live span, or slab, that starts from a granule on.
+    pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
+        self.starts.next(granule, 0).filter(|start| *start < self.granules)
+    }
+
+    /// Whether there are no slabs.
+    pub(super) fn is_flat(&self) -> bool {
+        self.flat
+    }
+
+    /// Granules of the shortest span.
+    #[inline]
+    pub(super) fn least(&self) -> u32 {
+        if self.flat { 1 } else { LEAST }
+    }
+
+    /// All granules.
+    #[inline]
+    pub(super) fn granules(&self) -> u32 {
+        self.granules
+    }
+
+    /// The granules up to the end of the highest span that there ever was.
+    pub(super) fn high_water(&self) -> u32 {
+        self.high
+    }
+
+    /// The granules of the longest free span that a block can have.
+    pub(super) fn longest(&self) -> u32 {
+        if !self.flat {
+            return self.longest_listed();
+        }
+        let (mut longest, mut from) = (0, 0);
+        while let Some(start) = self.used.next(from, !0) {
+            from = self.used.next(start, 0).unwrap_or(self.granules);
+            longest = longest.max(from - start);
+        }
+        longest
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use core::mem::MaybeUninit;
+    use proptest::prelude::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    const N: u32 = 900;
+
+    fn runs(flat: bool, skew: u32) -> Runs {
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, 0) + 8].leak();
+        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, 0).unwrap().0
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Take { granules: u32, align: u32 },
+        Give(usize),
+        GiveWrong { start: u32, granules: u32 },
+        Extend(usize, u32),
+        Cut(usize, u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (16..200u32, prop_oneof![4 => Just(0u32), 1 => 0..7u32])
+                .prop_map(|(granules, shift)| Step::Take { granules, align: 1 << shift }),
+            6 => any::<usize>().prop_map(Step::Give),
+            2 => (0..N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
+            2 => (any::<usize>(), 1..100u32).prop_map(|(which, more)| Step::Extend(which, more)),
+            2 => (any::<usize>(), 16..100u32).prop_map(|(which, keep)| Step::Cut(which, keep)),
+        ]
+    }
+
+    /// The runs of free granules.
+    fn free(model: &[bool]) -> Vec<(u32, u32)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        for part in model.chunk_by(|a, b| a == b) {
+            if !part[0] {
+                found.push((at, part.len() as u32));
+            }
+            at += part.len() as u32;
+        }
+        found
+    }
+
+    proptest! {
+        /// Held against a plain array of granules: no run is handed out twice, a fit that exists is found, nothing else is freed.
+        #[test]
+        fn runs_are_what_a_plain_array_says(
+            flat in any::<bool>(), skew in 0..64u32, steps in prop::collection::vec(step(), 1..120),
+        ) {
+            let mut runs = runs(flat, skew);
+            let mut model = [false; N as usize];
+            let mut live: Vec<(u32, u32)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Take { granules, align } => {
+                        let fits = free(&model).into_iter().any(|(start, has)| {
+                            (start..=start + has - granules.min(has))
+                                .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
+                        });
+                        let taken = runs.take(granules, align);
+                        prop_assert_eq!(taken.is_some(), fits);
+                        if let Some(start) = taken {
+                            prop_assert!((start + skew).is_multiple_of(align));
+                            let range = start as usize..(start + granules) as usize;
+                            prop_assert!(model[range.clone()].iter().all(|used| !used));
+                            model[range].fill(true);
+                            live.push((start, granules));
+                        }
+                    }
+                    Step::Give(which) if !live.is_empty() => {
+                        let (start, granules) = live.swap_remove(which % live.len());
+                        prop_assert!(runs.give(start, granules));
+                        prop_assert!(!runs.give(start, granules));
+                        model[start as usize..(start + granules) as usize].fill(false);
+                    }
+                    Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
+                        prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!runs.give_plainly(start as usize, granules as usize));
+                    }
+                    Step::Extend(which, more) if !live.is_empty() => {
+                        let at = which % live.len();
+                        let (start, granules) = live[at];
+                        let end = (start + granules) as usize;
+                        let fits = model.get(end..end + more as usize).is_some_and(|behind| behind.iter().all(|used| !used));
+                        prop_assert_eq!(runs.extend(start, granules, granules + more), fits);
+                        if fits {
+                            model[end..end + more as usize].fill(true);
+                            live[at].1 += more;
+                        }
+                    }
+                    Step::Cut(which, keep) if !live.is_empty() => {
+                        let at = which % live.len();
+                        let (start, granules) = live[at];
+                        if keep < granules {
+                            runs.cut(start, granules, keep);
+                            model[(start + keep) as usize..(start + granules) as usize].fill(false);
+                            live[at].1 = keep;
+                        }
+                    }
+                    _ => {}
+                }
+                for (start, granules) in &live {
+                    prop_assert_eq!(runs.live(*start), Some(*granules));
+                }
+                let mut starts: Vec<u32> = live.iter().map(|span| span.0).collect();
+                starts.sort_unstable();
+                let mut from = 0;
+                for start in starts {
+                    prop_assert_eq!(runs.next_live(from), Some(start));
+                    from = start + 1;
+                }
+                prop_assert_eq!(runs.next_live(from), None);
+                let longest = free(&model).into_iter().map(|(_, has)| has).max().unwrap_or(0);
+                prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+            }
+            for (start, granules) in live {
+                prop_assert!(runs.give(start, granules));
+            }
+            prop_assert_eq!(runs.longest(), N);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The shadow of a range: a byte beside it for each granule, in which spans keep what is known of them.
+//!
+//! 1. A span has the bytes of its own granules. No two share one, and there is no pool of records that could run dry.
+//! 2. Only the first and the last bytes of a span are read:
+//!
+//!    | span | first bytes | last bytes |
+//!    |---|---|---|
+//!    | free, shorter than a header | `0xc0` + granules | the same byte |
+//!    | free | `0x8000_0000` + granules, the highest byte first; two links | the same number, the highest byte last |
+//!    | live | granules, the highest byte first | a byte below `0x80` |
+//!    | slab | `0x80` + class; two links; a bit for each slot | a byte below `0x80` |
+//!
+//!    So the byte before a span tells whether what ends there is free. What starts behind it is free if no live span does: the
+//!    bits beside say that, and they alone tell live spans from free ones by their first bytes.
+//! 3. In between stands what was left there. A last byte is written whenever a span becomes live or changes its end.
+
+#![forbid(unsafe_code)]
+
+/// The granules of the shortest span that can be live: as many as a header has bytes.
+pub(in super::super) const LEAST: u32 = 16;
+/// The first bytes of a span of at least that length.
+pub(in super::super) type Header = [u8; LEAST as usize];
+
+const FREE: u32 = 1 << 31;
+const FREE_BYTE: u8 = 0x80;
+const SHORT_BYTE: u8 = 0xc0;
+const SHORT_MASK: u8 = 0x3f;
+/// A slab's first byte: this and the class.
+pub(in super::super) const SLAB_BYTE: u8 = 0x80;
+const _: () = assert!(LEAST <= SHORT_MASK as u32, "a short span's length fits its byte");
+
+/// The bytes. A granule's **place** is its number plus one; what stands at place 0 is of no granule, and a link of 0 leads nowhere.
+pub(in super::super) struct Shadow(&'static mut [u8]);
+
+impl Shadow {
+    /// The bytes for so many granules: a header can be read at every place.
+    pub(super) const fn len_for(granules: u32) -> usize {
+        granules as usize + 1 + LEAST as usize
+    }
+
+    pub(super) fn new(bytes: &'static mut [u8]) -> Shadow {
+        Shadow(bytes)
+    }
+
+    #[inline]
+    fn bytes<const N: usize>(&self, at: usize) -> &[u8; N] {
+        match self.0[at..at + N].first_chunk() {
+            Some(bytes) => bytes,
+            None => unreachable!("a slice has its length"),
+        }
+    }
+
+    #[inline]
+    fn bytes_mut<const N: usize>(&mut self, at: usize) -> &mut [u8; N] {
+        match self.0[at..at + N].first_chunk_mut() {
+            Some(bytes) => bytes,
+            None => unreachable!("a slice has its length"),
+        }
+    }
+
+    /// The first bytes of the span at a place.
+    #[inline]
+    pub(in super::super) fn header(&self, place: u32) -> &Header {
+        self.bytes(place as usize)
+    }
+
+    /// The same, to be written.
+    #[inline]
+    pub(in super::super) fn header_mut(&mut self, place: u32) -> &mut Header {
+        self.bytes_mut(place as usize)
+    }
+
+    /// The granules of the live span at a place; more than any span has where that is a slab.
+    #[inline]
+    pub(super) fn live(&self, place: u32) -> u32 {
+        u32::from_be_bytes(*self.bytes(place as usize))
+    }
+
+    /// A live span stands at a place.
+    #[inline]
+    pub(super) fn set_live(&mut self, place: u32, granules: u32) {
+        *self.bytes_mut(place as usize) = granules.to_be_bytes();
+        self.0[(place + granules) as usize - 1] = 0;
+    }
+
+    /// The granules of the free span at a place.
+    #[inline]
+    pub(super) fn free(&self, place: u32) -> u32 {
+        let first = self.0[place as usize];
+        if first & SHORT_BYTE == SHORT_BYTE { (first & SHORT_MASK) as u32 } else { self.listed(place) }
+    }
+
+    /// The same for one in a list.
+    #[inline]
+    pub(super) fn listed(&self, place: u32) -> u32 {
+        self.live(place) & !FREE
+    }
+
+    /// The granules of the free span that ends before a place; none where what ends there is not free.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn free_before(&self, place: u32) -> u32 {
+        let last = self.0[place as usize - 1];
+        if last & FREE_BYTE == 0 {
+            0
+        } else if last & SHORT_BYTE == SHORT_BYTE {
+            (last & SHORT_MASK) as u32
+        } else {
+            u32::from_le_bytes(*self.bytes(place as usize - 4)) & !FREE
+        }
+    }
+
+    /// A free span stands at a place that is shorter than a header.
+    #[inline]
+    pub(super) fn set_short(&mut self, place: u32, granules: u32) {
+        let byte = SHORT_BYTE | granules as u8;
+        self.0[place as usize] = byte;
+        self.0[(place + granules) as usize - 1] = byte;
+    }
+
+    /// A free span stands at a place, first of a list with this one behind it.
+    #[inline]
+    pub(super) fn set_free(&mut self, place: u32, granules: u32, next: u32) {
+        let header = self.header_mut(place);
+        header[..4].copy_from_slice(&(granules | FREE).to_be_bytes());
+        header[4..8].copy_from_slice(&next.to_le_bytes());
+        header[8..12].copy_from_slice(&0u32.to_le_bytes());
+        *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
+    }
+
+    /// The free span behind one in its list.
+    #[inline]
+    pub(super) fn next(&self, place: u32) -> u32 {
+        u32::from_le_bytes(*self.bytes(place as usize + 4))
+    }
+
+    /// The free spans behind and before one in its list.
+    #[inline]
+    pub(super) fn around(&self, place: u32) -> Links {
+        let links: &[u8; 8] = self.bytes(place as usize + 4);
+        Links { next: word(links, 0), prev: word(links, 4) }
+    }
+
+    #[inline]
+    pub(super) fn set_next(&mut self, place: u32, next: u32) {
+        *self.bytes_mut(place as usize + 4) = next.to_le_bytes();
+    }
+
+    #[inline]
+    pub(super) fn set_prev(&mut self, place: u32, prev: u32) {
+        *self.bytes_mut(place as usize + 8) = prev.to_le_bytes();
+    }
+}
+
+/// The bits of a slab's header: the slots that are free.
+#[inline]
+pub(in super::super) fn bits(header: &Header) -> u64 {
+    u64::from_le_bytes(header[4..12].try_into().unwrap_or_default())
+}
+
+#[inline]
+pub(in super::super) fn set_bits(header: &mut Header, bits: u64) {
+    header[4..12].copy_from_slice(&bits.to_le_bytes());
+}
+
+/// The places of the slabs before and behind one in its list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in super::super) struct Links {
+    pub(in super::super) next: u32,
+    pub(in super::super) prev: u32,
+}
+
+/// The bits of a link.
+const LINK_BITS: u32 = 26;
+/// The most granules of a range whose slabs can be linked.
+pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
+
+/// Four bytes as a number.
+#[inline]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
+}
+
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+pub(in super::super) fn links(header: &Header) -> Links {
+    // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that the
+    // last byte stays below 0x80.
+    let (first, last) = (word(header, 0), word(header, 12));
+    Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
+}
+
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+pub(in super::super) fn set_links(header: &mut Header, Links { next, prev }: Links) {
+    let first = header[0] as u32 | prev << 8;
+    header[..4].copy_from_slice(&first.to_le_bytes());
+    header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
+}
