@@ -74,11 +74,9 @@ impl Drop for Live {
         // SAFETY: 1. The block is live, with its layout, and given back once.
         unsafe {
             let bytes = std::slice::from_raw_parts(self.at, self.layout.size());
-            assert!(
-                bytes.iter().all(|&byte| byte == self.pattern),
-                "{:?}: somebody else writes there",
-                self.at
-            );
+            // All the same, and the first is right: by comparing ranges, since byte by byte takes a minute without optimization.
+            let whole = bytes[0] == self.pattern && bytes[1..] == bytes[..bytes.len() - 1];
+            assert!(whole, "{:?}: somebody else writes there", self.at);
             Global.dealloc(self.at, self.layout);
         }
     }
