@@ -20,7 +20,7 @@ use crate::pool::budget::scope::{Kind, Scope};
 use crate::sync::Cell;
 use crate::sync::atomic::Ordering::Relaxed;
 use core::fmt;
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use deadpool::managed::{self, Metrics, PoolError, RecycleError, RecycleResult};
@@ -79,6 +79,22 @@ const WAITING: &str = "waiting for a connection to";
 const CONNECTING: &str = "connecting to";
 const CHECKING: &str = "checking an idle connection to";
 
+/// What deadpool answers.
+type Got<M> = Result<managed::Object<Recycler<M>>, PoolError<DemoError>>;
+
+/// Polls a future, and tells what it came to wait for.
+#[inline]
+fn poll_in_phase<F: Future>(
+    getting: Pin<&mut F>,
+    context: &mut Context<'_>,
+    phase: &mut &'static str,
+) -> Poll<F::Output> {
+    PHASE.set(WAITING);
+    let polled = getting.poll(context);
+    *phase = PHASE.get();
+    polled
+}
+
 /// Runs a future, and says of each poll that it was in this phase.
 async fn in_phase<T>(phase: &'static str, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
@@ -94,14 +110,7 @@ impl<M: Manager> managed::Manager for Recycler<M> {
     type Error = DemoError;
 
     async fn create(&self) -> Result<Self::Type> {
-        loop {
-            let mut conn = in_phase(CONNECTING, self.0.new_connection()).await?;
-            // It may have been kept ready for long, or have been made under another runtime.
-            if self.is_good(&mut conn).await {
-                return Ok(conn);
-            }
-            conn.close();
-        }
+        Box::pin(self.make()).await
     }
 
     async fn recycle(&self, conn: &mut Self::Type, _: &Metrics) -> RecycleResult<DemoError> {
@@ -114,13 +123,26 @@ impl<M: Manager> managed::Manager for Recycler<M> {
     }
 }
 
+// What is seldom awaited is boxed, here and below: deadpool moves what its awaits may have to keep several times on the way of a
+// connection that is at hand, and with connects and checks in it that is half a kilobyte.
 impl<M: Manager> Recycler<M> {
-    /// Nearly always a glance is enough: kept apart, so that it is no part of what an await has to keep.
+    async fn make(&self) -> Result<Box<Conn<M>>> {
+        loop {
+            let mut conn = in_phase(CONNECTING, self.0.new_connection()).await?;
+            // It may have been kept ready for long, or have been made under another runtime.
+            if self.is_good(&mut conn).await {
+                return Ok(conn);
+            }
+            conn.close();
+        }
+    }
+
+    /// Nearly always a glance is enough.
     #[inline]
     async fn is_good(&self, conn: &mut Conn<M>) -> bool {
         match self.glance(conn) {
             Some(good) => good,
-            None => self.look(conn).await,
+            None => Box::pin(self.look(conn)).await,
         }
     }
 
@@ -230,30 +252,44 @@ impl<M: Manager> ConnectionPool<M> {
     /// What stood in the way of a new connection, as it is ([`DemoError::Connection`]); [`DemoError::TimedOut`] after the
     /// pool's [`wait_timeout`](ConnectionPoolBuilder::wait_timeout); [`DemoError::Closed`] after [`close`](Self::close).
     pub async fn get_async(&self) -> Result<PooledConnection<M>> {
-        let mut getting = pin!(self.inner.idle.get());
+        // Whether there is a permit can be told without getting in line, and nobody in line is passed by: where somebody waits, there
+        // is none.
+        const AT_ONCE: managed::Timeouts =
+            managed::Timeouts { wait: Some(Duration::ZERO), create: None, recycle: None };
+        let mut getting = pin!(self.inner.idle.timeout_get(&AT_ONCE));
         let mut phase = WAITING;
-        let mut poll = |context: &mut Context<'_>| {
-            PHASE.set(WAITING);
-            let polled = getting.as_mut().poll(context);
-            phase = PHASE.get();
-            polled
-        };
         // Where one is idle there is nothing to wait for, and no timer to set.
-        let first = core::future::poll_fn(|context| Poll::Ready(poll(context))).await;
-        if let Poll::Ready(got) = first {
-            return self.got(got);
+        let first = core::future::poll_fn(|context| {
+            Poll::Ready(poll_in_phase(getting.as_mut(), context, &mut phase))
+        });
+        match first.await {
+            Poll::Ready(Err(PoolError::Timeout(_))) => {
+                let waiting = self.inner.idle.get();
+                Box::pin(async { self.in_time(pin!(waiting), WAITING).await }).await
+            }
+            Poll::Ready(got) => self.got(got),
+            Poll::Pending => Box::pin(self.in_time(getting, phase)).await,
         }
+    }
+
+    /// Awaits a connection until the pool's time to wait is over. `phase` says what it came to wait for so far.
+    async fn in_time(
+        &self,
+        mut getting: Pin<&mut impl Future<Output = Got<M>>>,
+        mut phase: &'static str,
+    ) -> Result<PooledConnection<M>> {
         let timer = {
             let here = background::here()?;
             let _in = here.enter();
             tokio::time::sleep(self.inner.shared.settings.wait_timeout)
         };
         let mut timer = pin!(timer);
-        let got = core::future::poll_fn(|context| match poll(context) {
-            Poll::Ready(got) => Poll::Ready(Some(got)),
-            Poll::Pending => timer.as_mut().poll(context).map(|()| None),
-        })
-        .await;
+        let got =
+            core::future::poll_fn(|context| match poll_in_phase(getting.as_mut(), context, &mut phase) {
+                Poll::Ready(got) => Poll::Ready(Some(got)),
+                Poll::Pending => timer.as_mut().poll(context).map(|()| None),
+            })
+            .await;
         match got {
             Some(got) => self.got(got),
             None => Err(self.timed_out(phase)),
@@ -272,12 +308,7 @@ impl<M: Manager> ConnectionPool<M> {
         let until = Instant::now().checked_add(self.inner.shared.settings.wait_timeout);
         let mut getting = pin!(self.inner.idle.get());
         let mut phase = WAITING;
-        let got = blocking::wait(until, |context| {
-            PHASE.set(WAITING);
-            let polled = getting.as_mut().poll(context);
-            phase = PHASE.get();
-            polled
-        })?;
+        let got = blocking::wait(until, |context| poll_in_phase(getting.as_mut(), context, &mut phase))?;
         match got {
             Some(got) => self.got(got),
             None => Err(self.timed_out(phase)),
@@ -285,10 +316,7 @@ impl<M: Manager> ConnectionPool<M> {
     }
 
     #[inline]
-    fn got(
-        &self,
-        got: Result<managed::Object<Recycler<M>>, PoolError<DemoError>>,
-    ) -> Result<PooledConnection<M>> {
+    fn got(&self, got: Got<M>) -> Result<PooledConnection<M>> {
         match got {
             Ok(object) => {
                 count(&self.inner.shared.counts.served);
