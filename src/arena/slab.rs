@@ -429,7 +429,8 @@ impl<M: Metadata> Slabs<M> {
         let units = &mut self.units[..];
         for (given, at) in blocks.iter().enumerate() {
             let at = at.0.wrapping_add(skew_bytes);
-            let start = (at >> shift) as usize * stride;
+            // What lies outside of the space may be as far away as an offset can say: more than a `usize` of 32 bits.
+            let start = usize::try_from((at >> shift) * stride as u64).unwrap_or(usize::MAX);
             let Some(cells) = units.get_mut(start..).and_then(|cells| cells.get_mut(..stride)) else {
                 return given;
             };
