@@ -1,10 +1,14 @@
 //! Credit changes nothing but the time a charge takes: against an exact model, among threads at a limit, and around forks.
 
+#[path = "common/draw.rs"]
+mod draw;
+
 use democratising::pool::budget::credit::Credit;
 use democratising::pool::budget::path::RefusedAt;
 use democratising::pool::budget::scope::{self, Holding, Kind, Scope};
 use democratising::pool::budget::tree::{AccountId, Tree};
 use democratising::pool::budget::{Budget, OverBudget};
+use draw::Draw;
 use proptest::prelude::*;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -194,18 +198,6 @@ proptest! {
             both.give(at, amount);
         }
         prop_assert_eq!(both.tree.used(id(0)), 0);
-    }
-}
-
-/// A small generator of its own for each thread: xorshift.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
     }
 }
 

@@ -1,23 +1,15 @@
 //! Limits hold: a budget and a pool under many threads.
 
+#[path = "common/draw.rs"]
+mod draw;
+
 use democratising::pool::budget::Budget;
 use democratising::space::{Mapped, MappedTables, Simulated, Space};
 use democratising::{HostLock, Pool, PoolConfig};
+use draw::Draw;
 use std::alloc::Layout;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
-
-/// A small generator of its own for each thread: xorshift.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 #[test]
 fn eight_threads_never_hold_more_than_the_limit() {

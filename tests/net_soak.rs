@@ -5,10 +5,14 @@
 #[path = "net/common.rs"]
 mod common;
 
+#[path = "common/draw.rs"]
+mod draw;
+
 use common::{ping, until};
 use democratising::net::{ConnectionPool, PooledConnection};
 use democratising::pool::budget::scope::Kind;
 use democratising::{DemoError, gc};
+use draw::Draw;
 use std::collections::HashMap;
 use std::io::ErrorKind::WouldBlock;
 use std::net::SocketAddr;
@@ -37,17 +41,6 @@ fn is_dead(connection: &TcpStream) -> bool {
     // SAFETY: 1. The descriptor is open as long as the connection is borrowed. 2. The buffer holds the one byte asked for.
     let read = unsafe { libc::recv(fd, byte.as_mut_ptr().cast(), 1, flags) };
     read == 0 || read < 0 && std::io::Error::last_os_error().kind() != WouldBlock
-}
-
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }
 
 /// What the server does to its clients.

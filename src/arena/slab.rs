@@ -418,7 +418,7 @@ impl<M: Metadata> Slabs<M> {
     }
 
     /// Gives slots back as long as that changes neither whether a slab is full nor whether it is empty. How many. Bits and count are
-    /// changed in place: where blocks come in any order, this is all that most of them need, some 30 instructions each.
+    /// changed in place: where blocks come in any order, this is all that most of them need, some 50 instructions each.
     #[inline]
     fn give_quickly(&mut self, class: SizeClass, blocks: &[Offset]) -> usize {
         let Cut { slot_bytes, slots, reciprocal, .. } = self.cut(class);

@@ -66,19 +66,14 @@ pub struct FitTable<M: Metadata, B: Backing = Framed> {
     backing: PhantomData<fn() -> B>,
 }
 
-impl<M: Metadata, B: Backing> FitTable<M, B> {
-    /// As [`SpanIndex::new`], with blocks or `flat`, without.
-    pub(crate) fn with_blocks_unless(
-        flat: bool,
-        meta: &mut M,
-        granules: u32,
-        skew: u32,
-    ) -> Result<Self, NoTable> {
+impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
+    fn new(meta: &mut M, granules: u32, skew: u32) -> Result<Self, NoTable> {
         const { assert!(B::BLOCK_SHIFT <= 6, "a block lies within a word of bits") };
         const {
             let hides = B::BLOCK_SHIFT > 0 || B::FLAT_BELOW > 0;
             assert!(B::SETS == 1 || (B::SETS == 2 && !hides), "hidden spans are in no set");
         }
+        let flat = granules < B::FLAT_BELOW;
         let slots = if flat { 0 } else { granules >> B::BLOCK_SHIFT };
         let mut table = FitTable {
             edges: Edges::new(meta, granules)?,
@@ -98,12 +93,6 @@ impl<M: Metadata, B: Backing> FitTable<M, B> {
             table.insert(Span::new(0, granules), B::SETS - 1);
         }
         Ok(table)
-    }
-}
-
-impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
-    fn new(meta: &mut M, granules: u32, skew: u32) -> Result<Self, NoTable> {
-        Self::with_blocks_unless(granules < B::FLAT_BELOW, meta, granules, skew)
     }
 
     #[inline]

@@ -1,4 +1,4 @@
-//! Free spans by length: the lists of the fit table (`arena/index/fit/list.rs`), linked through the shadow.
+//! Free spans by length: the lists of the fit table (`arena/index/fit/lists.rs`), linked through the shadow.
 
 #![forbid(unsafe_code)]
 
