@@ -4,6 +4,7 @@ mod common;
 
 use common::{Folder, command, compile, object, run};
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 #[test]
 fn a_c_program_gets_what_the_standards_say() {
@@ -142,11 +143,7 @@ fn malloc_and_free_find_their_cache_without_a_call() {
     if !common::has("objdump") {
         return;
     }
-    let listed = std::process::Command::new("objdump")
-        .args(["-d", "--no-show-raw-insn"])
-        .arg(object())
-        .output()
-        .unwrap();
+    let listed = Command::new("objdump").args(["-d", "--no-show-raw-insn"]).arg(object()).output().unwrap();
     let text = String::from_utf8_lossy(&listed.stdout);
     let addresses = Command::new("nm").args(["-D", "--defined-only"]).arg(object()).output().unwrap();
     let addresses = String::from_utf8_lossy(&addresses.stdout);
