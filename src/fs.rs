@@ -14,6 +14,8 @@ mod directory;
 mod durable;
 mod evictable;
 mod format;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod large_pages;
 mod load;
 mod output;
 mod parallel;

@@ -15,7 +15,7 @@ use std::process::Output;
 
 /// More than one piece is written.
 fn tensor(step: u64) -> Tensor {
-    Tensor::new(&[150_000], vec![step as f32; 150_000]).unwrap()
+    Tensor::new(&[2_200_000], vec![step as f32; 2_200_000]).unwrap()
 }
 
 fn save(directory: &Path, step: u64) -> Result<()> {

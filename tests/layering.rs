@@ -55,6 +55,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("cuda/staging.rs", "fills pinned blocks that copies are queued from"),
     ("cuda/stream.rs", "takes streams on another library's word"),
     ("cuda/sys.rs", "loads the driver's library, and types its functions"),
+    ("fs/large_pages.rs", "copies past the caches, and asks for the thread's page faults"),
     ("fs/load.rs", "maps a checkpoint's file"),
     ("fs/parallel.rs", "reads into memory that holds nothing yet"),
     ("heap/by_address.rs", "sees a mapped table as atomic bytes, and frees and moves blocks"),

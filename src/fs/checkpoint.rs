@@ -175,7 +175,7 @@ impl ModelCheckpoint {
             Format::Safetensors => safetensors::write::write(&mut to, &tensors, &metadata)?,
             Format::PyTorch => pt::write::write(&mut to, &tensors, &metadata)?,
         }
-        drop(to);
+        to.finish()?;
         target.keep_permissions(temp_file.as_file())?;
         target.publish(temp_file)
     }

@@ -1,8 +1,8 @@
 //! Reading all elements of a file into memory of our own: large reads, several at once.
 //!
 //! A mapping is the cheapest way to look at some of a file. Who wants all of it in memory that does not go away, or that
-//! a device can copy from, reads: a page fault costs more than the copy of its page. Memory comes from the process's pool
-//! and is not cleared before, and each piece is summed while the processor's cache still has it.
+//! a device can copy from, reads: a page fault costs more than the copy of its page, but where pages are large (`large_pages.rs`). Memory
+//! comes from the process's pool and is not cleared before, and each piece is summed while the processor's cache still has it.
 
 use super::contents::{Entry, Plain};
 use super::load::{Checkpoint, Inner};
@@ -96,11 +96,11 @@ fn blocks(inner: &Inner) -> Vec<Block> {
 }
 
 /// Some bytes to be read, and where they go.
-struct Share<'a> {
+pub(super) struct Share<'a> {
     block: usize,
     /// In the file.
-    at: usize,
-    to: &'a mut [MaybeUninit<u8>],
+    pub(super) at: usize,
+    pub(super) to: &'a mut [MaybeUninit<u8>],
 }
 
 fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::Storage>> {
@@ -169,8 +169,12 @@ fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::S
 }
 
 /// Fills a share with the file's bytes, all of them, and sums them if that is wanted.
-fn fill(file: &SharedFile, share: Share<'_>, summed: bool) -> Result<Hasher> {
+fn fill(file: &SharedFile, mut share: Share<'_>, summed: bool) -> Result<Hasher> {
     let mut hasher = Hasher::new();
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    if super::large_pages::fill(file, &mut share, summed.then_some(&mut hasher)) {
+        return Ok(hasher);
+    }
     let mut at = share.at;
     for to in share.to.chunks_mut(READ_BYTES) {
         let bytes = read_at(file, at, to)?;
@@ -212,7 +216,7 @@ fn read_at<'a>(file: &SharedFile, at: usize, to: &'a mut [MaybeUninit<u8>]) -> R
 }
 
 /// Copies from memory.
-fn copy<'a>(from: &[u8], to: &'a mut [MaybeUninit<u8>]) -> &'a [u8] {
+pub(super) fn copy<'a>(from: &[u8], to: &'a mut [MaybeUninit<u8>]) -> &'a [u8] {
     let from = &from[..to.len()];
     for (to, &from) in to.iter_mut().zip(from) {
         to.write(from);

@@ -14,10 +14,14 @@ use crate::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use core::ops::Range;
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
 use memmap2::Mmap;
 use std::borrow::ToOwned;
 use std::format;
 use std::fs::File;
+#[cfg(target_os = "linux")]
+use std::io;
 use std::path::PathBuf;
 use std::string::String;
 use std::sync::Arc;
@@ -186,7 +190,7 @@ impl SharedFile {
     /// A file cut short since it was mapped would stop the process when its end is touched; as far as that can be known
     /// before, it is an error.
     fn still_there(&self, part: &Part) -> Result<()> {
-        let Bytes::Mapped { map, file, .. } = &self.bytes else { return Ok(()) };
+        let Bytes::Mapped { file, .. } = &self.bytes else { return Ok(()) };
         let length = file.metadata().map_err(|source| DemoError::Io {
             action: "look at",
             path: self.path.clone(),
@@ -199,15 +203,22 @@ impl SharedFile {
         if part.crc32.is_some() && !part.range.is_empty() {
             // Every page at once, instead of one fault for every few. It also tells of pages that are gone without
             // stopping the process; systems before Linux 5.14 do not know it, and fault page by page as ever.
-            let asked = map.advise_range(memmap2::Advice::PopulateRead, part.range.start, part.range.len());
-            if let Err(error) = asked
+            if let Err(error) = self.populate(part.range())
                 && error.raw_os_error() == Some(libc::EFAULT)
             {
                 return Err(self.cut(part, length.len()));
             }
         }
-        let _ = map;
         Ok(())
+    }
+
+    /// Brings bytes into memory and maps their pages. Not known to systems before Linux 5.14.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        match &self.bytes {
+            Bytes::Mapped { map, .. } => map.advise_range(Advice::PopulateRead, range.start, range.len()),
+            Bytes::Read(_) => Ok(()),
+        }
     }
 
     #[cold]
