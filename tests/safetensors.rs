@@ -122,6 +122,37 @@ fn a_file_that_lies_about_its_tensors_is_refused() {
 }
 
 #[test]
+fn large_tensors_are_read_into_memory_from_pages_of_any_size() -> Result<()> {
+    let directory = Directory::new();
+    let numbers: Vec<u32> = (0..5_000_000u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+    let (w, v) = (Tensor::new(&[5_000_000], numbers)?, Tensor::new(&[3], vec![1.0f32, 2.0, 3.0])?);
+    let path = directory.path("m.safetensors");
+    ModelCheckpoint::create(&path)?.add("v", &v)?.add("w", &w)?.commit()?;
+    let mut content = std::fs::read(&path)?;
+    // In pieces that leave no large page, and as it was committed.
+    let small = directory.path("small.safetensors");
+    let mut pieces = std::fs::File::create(&small)?;
+    content.chunks(5000).try_for_each(|piece| std::io::Write::write_all(&mut pieces, piece))?;
+    for path in [&small, &path] {
+        for load in [ModelCheckpoint::load, ModelCheckpoint::load_unchecked] {
+            let loaded = load(path)?.load_to(&Device::host())?;
+            assert!(loaded["w"] == w && loaded["v"] == v);
+        }
+        let open = ModelCheckpoint::load(path)?;
+        std::fs::File::options().write(true).open(path)?.set_len(9 << 20)?;
+        let error = open.load_to(&Device::host()).unwrap_err().to_string();
+        assert!(error.contains("cut short") && error.contains(path.to_str().unwrap()), "{error}");
+    }
+    let at = content.len() - 4_000_000;
+    content[at] ^= 4;
+    std::fs::write(&path, content)?;
+    let error = ModelCheckpoint::load(&path)?.load_to(&Device::host()).unwrap_err().to_string();
+    assert!(error.contains("\"w\"") && error.contains("checksum"), "{error}");
+    assert!(ModelCheckpoint::load_unchecked(&path)?.load_to(&Device::host())?["w"] != w);
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_mapped_is_refused() {
     let directory = Directory::new();
     for (path, message) in [
