@@ -3,15 +3,17 @@
 
 use super::parallel::{Share, copy};
 use crate::tensor::storage::file::SharedFile;
-use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+use core::arch::x86_64::{__m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_sfence, _mm_stream_si128};
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use crc32fast::Hasher;
 
 /// A page fault for so many bytes is no cost.
 const MAPPED_BYTES: usize = 512 << 10;
-/// What is summed, and copied while it is in the processor's own cache.
-const PIECE_BYTES: usize = 64 << 10;
+/// What is summed and then copied. So little that the processor works on the next sum while the stores of the last piece are under way.
+const PIECE_BYTES: usize = 1 << 10;
+/// So far ahead memory is asked for: the processor itself does not look beyond a page of 4 KiB.
+const AHEAD_BYTES: usize = 4 << 10;
 /// What is stored in a row: a line of the cache.
 const LINE_BYTES: usize = 64;
 
@@ -28,6 +30,7 @@ pub(super) fn fill(file: &SharedFile, share: &mut Share<'_>, hasher: Option<&mut
         }
         stream(from, to);
     }
+    settle();
     true
 }
 
@@ -67,17 +70,22 @@ fn stream(from: &[u8], to: &mut [MaybeUninit<u8>]) {
     for (to, from) in to_lines.iter_mut().zip(from_lines) {
         let (to, from) = (to.as_mut_ptr().cast::<__m128i>(), from.as_ptr().cast::<__m128i>());
         // SAFETY: 1. Both are lines of 64 bytes, which is four times 16, and do not overlap: one is borrowed to be written. 2. The
-        // line that is written begins at a multiple of 64. 3. Every x86-64 has these instructions.
+        // line that is written begins at a multiple of 64. 3. Every x86-64 has these instructions. 4. To ask ahead is no access.
         unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(AHEAD_BYTES));
             let line = [0, 1, 2, 3].map(|at| _mm_loadu_si128(from.add(at)));
             for (at, bytes) in line.into_iter().enumerate() {
                 _mm_stream_si128(to.add(at), bytes);
             }
         }
     }
-    // SAFETY: 1. Every x86-64 has this instruction. Without it the stores could come after what tells other threads of them.
-    unsafe { _mm_sfence() };
     copy(from_rest, to_rest);
+}
+
+/// Waits until what was copied is where every thread sees it: other stores could come before those past the caches.
+fn settle() {
+    // SAFETY: 1. Every x86-64 has this instruction.
+    unsafe { _mm_sfence() };
 }
 
 #[cfg(test)]
@@ -92,6 +100,7 @@ mod tests {
             for length in [0, 1, 15, 16, 63, 64, 65, 200, 700] {
                 let mut to = [MaybeUninit::new(0u8); 1000];
                 stream(&from[start..start + length], &mut to[start / 2 + 1..][..length]);
+                settle();
                 // SAFETY: 1. All were written when the array was made.
                 let to = to.map(|byte| unsafe { byte.assume_init() });
                 let at = start / 2 + 1;
