@@ -157,16 +157,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, bytes, 0)) => Some((at, bytes)),
-            Some((at, bytes, chore)) => Some((Self::take_last(state, at, chore), bytes)),
+            Some(slot) => Some(slot),
             None => Self::take_else(state, layout),
         }
-    }
-
-    #[inline(never)]
-    fn take_last(mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, chore: Chore) -> NonNull<u8> {
-        state.filled(chore);
-        at
     }
 
     #[inline(never)]

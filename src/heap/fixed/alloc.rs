@@ -76,8 +76,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn take_global(&self, layout: Layout) -> *mut u8 {
         let mut state = self.state.lock();
         match state.take_slot(layout) {
-            Some((at, _, 0)) => at.as_ptr(),
-            Some((at, _, chore)) => Self::take_last(state, at, chore).as_ptr(),
+            Some((at, _)) => at.as_ptr(),
             None => self.take_global_else(state, layout),
         }
     }

@@ -82,11 +82,11 @@ impl FixedArena {
         self.bytes_of(self.runs.high_water())
     }
 
-    /// A slot for a layout, if there is one at hand. Where it starts, its bytes, and what is to be done.
+    /// A slot for a layout, if there is one at hand. Where it starts, and its bytes.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
-        let (at, bytes, chore) = self.slabs.take(&mut self.runs, last(layout))?;
-        Some((self.space.find_addr(at)?, bytes, chore))
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        let (at, bytes) = self.slabs.take(&mut self.runs, last(layout))?;
+        Some((self.space.find_addr(at)?, bytes))
     }
 
     /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
@@ -134,11 +134,6 @@ impl FixedArena {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
-    /// Does what a slot that was taken has left to do.
-    pub(super) fn filled(&mut self, chore: Chore) {
-        self.slabs.filled(&mut self.runs, chore);
-    }
-
     /// Does what a slot that was given back has left to do.
     pub(super) fn freed(&mut self, chore: Chore) {
         self.slabs.freed(&mut self.runs, chore);
@@ -150,14 +145,12 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes, chore)) = self.take_slot(layout) {
-                    if chore != 0 {
-                        self.filled(chore);
-                    }
-                    return Some((at, bytes));
+                if let Some(slot) = self.take_slot(layout) {
+                    return Some(slot);
                 }
                 let runs = &mut self.runs;
-                let opened = self.slabs.open(runs, class)
+                let opened = self.slabs.turn(runs, class)
+                    || self.slabs.open(runs, class)
                     || (self.slabs.reclaim(runs) && self.slabs.open(runs, class));
                 if !opened {
                     break;

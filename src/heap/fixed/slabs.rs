@@ -5,17 +5,17 @@
 //! 2. The slab of a block is the last live span that starts before its end: a look at one or two words of bits.
 //! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than the largest slot comes from spans, whose granule is little
 //!    then.
-//! 4. An empty slab that is alone in its list stays, so that a program that takes one block and gives it back, again and
-//!    again, opens no slab for it. Every other list holds no empty slab. Before a request fails, all of them are closed.
+//! 4. The first slab of a list may be full, or empty: nothing is done about it until another is to be the first. So a program that
+//!    takes a block and gives it back, again and again, opens no slab for it, and changes no list. No other slab in a list is either.
+//!    Before a request fails, the empty ones are closed.
 
 #![forbid(unsafe_code)]
 
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
 use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
-use core::mem::take;
 
-/// A size class: the place of the first slab that has a free slot, `ceil(2^32 / bytes of a slot)`, bytes of a slot, slots of a slab, a
+/// A size class: the place of the first slab of its list, `ceil(2^32 / bytes of a slot)`, bytes of a slot, slots of a slab, a
 /// bit for each of them, granules of a slab.
 type Cut = [u32; CUT_WORDS];
 const CUT_WORDS: usize = 8;
@@ -64,7 +64,7 @@ fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
     ((product as u32) < cut[RECIPROCAL] && slot < cut[SLOTS]).then_some(slot)
 }
 
-/// The place of a slab that is to change its list, since it became full, has a free slot again, or is empty; 0 where there is none.
+/// The place of a slab that is to change its list, since it has a free slot again, or is empty; 0 where there is none.
 /// A number, not an option: what comes back from the paths of small blocks fits registers.
 pub(super) type Chore = u32;
 
@@ -122,10 +122,10 @@ impl Slabs {
         self.cuts[class][BYTES] as usize
     }
 
-    /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
+    /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Chore)> {
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
@@ -134,22 +134,29 @@ impl Slabs {
         }
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
-        let left = free & free.wrapping_sub(1);
-        shadow::set_bits(header, left);
+        if free == 0 {
+            return None;
+        }
+        shadow::set_bits(header, free & (free - 1));
         let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
-        let at = start + free.trailing_zeros() as usize * cut[BYTES] as usize;
-        Some((at, cut[BYTES] as usize, if left == 0 { place } else { 0 }))
+        Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
-    /// A slab has no free slot any more: out of the list, in which it is the first.
-    pub(super) fn filled(&mut self, runs: &mut Runs, place: Chore) {
-        let header = runs.shadow.header(place);
-        let next = shadow::links(header).next;
-        self.cuts[class_of(header)][FIRST] = next;
+    /// Makes another slab the first, where that is full: the next one. Whether there was one.
+    pub(super) fn turn(&mut self, runs: &mut Runs, class: usize) -> bool {
+        let first = self.cuts[class][FIRST];
+        first != 0 && self.drop_first(runs, class, first) != 0
+    }
+
+    /// Takes the first slab off its list. The next one, which is the first now.
+    fn drop_first(&mut self, runs: &mut Runs, class: usize, first: u32) -> u32 {
+        let next = shadow::links(runs.shadow.header(first)).next;
+        self.cuts[class][FIRST] = next;
         set_prev(runs, next, 0);
+        next
     }
 
-    /// Opens a slab: takes a span for it. `false`: there is none.
+    /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
     pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
         let cut = &mut self.cuts[class];
         let align = (1 << cut[BYTES].trailing_zeros()) >> SLAB_GRANULE_SHIFT;
@@ -220,18 +227,17 @@ impl Slabs {
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
         shadow::set_bits(header, free | bit);
-        let has_chore = free == 0 || free | bit == all(cut);
+        let has_chore = place != cut[FIRST] && (free == 0 || free | bit == all(cut));
         (cut[BYTES] as usize, if has_chore { place } else { 0 })
     }
 
-    /// A slab was full, or is empty now.
+    /// A slab that is not the first was full, or is empty now.
     pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
         let header = runs.shadow.header(place);
         let (class, free) = (class_of(header), shadow::bits(header));
         if free & (free - 1) == 0 {
             self.link(runs, place, class);
-        }
-        if free == all(&self.cuts[class]) {
+        } else {
             self.emptied(runs, place, class);
         }
     }
@@ -239,41 +245,37 @@ impl Slabs {
     /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
     /// fill up and the higher run empty.
     fn link(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let first = self.cuts[class][FIRST];
-        let mut links = Links { next: first, prev: 0 };
+        let mut first = self.cuts[class][FIRST];
         if first != 0 {
-            let header = runs.shadow.header_mut(first);
-            if shadow::bits(header) == all(&self.cuts[class]) {
-                // It was alone and empty; now there is another.
-                links.next = 0;
-                self.close(runs, first, class);
-            } else if first < place {
-                let around = shadow::links(header);
-                shadow::set_links(header, Links { next: place, ..around });
-                links = Links { next: around.next, prev: first };
+            let free = shadow::bits(runs.shadow.header(first));
+            if free == 0 || free == all(&self.cuts[class]) {
+                let next = self.drop_first(runs, class, first);
+                if free != 0 {
+                    self.close(runs, first, class);
+                }
+                first = next;
             }
         }
-        if links.prev == 0 {
+        let mut links = Links { next: first, prev: 0 };
+        if first != 0 && first < place {
+            let header = runs.shadow.header_mut(first);
+            let around = shadow::links(header);
+            shadow::set_links(header, Links { next: place, ..around });
+            links = Links { next: around.next, prev: first };
+        } else {
             self.cuts[class][FIRST] = place;
         }
         shadow::set_links(runs.shadow.header_mut(place), links);
         set_prev(runs, links.next, place);
     }
 
-    /// The last slot of a slab came back: it is closed, unless it is alone in its list.
+    /// The last slot of a slab came back that is not the first of its list: it is closed.
     fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
         let Links { next, prev } = shadow::links(runs.shadow.header(place));
-        if next == 0 && prev == 0 {
-            return;
-        }
         set_prev(runs, next, prev);
-        if prev == 0 {
-            self.cuts[class][FIRST] = next;
-        } else {
-            let header = runs.shadow.header_mut(prev);
-            let links = shadow::links(header);
-            shadow::set_links(header, Links { next, ..links });
-        }
+        let header = runs.shadow.header_mut(prev);
+        let links = shadow::links(header);
+        shadow::set_links(header, Links { next, ..links });
         self.close(runs, place, class);
     }
 
@@ -287,7 +289,7 @@ impl Slabs {
         for class in 0..self.cuts.len() {
             let place = self.cuts[class][FIRST];
             if place != 0 && shadow::bits(runs.shadow.header(place)) == all(&self.cuts[class]) {
-                take(&mut self.cuts[class][FIRST]);
+                self.drop_first(runs, class, place);
                 self.close(runs, place, class);
                 any = true;
             }

@@ -134,9 +134,9 @@ impl<const ARENAS: usize> State<ARENAS> {
         Err(BadFree::Foreign)
     }
 
-    /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
+    /// A slot of the first arena, if one is at hand: the whole path of a small block.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
+    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
         self.took(taken.1);
         Some(taken)
@@ -180,14 +180,8 @@ impl<const ARENAS: usize> State<ARENAS> {
         if arena.serves(slot, new) {
             return Some(None);
         }
-        let (to, bytes, chore) = match arena.take_slot(new) {
-            Some(slot) => slot,
-            None => arena.take_span(new).map(|(to, bytes)| (to, bytes, 0))?,
-        };
+        let (to, bytes) = arena.take_slot(new).or_else(|| arena.take_span(new))?;
         self.took(bytes);
-        if chore != 0 {
-            self.filled(chore);
-        }
         Some(Some((to, slot)))
     }
 
@@ -198,14 +192,6 @@ impl<const ARENAS: usize> State<ARENAS> {
         let (bytes, chore) = arena.give_seen(slot);
         self.freed(bytes);
         chore
-    }
-
-    /// Does what `take_slot` left to do.
-    #[inline(never)]
-    pub(super) fn filled(&mut self, chore: Chore) {
-        if let Some(Some(arena)) = self.arenas.first_mut() {
-            arena.filled(chore);
-        }
     }
 
     /// Does what `give_slot` left to do.
