@@ -151,7 +151,7 @@ impl FixedArena {
                 let runs = &mut self.runs;
                 let opened = self.slabs.turn(runs, class)
                     || self.slabs.open(runs, class)
-                    || (self.slabs.reclaim(runs) && self.slabs.open(runs, class));
+                    || (self.slabs.reclaim(runs) | runs.give_asides() && self.slabs.open(runs, class));
                 if !opened {
                     break;
                 }
@@ -176,7 +176,7 @@ impl FixedArena {
         let align = (layout.align() >> self.granule_shift).max(1) as u32;
         let start = match self.runs.take(granules, align) {
             Some(start) => start,
-            None if !self.slabs.reclaim(&mut self.runs) => return None,
+            None if !self.settle() => return None,
             None => self.runs.take(granules, align)?,
         };
         Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
@@ -362,9 +362,9 @@ impl FixedArena {
         self.loose = true;
     }
 
-    /// Closes what is kept open for requests to come.
-    pub(super) fn settle(&mut self) {
-        self.slabs.reclaim(&mut self.runs);
+    /// Makes free what is kept for requests to come. Whether there was anything.
+    pub(super) fn settle(&mut self) -> bool {
+        self.slabs.reclaim(&mut self.runs) | self.runs.give_asides()
     }
 
     /// The bytes of the longest free run that a block can have.

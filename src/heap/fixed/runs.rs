@@ -4,14 +4,16 @@
 //! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
 //!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
 //! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
-//! 4. Free spans merge at once. The shortest span that is asked for holds a header, the flat ranges' a granule.
+//! 4. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The shortest span that is asked for holds a header, the flat ranges' a granule.
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod bits;
 mod lists;
 pub(super) mod shadow;
 
+use super::COPIES;
 use crate::arena::index::fit::List;
 use crate::arena::{Borrowed, Metadata, NoTable};
 use bits::Bits;
@@ -29,6 +31,12 @@ pub(super) struct Runs {
     rows: &'static mut [Row],
     /// One bit for each row that is not empty.
     filled: u32,
+    /// The last span that was set aside of each length (`runs/aside.rs`).
+    aside: &'static mut [u32],
+    /// The least that `filled` is where a free span is about half of the range.
+    plenty: u32,
+    /// The length whose turn it is to be merged where there is no plenty.
+    turn: u32,
     granules: u32,
     /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
     skew: u32,
@@ -45,11 +53,17 @@ impl Runs {
         if flat { 0 } else { List::of(granules).row() + 1 }
     }
 
+    /// The lengths that are set aside.
+    const fn asides(flat: bool) -> usize {
+        if flat || !COPIES { 0 } else { aside::LENGTHS }
+    }
+
     /// The bytes of the tables, of which so many more are counted in words of four bytes.
     pub(super) const fn table_bytes(granules: u32, flat: bool, words: usize) -> usize {
         let bits = Bits::words(granules + 1) * size_of::<usize>();
         let rest = if flat { bits } else { Shadow::len_for(granules) };
-        bits + rest + (words + Self::rows(granules, flat) * (List::IN_ROW as usize + 1)) * 4
+        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
+        bits + rest + (words + rows + Self::asides(flat)) * 4
     }
 
     /// The spans of a free range, and a table of so many words beside.
@@ -64,8 +78,9 @@ impl Runs {
         let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
         let (starts, used) = table.split_at_mut(bits);
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.table(rows + words)?;
-        let (rows, words) = table.split_at_mut(rows);
+        let table: &'static mut [u32] = meta.table(rows + Self::asides(flat) + words)?;
+        let (rows, rest) = table.split_at_mut(rows);
+        let (aside, words) = rest.split_at_mut(Self::asides(flat));
         let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
         let mut runs = Runs {
             starts: Bits::new(starts),
@@ -73,6 +88,9 @@ impl Runs {
             shadow: Shadow::new(shadow),
             rows: rows.as_chunks_mut().0,
             filled: 0,
+            aside,
+            plenty: 1 << List::of(granules - granules / 4).row(),
+            turn: 0,
             granules,
             skew,
             flat,
@@ -131,6 +149,9 @@ impl Runs {
             return None;
         }
         let granules = granules as u32;
+        if let Some(start) = self.take_aside(granules) {
+            return Some(start);
+        }
         let place = self.fit(granules);
         if place == 0 {
             return None;
@@ -221,7 +242,10 @@ impl Runs {
         let is_live = *word & bit != 0 && self.shadow.live(start as u32 + 1) as usize == granules;
         if is_live {
             *word &= !bit;
-            self.merge(start as u32, granules as u32);
+            if !self.set_aside(start as u32, granules as u32) {
+                self.merge(start as u32, granules as u32);
+                self.drain();
+            }
         }
         is_live
     }
@@ -367,7 +391,7 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
-    const N: u32 = 900;
+    const N: u32 = 3000;
 
     fn runs(flat: bool, skew: u32) -> Runs {
         let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, 0) + 8].leak();
@@ -381,6 +405,7 @@ mod tests {
         GiveWrong { start: u32, granules: u32 },
         Extend(usize, u32),
         Cut(usize, u32),
+        GiveAsides,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -391,6 +416,7 @@ mod tests {
             2 => (0..N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
             2 => (any::<usize>(), 1..100u32).prop_map(|(which, more)| Step::Extend(which, more)),
             2 => (any::<usize>(), 16..100u32).prop_map(|(which, keep)| Step::Cut(which, keep)),
+            1 => Just(Step::GiveAsides),
         ]
     }
 
@@ -416,6 +442,8 @@ mod tests {
             let mut runs = runs(flat, skew);
             let mut model = [false; N as usize];
             let mut live: Vec<(u32, u32)> = Vec::new();
+            // Whether spans may be set aside: then what is free need not be found.
+            let mut aside = false;
             for step in steps {
                 match step {
                     Step::Take { granules, align } => {
@@ -423,7 +451,11 @@ mod tests {
                             (start..=start + has - granules.min(has))
                                 .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
                         });
-                        let taken = runs.take(granules, align);
+                        let plain = if align == 1 { runs.take_plainly(granules as usize) } else { None };
+                        let taken = plain.or_else(|| runs.take(granules, align)).or_else(|| {
+                            aside &= !runs.give_asides();
+                            runs.take(granules, align)
+                        });
                         prop_assert_eq!(taken.is_some(), fits);
                         if let Some(start) = taken {
                             prop_assert!((start + skew).is_multiple_of(align));
@@ -435,8 +467,10 @@ mod tests {
                     }
                     Step::Give(which) if !live.is_empty() => {
                         let (start, granules) = live.swap_remove(which % live.len());
-                        prop_assert!(runs.give(start, granules));
+                        prop_assert!(runs.give_plainly(start as usize, granules as usize) || runs.give(start, granules));
                         prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!runs.give_plainly(start as usize, granules as usize));
+                        aside = true;
                         model[start as usize..(start + granules) as usize].fill(false);
                     }
                     Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
@@ -448,7 +482,9 @@ mod tests {
                         let (start, granules) = live[at];
                         let end = (start + granules) as usize;
                         let fits = model.get(end..end + more as usize).is_some_and(|behind| behind.iter().all(|used| !used));
-                        prop_assert_eq!(runs.extend(start, granules, granules + more), fits);
+                        let extended = runs.extend(start, granules, granules + more)
+                            || (runs.give_asides() && runs.extend(start, granules, granules + more));
+                        prop_assert_eq!(extended, fits);
                         if fits {
                             model[end..end + more as usize].fill(true);
                             live[at].1 += more;
@@ -462,6 +498,10 @@ mod tests {
                             model[(start + keep) as usize..(start + granules) as usize].fill(false);
                             live[at].1 = keep;
                         }
+                    }
+                    Step::GiveAsides => {
+                        runs.give_asides();
+                        aside = false;
                     }
                     _ => {}
                 }
@@ -477,11 +517,14 @@ mod tests {
                 }
                 prop_assert_eq!(runs.next_live(from), None);
                 let longest = free(&model).into_iter().map(|(_, has)| has).max().unwrap_or(0);
-                prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+                if flat || !aside {
+                    prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+                }
             }
             for (start, granules) in live {
                 prop_assert!(runs.give(start, granules));
             }
+            runs.give_asides();
             prop_assert_eq!(runs.longest(), N);
         }
     }

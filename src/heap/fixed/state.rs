@@ -335,7 +335,9 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Closes what the arenas keep open for requests to come.
     fn close_empty(&mut self) {
-        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
+        for arena in self.arenas.iter_mut().flatten() {
+            arena.settle();
+        }
     }
 
     pub(super) fn free_bytes(&self) -> u64 {

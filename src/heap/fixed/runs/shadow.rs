@@ -128,6 +128,18 @@ impl Shadow {
         *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
     }
 
+    /// A span that was set aside stands at a place, and this one before it in its stack. To its neighbours it is live.
+    #[inline]
+    pub(super) fn set_aside(&mut self, place: u32, before: u32) {
+        *self.bytes_mut(place as usize) = (SHORT_BYTE as u64 | (before as u64) << 32).to_le_bytes();
+    }
+
+    /// A span that was set aside is live again.
+    #[inline]
+    pub(super) fn set_live_again(&mut self, place: u32, granules: u32) {
+        *self.bytes_mut(place as usize) = granules.to_be_bytes();
+    }
+
     /// The free span behind one in its list.
     #[inline]
     pub(super) fn next(&self, place: u32) -> u32 {
