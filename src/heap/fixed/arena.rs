@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
@@ -42,6 +43,17 @@ pub(super) struct FixedArena {
 }
 
 impl FixedArena {
+    /// An arena without memory.
+    pub(super) const fn none() -> Self {
+        FixedArena {
+            space: Fixed::none(),
+            granule_shift: 0,
+            loose: false,
+            runs: Runs::none(),
+            slabs: Slabs::none(),
+        }
+    }
+
     /// Divides `space`, which is counted as `plan` says, with its tables from `meta`.
     pub(super) fn new(
         space: Fixed<'static>,
@@ -82,18 +94,31 @@ impl FixedArena {
         self.bytes_of(self.runs.high_water())
     }
 
-    /// A slot for a layout, if there is one at hand. Where it starts, and its bytes.
+    /// A block for a layout that is at hand: a slot, or a span that was set aside. Where it starts, and its bytes.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let (at, bytes) = self.slabs.take(&mut self.runs, last(layout))?;
-        Some((self.space.find_addr(at)?, bytes))
+    pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        let (at, bytes) = if COPIES && self.slabs.class(last(layout)).is_none() {
+            if layout.align() > GRANULE {
+                return None;
+            }
+            let start = self.runs.take_aside(aside_length(layout))? as usize;
+            (start << SLAB_GRANULE_SHIFT, layout.size().next_multiple_of(GRANULE))
+        } else {
+            self.slabs.take(&mut self.runs, last(layout))?
+        };
+        Some((self.space.pointer(at), bytes))
     }
 
-    /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
+    /// Gives a block back, if it is at a glance what it should be, and nothing is to be merged. Its bytes, and what is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
-        let at = self.offset(at)?;
-        self.slabs.give(&mut self.runs, at, last(layout))
+    pub(super) fn give_at_hand(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
+        let at = self.space.distance(at);
+        if !COPIES || self.slabs.class(last(layout)).is_some() {
+            return self.slabs.give(&mut self.runs, at, last(layout));
+        }
+        let is_live =
+            at.is_multiple_of(GRANULE) && self.runs.set_aside(at >> SLAB_GRANULE_SHIFT, aside_length(layout));
+        is_live.then_some((layout.size().next_multiple_of(GRANULE), 0))
     }
 
     /// A span for a layout, if that is what it takes and one is found at once.
@@ -110,16 +135,16 @@ impl FixedArena {
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.offset(at)?, plain_granules(layout));
+        let (at, granules) = (self.space.distance(at), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
-        let is_live = start << SLAB_GRANULE_SHIFT == at && self.runs.give_plainly(start, granules);
+        let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
     }
 
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
     pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.offset(at)?, last(layout))
+        self.slabs.look(&self.runs, self.space.distance(at), last(layout))
     }
 
     /// Whether a slot serves for a layout.
@@ -145,8 +170,8 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some(slot) = self.take_slot(layout) {
-                    return Some(slot);
+                if let Some((at, bytes)) = self.slabs.take(&mut self.runs, last(layout)) {
+                    return Some((self.space.find_addr(at)?, bytes));
                 }
                 let runs = &mut self.runs;
                 let opened = self.slabs.turn(runs, class)
@@ -398,6 +423,15 @@ impl FixedArena {
             });
         }
     }
+}
+
+/// The bytes of a granule of a range that is not flat.
+const GRANULE: usize = 1 << SLAB_GRANULE_SHIFT;
+
+/// The granules of a span for a layout beyond those of the shortest; more than is ever set aside where they are less.
+#[inline(always)]
+fn aside_length(layout: Layout) -> usize {
+    layout.size().wrapping_sub((LEAST as usize - 1) * GRANULE + 1) >> SLAB_GRANULE_SHIFT
 }
 
 /// The granules of a span for a layout, in a range that is not flat.

@@ -106,6 +106,25 @@ impl Runs {
         Ok((runs, words))
     }
 
+    /// No spans, in a range of nothing.
+    pub(super) const fn none() -> Runs {
+        Runs {
+            starts: Bits::new(&mut []),
+            used: Bits::new(&mut []),
+            shadow: Shadow::new(&mut []),
+            rows: &mut [],
+            filled: 0,
+            aside: &mut [],
+            plenty: 0,
+            turn: 0,
+            granules: 0,
+            skew: 0,
+            flat: true,
+            high: 0,
+            bound: 0,
+        }
+    }
+
     /// The first multiple of an alignment from a place, or a granule and a skew of one less, on.
     #[inline]
     fn aligned(&self, place: u32, align: u32) -> u32 {
@@ -149,9 +168,6 @@ impl Runs {
             return None;
         }
         let granules = granules as u32;
-        if let Some(start) = self.take_aside(granules) {
-            return Some(start);
-        }
         let place = self.fit(granules);
         if place == 0 {
             return None;
@@ -235,17 +251,15 @@ impl Runs {
     /// The same, if the range is not flat; `false` says nothing else.
     #[inline(always)]
     pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
-        if self.flat || start >= self.granules as usize {
+        if self.flat {
             return false;
         }
         let Some((word, bit)) = self.starts.word_mut(start) else { return false };
         let is_live = *word & bit != 0 && self.shadow.live(start as u32 + 1) as usize == granules;
         if is_live {
             *word &= !bit;
-            if !self.set_aside(start as u32, granules as u32) {
-                self.merge(start as u32, granules as u32);
-                self.drain();
-            }
+            self.merge(start as u32, granules as u32);
+            self.drain();
         }
         is_live
     }
@@ -451,7 +465,10 @@ mod tests {
                             (start..=start + has - granules.min(has))
                                 .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
                         });
-                        let plain = if align == 1 { runs.take_plainly(granules as usize) } else { None };
+                        let mut plain = || {
+                            runs.take_aside((granules - LEAST) as usize).or_else(|| runs.take_plainly(granules as usize))
+                        };
+                        let plain = if align == 1 { plain() } else { None };
                         let taken = plain.or_else(|| runs.take(granules, align)).or_else(|| {
                             aside &= !runs.give_asides();
                             runs.take(granules, align)
@@ -467,15 +484,19 @@ mod tests {
                     }
                     Step::Give(which) if !live.is_empty() => {
                         let (start, granules) = live.swap_remove(which % live.len());
-                        prop_assert!(runs.give_plainly(start as usize, granules as usize) || runs.give(start, granules));
+                        let (at, length) = (start as usize, (granules - LEAST) as usize);
+                        let set_aside = runs.set_aside(at, length);
+                        prop_assert!(set_aside || runs.give_plainly(at, granules as usize) || runs.give(start, granules));
+                        prop_assert!(!runs.set_aside(at, length));
                         prop_assert!(!runs.give(start, granules));
-                        prop_assert!(!runs.give_plainly(start as usize, granules as usize));
-                        aside = true;
+                        prop_assert!(!runs.give_plainly(at, granules as usize));
+                        aside |= set_aside;
                         model[start as usize..(start + granules) as usize].fill(false);
                     }
                     Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
                         prop_assert!(!runs.give(start, granules));
                         prop_assert!(!runs.give_plainly(start as usize, granules as usize));
+                        prop_assert!(!runs.set_aside(start as usize, (granules.wrapping_sub(LEAST)) as usize));
                     }
                     Step::Extend(which, more) if !live.is_empty() => {
                         let at = which % live.len();

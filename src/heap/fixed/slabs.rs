@@ -15,15 +15,16 @@ use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
 use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
 
-/// A size class: the place of the first slab of its list, `ceil(2^32 / bytes of a slot)`, bytes of a slot, slots of a slab, a
-/// bit for each of them, granules of a slab.
+/// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
+/// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
 type Cut = [u32; CUT_WORDS];
 const CUT_WORDS: usize = 8;
 const FIRST: usize = 0;
-const RECIPROCAL: usize = 1;
+const INVERSE: usize = 1;
 const BYTES: usize = 2;
 const SLOTS: usize = 3;
 const GRANULES: usize = 6;
+const TWOS: usize = 7;
 
 /// A bit for each slot.
 #[inline]
@@ -53,15 +54,20 @@ fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     best
 }
 
-/// The number of the slot that starts at a byte of a slab, if one does. Whether the slab has so many is not told.
+/// The number of the slot that starts at a byte of a slab, if one does.
 ///
-/// One product tells both the quotient and whether there is a remainder (Lemire, Kaser and Kurz, "Faster remainder by direct
-/// computation", 2019).
+/// The inverse of the odd part modulo 2^32 divides what is a multiple; whatever is not becomes larger than any quotient, once its twos
+/// stand at the upper end (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994, section 9).
 #[inline]
 fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
-    let product = within as u64 * cut[RECIPROCAL] as u64;
-    let slot = (product >> 32) as u32;
-    ((product as u32) < cut[RECIPROCAL] && slot < cut[SLOTS]).then_some(slot)
+    let slot = (within as u32).wrapping_mul(cut[INVERSE]).rotate_right(cut[TWOS]);
+    (slot < cut[SLOTS]).then_some(slot)
+}
+
+/// The inverse of an odd number modulo 2^32.
+fn inverse(odd: u32) -> u32 {
+    // Each step doubles the bits that are right, of which there are three at first.
+    (0..4).fold(odd, |inverse, _| inverse.wrapping_mul(2u32.wrapping_sub(odd.wrapping_mul(inverse))))
 }
 
 /// The place of a slab that is to change its list, since it has a free slot again, or is empty; 0 where there is none.
@@ -102,12 +108,16 @@ impl Slabs {
         for (class, row) in cuts.iter_mut().enumerate() {
             let bytes = plan.sizes.slot_bytes(class);
             let (granules, slots) = slab_of(bytes, plan.slab_granules);
-            // A quotient without a division, exact for every byte of a slab.
-            let reciprocal = u32::MAX / bytes + 1;
+            let twos = bytes.trailing_zeros();
             let all = !0u64 >> (64 - slots);
-            *row = [0, reciprocal, bytes, slots, all as u32, (all >> 32) as u32, granules, 0];
+            *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
         Slabs { cuts, sizes: plan.sizes }
+    }
+
+    /// None.
+    pub(super) const fn none() -> Slabs {
+        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.
@@ -159,7 +169,7 @@ impl Slabs {
     /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
     pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
         let cut = &mut self.cuts[class];
-        let align = (1 << cut[BYTES].trailing_zeros()) >> SLAB_GRANULE_SHIFT;
+        let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
         let Some(start) = runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
         let header = runs.shadow.header_mut(start + 1);
         *header = [0; LEAST as usize];

@@ -2,8 +2,10 @@
 //!
 //! 1. A stack for each of the shorter lengths, a few spans deep, linked through the shadow: taking and giving is a few loads and
 //!    stores, and neither cuts nor merges.
-//! 2. No start of a live span is set for one that is set aside, so that it is not given back again; to its neighbours it looks live.
-//! 3. Before a request fails, all of them are merged with what is free around them.
+//! 2. One that is set aside keeps its first and last bytes, and loses its bit: it is not given back again, nor merged by neighbours.
+//! 3. Nothing is set aside unless about half of the range lies free in one run; where that ends, one length after the other is
+//!    merged with what is free around it, and before a request fails all of them.
+//! 4. A length is counted from that of the shortest span.
 
 #![forbid(unsafe_code)]
 
@@ -20,31 +22,36 @@ const ONE: u32 = 2 * MOST_GRANULES;
 const _: () = assert!(DEEP < u32::MAX / ONE, "a stack's depth fits beside a place");
 
 impl Runs {
-    /// Takes a span of just that length that was set aside: where it starts.
+    /// Takes the last span of a length that was set aside: where it starts.
     #[inline(always)]
-    pub(super) fn take_aside(&mut self, granules: u32) -> Option<u32> {
-        let last = self.aside.get_mut((granules - LEAST) as usize)?;
+    pub(in super::super) fn take_aside(&mut self, length: usize) -> Option<u32> {
+        let last = self.aside.get_mut(length)?;
         let place = *last % ONE;
         if place == 0 {
             return None;
         }
         *last = self.shadow.next(place);
-        self.shadow.set_live_again(place, granules);
         self.starts.set(place - 1);
         Some(place - 1)
     }
 
-    /// Sets a span aside that was live. `false`: there are enough of that length, or none is set aside.
+    /// Sets the live span of a length aside that starts at `start`. `false`: there is no such span, or there are enough.
     #[inline(always)]
-    pub(super) fn set_aside(&mut self, start: u32, granules: u32) -> bool {
-        let Some(last) = self.aside.get_mut((granules - LEAST) as usize) else { return false };
-        if *last >= DEEP * ONE || self.filled < self.plenty {
+    pub(in super::super) fn set_aside(&mut self, start: usize, length: usize) -> bool {
+        let (Some(last), Some((word, bit))) = (self.aside.get_mut(length), self.starts.word_mut(start))
+        else {
+            return false;
+        };
+        if *word & bit == 0 || *last >= DEEP * ONE || self.filled < self.plenty {
             return false;
         }
-        let place = start + 1;
-        self.shadow.set_aside(place, *last);
-        *last = *last - *last % ONE + ONE + place;
-        true
+        let place = start as u32 + 1;
+        let is_live = self.shadow.set_aside(place, LEAST + length as u32, *last);
+        if is_live {
+            *word &= !bit;
+            *last = *last - *last % ONE + ONE + place;
+        }
+        is_live
     }
 
     /// One step towards nothing set aside.
