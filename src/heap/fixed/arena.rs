@@ -62,14 +62,14 @@ impl FixedArena {
     ) -> Result<Self, NoArena> {
         let granules = (space.len_bytes() >> plan.granule_shift) as u32;
         let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
-        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, Slabs::words(plan))?;
+        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, plan.asides, Slabs::words(plan))?;
         let slabs = Slabs::new(words, plan);
         Ok(FixedArena { space, granule_shift: plan.granule_shift, loose: false, runs, slabs })
     }
 
     /// The bytes of tables for so many granules.
     pub(super) const fn table_bytes(granules: u32, plan: Plan) -> usize {
-        Runs::table_bytes(granules, plan.flat, Slabs::words(plan))
+        Runs::table_bytes(granules, plan.flat, plan.asides, Slabs::words(plan))
     }
 
     /// Whether an address lies in the range, and where.

@@ -13,7 +13,6 @@ mod bits;
 mod lists;
 pub(super) mod shadow;
 
-use super::COPIES;
 use crate::arena::index::fit::List;
 use crate::arena::{Borrowed, Metadata, NoTable};
 use bits::Bits;
@@ -36,7 +35,7 @@ pub(super) struct Runs {
     /// The least that `filled` is where a free span is about half of the range.
     plenty: u32,
     /// The length whose turn it is to be merged where there is no plenty.
-    turn: u32,
+    turn: usize,
     granules: u32,
     /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
     skew: u32,
@@ -53,34 +52,30 @@ impl Runs {
         if flat { 0 } else { List::of(granules).row() + 1 }
     }
 
-    /// The lengths that are set aside.
-    const fn asides(flat: bool) -> usize {
-        if flat || !COPIES { 0 } else { aside::LENGTHS }
-    }
-
-    /// The bytes of the tables, of which so many more are counted in words of four bytes.
-    pub(super) const fn table_bytes(granules: u32, flat: bool, words: usize) -> usize {
+    /// The bytes of the tables, of which so many more, and those of what is set aside, are counted in words of four bytes.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize, words: usize) -> usize {
         let bits = Bits::words(granules + 1) * size_of::<usize>();
         let rest = if flat { bits } else { Shadow::len_for(granules) };
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        bits + rest + (words + rows + Self::asides(flat)) * 4
+        bits + rest + (words + rows + asides) * 4
     }
 
-    /// The spans of a free range, and a table of so many words beside.
+    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside.
     pub(super) fn new(
         meta: &mut Borrowed<'static>,
         granules: u32,
         skew: u32,
         flat: bool,
+        asides: usize,
         words: usize,
     ) -> Result<(Runs, &'static mut [u32]), NoTable> {
         let bits = Bits::words(granules + 1);
         let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
         let (starts, used) = table.split_at_mut(bits);
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.table(rows + Self::asides(flat) + words)?;
+        let table: &'static mut [u32] = meta.table(rows + asides + words)?;
         let (rows, rest) = table.split_at_mut(rows);
-        let (aside, words) = rest.split_at_mut(Self::asides(flat));
+        let (aside, words) = rest.split_at_mut(asides);
         let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
         let mut runs = Runs {
             starts: Bits::new(starts),
@@ -408,8 +403,9 @@ mod tests {
     const N: u32 = 3000;
 
     fn runs(flat: bool, skew: u32) -> Runs {
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, 0) + 8].leak();
-        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, 0).unwrap().0
+        let asides = if flat { 0 } else { 112 };
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides, 0) + 8].leak();
+        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0
     }
 
     #[derive(Clone, Debug)]

@@ -40,8 +40,8 @@ const MOST_GRANULES: u32 = 255;
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
-    // Two slots at least; 64 of the smallest have a header.
-    let least_granules = least_granules.max(2 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
+    // Three slots at least; 64 of the smallest have a header.
+    let least_granules = least_granules.max(3 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
     let most_granules = (2 * least_granules).min(MOST_GRANULES);
     let (mut best, mut least) = ((0, 0), u32::MAX);
     for slots in 1..=64 {

@@ -9,11 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::COPIES;
 use super::Runs;
 use super::shadow::{LEAST, MOST_GRANULES};
 
-/// The lengths that are set aside, from the shortest there is on.
-pub(super) const LENGTHS: usize = 112;
 /// Spans of a length that are set aside at most.
 const DEEP: u32 = 4;
 
@@ -57,11 +56,11 @@ impl Runs {
     /// One step towards nothing set aside.
     #[inline]
     pub(super) fn drain(&mut self) {
-        if self.filled >= self.plenty {
+        if self.filled >= self.plenty || self.aside.is_empty() {
             return;
         }
-        self.turn = (self.turn + 1) % LENGTHS as u32;
-        self.give_aside(self.turn as usize);
+        self.turn = if self.turn == 0 { self.aside.len() } else { self.turn } - 1;
+        self.give_aside(self.turn);
     }
 
     /// Merges one span of a length that was set aside. `false`: there is none.
@@ -78,6 +77,9 @@ impl Runs {
     /// Merges everything that was set aside with what is free around it. Whether there was anything.
     pub(in super::super) fn give_asides(&mut self) -> bool {
         let mut any = false;
+        if !COPIES {
+            return any;
+        }
         for at in 0..self.aside.len() {
             while self.give_aside(at) {
                 any = true;
