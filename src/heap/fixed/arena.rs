@@ -186,7 +186,8 @@ impl FixedArena {
     }
 
     /// The granules of a span for so many bytes; too many where the range has less.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn granules_for(&self, bytes: usize) -> u32 {
         let granules = bytes.saturating_add((1 << self.granule_shift) - 1) >> self.granule_shift;
         u32::try_from(granules).unwrap_or(u32::MAX).max(self.runs.least())
@@ -207,26 +208,14 @@ impl FixedArena {
         Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
     }
 
-    /// The granule that starts at a byte, if one does.
-    #[inline]
-    fn granule(&self, at: usize) -> Option<u32> {
-        let granule = (at >> self.granule_shift) as u32;
-        (self.bytes_of(granule) == at).then_some(granule)
-    }
-
     /// Gives the block at `at` back. The bytes it could use.
     #[inline]
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
         if let Some(bytes) = self.free_slot(at, last(layout)) {
             return Ok(bytes);
         }
-        let granules = self.granules_for(layout.size());
-        if let Some(start) = self.granule(at)
-            && self.runs.give(start, granules)
-        {
-            return Ok(self.bytes_of(granules));
-        }
-        self.free_otherwise(at, layout)
+        let held = self.held_for(at, layout)?;
+        Ok(self.free_held(at, held))
     }
 
     #[inline]
@@ -238,47 +227,37 @@ impl FixedArena {
         Some(bytes)
     }
 
-    /// Whether a layout is one for which a slot of `class` may have been left: without bytes, or of a smaller class.
-    fn is_smaller(&self, layout: Layout, class: usize) -> bool {
-        layout.size() == 0 || self.slabs.class(last(layout)).is_some_and(|given| given < class)
-    }
-
-    /// A block that is not live as it was given, or a slot that was left to a smaller one.
-    #[cold]
-    #[inline(never)]
-    fn free_otherwise(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        let held = self.held(at)?;
-        if let Held::Slot(class) = held
-            && self.loose
-            && self.is_smaller(layout, class)
-        {
-            return self.free_held(at, held);
-        }
-        Err(self.wrong_size(at, held, layout.size()))
-    }
-
     /// Gives a live block back, whatever it was taken for.
-    fn free_held(&mut self, at: usize, held: Held) -> Result<usize, BadFree> {
-        let bytes = self.held_bytes(held);
-        let given = match held {
+    fn free_held(&mut self, at: usize, held: Held) -> usize {
+        match held {
             Held::Slot(class) => {
                 let seen = self.slabs.look_in(&self.runs, at, class);
-                if let Some(seen) = seen {
-                    match self.slabs.give_seen(&mut self.runs, seen).1 {
-                        0 => {}
-                        chore => self.freed(chore),
-                    }
+                match seen.map_or(0, |seen| self.slabs.give_seen(&mut self.runs, seen).1) {
+                    0 => {}
+                    chore => self.freed(chore),
                 }
-                seen.is_some()
             }
-            Held::Span { start, granules } => self.runs.give(start, granules),
-        };
-        if given { Ok(bytes) } else { Err(BadFree::AlreadyFree { offset_bytes: at as u64 }) }
+            Held::Span { start, granules } => self.runs.free(start, granules),
+        }
+        self.held_bytes(held)
     }
 
-    fn wrong_size(&self, at: usize, held: Held, given: usize) -> BadFree {
-        let held_bytes = self.held_bytes(held) as u64;
-        BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes: given as u64 }
+    /// The live block that starts at `at` and was taken for a layout, or left to it.
+    fn held_for(&self, at: usize, layout: Layout) -> Result<Held, BadFree> {
+        let held = self.held(at)?;
+        let is_its = match held {
+            Held::Slot(class) => {
+                let given = self.slabs.class(last(layout));
+                given == Some(class)
+                    || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
+            }
+            Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
+        };
+        if is_its {
+            return Ok(held);
+        }
+        let (held_bytes, given_bytes) = (self.held_bytes(held) as u64, layout.size() as u64);
+        Err(BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes })
     }
 
     /// The live block that starts at `at`.
@@ -322,7 +301,7 @@ impl FixedArena {
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
     pub(super) fn free_unsized(&mut self, at: usize) -> Result<usize, BadFree> {
         let held = self.held(at)?;
-        self.free_held(at, held)
+        Ok(self.free_held(at, held))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -336,10 +315,16 @@ impl FixedArena {
         may_move: bool,
     ) -> Result<Resized, BadFree> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
-        let granules = self.granules_for(old.size());
-        let start = match self.granule(at).filter(|start| self.runs.live(*start) == Some(granules)) {
-            Some(start) => start,
-            None => return self.resize_slot(at, old, new_class),
+        let held = match if COPIES { self.span_of(at, old) } else { None } {
+            Some(span) => span,
+            None => self.held_for(at, old)?,
+        };
+        let had = self.held_bytes(held);
+        let (start, granules) = match held {
+            // A slot stays what it is.
+            Held::Slot(class) if new_class == Some(class) => return Ok(Resized::Done { had, has: had }),
+            Held::Slot(_) => return Ok(Resized::Move),
+            Held::Span { start, granules } => (start, granules),
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -351,22 +336,14 @@ impl FixedArena {
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Ok(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
+        Ok(Resized::Done { had, has: self.bytes_of(wants) })
     }
 
-    /// A slot stays what it is: whether that serves for a block of another class.
-    fn resize_slot(&self, at: usize, old: Layout, new_class: Option<usize>) -> Result<Resized, BadFree> {
-        let held = self.held(at)?;
-        let had = self.held_bytes(held);
-        match held {
-            Held::Slot(class)
-                if self.slabs.class(last(old)) == Some(class)
-                    || (self.loose && self.is_smaller(old, class)) =>
-            {
-                Ok(if new_class == Some(class) { Resized::Done { had, has: had } } else { Resized::Move })
-            }
-            _ => Err(self.wrong_size(at, held, old.size())),
-        }
+    /// The live span that starts at `at` and was taken for a layout, if there is one.
+    fn span_of(&self, at: usize, layout: Layout) -> Option<Held> {
+        let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
+        let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
+        is_live.then_some(Held::Span { start, granules })
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when

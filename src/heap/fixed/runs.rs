@@ -221,7 +221,8 @@ impl Runs {
     }
 
     /// The granules of the live span that starts at a granule, if one does that is no slab.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
         if start >= self.granules || !self.starts.is_set(start) {
             return None;
@@ -233,17 +234,7 @@ impl Runs {
         (granules <= self.granules).then_some(granules)
     }
 
-    /// Gives the live span back that starts at `start` and has so many granules. `false`: there is no such span.
-    #[inline]
-    pub(super) fn give(&mut self, start: u32, granules: u32) -> bool {
-        let is_live = self.live(start) == Some(granules);
-        if is_live {
-            self.free(start, granules);
-        }
-        is_live
-    }
-
-    /// The same, if the range is not flat; `false` says nothing else.
+    /// Gives the live span back that starts at `start` and has so many granules, in a range that is not flat. `false` says nothing else.
     #[inline(always)]
     pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
         if self.flat {
@@ -408,6 +399,14 @@ mod tests {
         Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0
     }
 
+    fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {
+        let is_live = runs.live(start) == Some(granules);
+        if is_live {
+            runs.free(start, granules);
+        }
+        is_live
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Take { granules: u32, align: u32 },
@@ -482,15 +481,15 @@ mod tests {
                         let (start, granules) = live.swap_remove(which % live.len());
                         let (at, length) = (start as usize, (granules - LEAST) as usize);
                         let set_aside = runs.set_aside(at, length);
-                        prop_assert!(set_aside || runs.give_plainly(at, granules as usize) || runs.give(start, granules));
+                        prop_assert!(set_aside || runs.give_plainly(at, granules as usize) || give(&mut runs, start, granules));
                         prop_assert!(!runs.set_aside(at, length));
-                        prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!give(&mut runs, start, granules));
                         prop_assert!(!runs.give_plainly(at, granules as usize));
                         aside |= set_aside;
                         model[start as usize..(start + granules) as usize].fill(false);
                     }
                     Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
-                        prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!give(&mut runs, start, granules));
                         prop_assert!(!runs.give_plainly(start as usize, granules as usize));
                         prop_assert!(!runs.set_aside(start as usize, (granules.wrapping_sub(LEAST)) as usize));
                     }
@@ -539,7 +538,7 @@ mod tests {
                 }
             }
             for (start, granules) in live {
-                prop_assert!(runs.give(start, granules));
+                prop_assert!(give(&mut runs, start, granules));
             }
             runs.give_asides();
             prop_assert_eq!(runs.longest(), N);

@@ -121,7 +121,8 @@ impl Slabs {
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         self.sizes.class(last).filter(|class| *class < self.cuts.len())
     }
