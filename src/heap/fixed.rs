@@ -156,17 +156,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
-        match state.take_slot(layout) {
-            Some((at, bytes, 0)) => Some((at, bytes)),
-            Some((at, bytes, chore)) => Some((Self::take_last(state, at, chore), bytes)),
+        match state.take_at_hand(layout) {
+            Some((at, bytes)) => NonNull::new(at).map(|at| (at, bytes)),
             None => Self::take_else(state, layout),
         }
-    }
-
-    #[inline(never)]
-    fn take_last(mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, chore: Chore) -> NonNull<u8> {
-        state.filled(chore);
-        at
     }
 
     #[inline(never)]
@@ -216,7 +209,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
-        match state.give_slot(at, layout) {
+        match state.give_at_hand(at, layout) {
             Some(0) => Ok(()),
             Some(chore) => {
                 Self::give_last(state, chore);

@@ -61,6 +61,23 @@ impl<'a> Fixed<'a> {
 }
 
 impl Fixed<'_> {
+    /// A range of nothing.
+    pub(crate) const fn none() -> Self {
+        Fixed { start: NonNull::dangling(), geometry: Fixed::geometry_for(0), len: 0, bytes: PhantomData }
+    }
+
+    /// How far an address lies behind the start; more than the length where it does not lie in the space.
+    #[inline]
+    pub(crate) fn distance(&self, addr: NonNull<u8>) -> usize {
+        (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize)
+    }
+
+    /// The address of an offset that is less than the length.
+    #[inline]
+    pub(crate) fn pointer(&self, at: usize) -> *mut u8 {
+        self.start.as_ptr().wrapping_add(at)
+    }
+
     /// The address of an offset, if it is less than the length.
     #[inline]
     pub(crate) fn find_addr(&self, at: usize) -> Option<NonNull<u8>> {
@@ -110,7 +127,7 @@ unsafe impl<'a> Space for Fixed<'a> {
     #[inline]
     fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
         // Below the start it wraps, beyond every length.
-        let at = (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize);
+        let at = self.distance(addr);
         (at < self.len).then_some(Offset(at as u64))
     }
 

@@ -49,8 +49,11 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
         // Nobody uses the old one any more.
         let mut state = self.held();
-        if !COPIES || state.give_span(at, old).is_none() {
-            state.free(at, old)?;
+        match if COPIES { state.give_at_hand(at, old) } else { None } {
+            Some(0) => {}
+            Some(chore) => Self::give_last(state, chore),
+            None if COPIES && state.give_span(at, old).is_some() => {}
+            None => state.free(at, old)?,
         }
         Ok(Some(to))
     }
@@ -75,9 +78,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline(always)]
     fn take_global(&self, layout: Layout) -> *mut u8 {
         let mut state = self.state.lock();
-        match state.take_slot(layout) {
-            Some((at, _, 0)) => at.as_ptr(),
-            Some((at, _, chore)) => Self::take_last(state, at, chore).as_ptr(),
+        match state.take_at_hand(layout) {
+            Some((at, _)) => at,
             None => self.take_global_else(state, layout),
         }
     }
@@ -151,7 +153,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         let Some(at) = NonNull::new(at) else { return self.given_null(layout) };
         let mut state = self.state.lock();
-        match state.give_slot(at, layout) {
+        match state.give_at_hand(at, layout) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
             None => self.give_global_else(state, at, layout),
@@ -179,12 +181,12 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
             Some(Some((to, slot))) => {
                 // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks lie
                 // apart.
-                unsafe { ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new_bytes)) };
+                unsafe { ptr::copy_nonoverlapping(at, to, old.size().min(new_bytes)) };
                 match state.give_seen(slot) {
                     0 => {}
                     chore => Self::give_last(state, chore),
                 }
-                return to.as_ptr();
+                return to;
             }
             None => {}
         }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
@@ -42,6 +43,17 @@ pub(super) struct FixedArena {
 }
 
 impl FixedArena {
+    /// An arena without memory.
+    pub(super) const fn none() -> Self {
+        FixedArena {
+            space: Fixed::none(),
+            granule_shift: 0,
+            loose: false,
+            runs: Runs::none(),
+            slabs: Slabs::none(),
+        }
+    }
+
     /// Divides `space`, which is counted as `plan` says, with its tables from `meta`.
     pub(super) fn new(
         space: Fixed<'static>,
@@ -50,14 +62,14 @@ impl FixedArena {
     ) -> Result<Self, NoArena> {
         let granules = (space.len_bytes() >> plan.granule_shift) as u32;
         let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
-        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, Slabs::words(plan))?;
+        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, plan.asides, Slabs::words(plan))?;
         let slabs = Slabs::new(words, plan);
         Ok(FixedArena { space, granule_shift: plan.granule_shift, loose: false, runs, slabs })
     }
 
     /// The bytes of tables for so many granules.
     pub(super) const fn table_bytes(granules: u32, plan: Plan) -> usize {
-        Runs::table_bytes(granules, plan.flat, Slabs::words(plan))
+        Runs::table_bytes(granules, plan.flat, plan.asides, Slabs::words(plan))
     }
 
     /// Whether an address lies in the range, and where.
@@ -82,18 +94,31 @@ impl FixedArena {
         self.bytes_of(self.runs.high_water())
     }
 
-    /// A slot for a layout, if there is one at hand. Where it starts, its bytes, and what is to be done.
+    /// A block for a layout that is at hand: a slot, or a span that was set aside. Where it starts, and its bytes.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
-        let (at, bytes, chore) = self.slabs.take(&mut self.runs, last(layout))?;
-        Some((self.space.find_addr(at)?, bytes, chore))
+    pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        let (at, bytes) = if COPIES && self.slabs.class(last(layout)).is_none() {
+            if layout.align() > GRANULE {
+                return None;
+            }
+            let start = self.runs.take_aside(aside_length(layout))? as usize;
+            (start << SLAB_GRANULE_SHIFT, layout.size().next_multiple_of(GRANULE))
+        } else {
+            self.slabs.take(&mut self.runs, last(layout))?
+        };
+        Some((self.space.pointer(at), bytes))
     }
 
-    /// Gives a slot back, if it is at a glance what it should be. Its bytes, and what is to be done.
+    /// Gives a block back, if it is at a glance what it should be, and nothing is to be merged. Its bytes, and what is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
-        let at = self.offset(at)?;
-        self.slabs.give(&mut self.runs, at, last(layout))
+    pub(super) fn give_at_hand(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
+        let at = self.space.distance(at);
+        if !COPIES || self.slabs.class(last(layout)).is_some() {
+            return self.slabs.give(&mut self.runs, at, last(layout));
+        }
+        let is_live =
+            at.is_multiple_of(GRANULE) && self.runs.set_aside(at >> SLAB_GRANULE_SHIFT, aside_length(layout));
+        is_live.then_some((layout.size().next_multiple_of(GRANULE), 0))
     }
 
     /// A span for a layout, if that is what it takes and one is found at once.
@@ -110,16 +135,16 @@ impl FixedArena {
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.offset(at)?, plain_granules(layout));
+        let (at, granules) = (self.space.distance(at), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
-        let is_live = start << SLAB_GRANULE_SHIFT == at && self.runs.give_plainly(start, granules);
+        let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
     }
 
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
     pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.offset(at)?, last(layout))
+        self.slabs.look(&self.runs, self.space.distance(at), last(layout))
     }
 
     /// Whether a slot serves for a layout.
@@ -134,11 +159,6 @@ impl FixedArena {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
-    /// Does what a slot that was taken has left to do.
-    pub(super) fn filled(&mut self, chore: Chore) {
-        self.slabs.filled(&mut self.runs, chore);
-    }
-
     /// Does what a slot that was given back has left to do.
     pub(super) fn freed(&mut self, chore: Chore) {
         self.slabs.freed(&mut self.runs, chore);
@@ -150,15 +170,13 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes, chore)) = self.take_slot(layout) {
-                    if chore != 0 {
-                        self.filled(chore);
-                    }
-                    return Some((at, bytes));
+                if let Some((at, bytes)) = self.slabs.take(&mut self.runs, last(layout)) {
+                    return Some((self.space.find_addr(at)?, bytes));
                 }
                 let runs = &mut self.runs;
-                let opened = self.slabs.open(runs, class)
-                    || (self.slabs.reclaim(runs) && self.slabs.open(runs, class));
+                let opened = self.slabs.turn(runs, class)
+                    || self.slabs.open(runs, class)
+                    || (self.slabs.reclaim(runs) | runs.give_asides() && self.slabs.open(runs, class));
                 if !opened {
                     break;
                 }
@@ -168,7 +186,8 @@ impl FixedArena {
     }
 
     /// The granules of a span for so many bytes; too many where the range has less.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn granules_for(&self, bytes: usize) -> u32 {
         let granules = bytes.saturating_add((1 << self.granule_shift) - 1) >> self.granule_shift;
         u32::try_from(granules).unwrap_or(u32::MAX).max(self.runs.least())
@@ -183,17 +202,10 @@ impl FixedArena {
         let align = (layout.align() >> self.granule_shift).max(1) as u32;
         let start = match self.runs.take(granules, align) {
             Some(start) => start,
-            None if !self.slabs.reclaim(&mut self.runs) => return None,
+            None if !self.settle() => return None,
             None => self.runs.take(granules, align)?,
         };
         Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
-    }
-
-    /// The granule that starts at a byte, if one does.
-    #[inline]
-    fn granule(&self, at: usize) -> Option<u32> {
-        let granule = (at >> self.granule_shift) as u32;
-        (self.bytes_of(granule) == at).then_some(granule)
     }
 
     /// Gives the block at `at` back. The bytes it could use.
@@ -202,13 +214,8 @@ impl FixedArena {
         if let Some(bytes) = self.free_slot(at, last(layout)) {
             return Ok(bytes);
         }
-        let granules = self.granules_for(layout.size());
-        if let Some(start) = self.granule(at)
-            && self.runs.give(start, granules)
-        {
-            return Ok(self.bytes_of(granules));
-        }
-        self.free_otherwise(at, layout)
+        let held = self.held_for(at, layout)?;
+        Ok(self.free_held(at, held))
     }
 
     #[inline]
@@ -220,47 +227,37 @@ impl FixedArena {
         Some(bytes)
     }
 
-    /// Whether a layout is one for which a slot of `class` may have been left: without bytes, or of a smaller class.
-    fn is_smaller(&self, layout: Layout, class: usize) -> bool {
-        layout.size() == 0 || self.slabs.class(last(layout)).is_some_and(|given| given < class)
-    }
-
-    /// A block that is not live as it was given, or a slot that was left to a smaller one.
-    #[cold]
-    #[inline(never)]
-    fn free_otherwise(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        let held = self.held(at)?;
-        if let Held::Slot(class) = held
-            && self.loose
-            && self.is_smaller(layout, class)
-        {
-            return self.free_held(at, held);
-        }
-        Err(self.wrong_size(at, held, layout.size()))
-    }
-
     /// Gives a live block back, whatever it was taken for.
-    fn free_held(&mut self, at: usize, held: Held) -> Result<usize, BadFree> {
-        let bytes = self.held_bytes(held);
-        let given = match held {
+    fn free_held(&mut self, at: usize, held: Held) -> usize {
+        match held {
             Held::Slot(class) => {
                 let seen = self.slabs.look_in(&self.runs, at, class);
-                if let Some(seen) = seen {
-                    match self.slabs.give_seen(&mut self.runs, seen).1 {
-                        0 => {}
-                        chore => self.freed(chore),
-                    }
+                match seen.map_or(0, |seen| self.slabs.give_seen(&mut self.runs, seen).1) {
+                    0 => {}
+                    chore => self.freed(chore),
                 }
-                seen.is_some()
             }
-            Held::Span { start, granules } => self.runs.give(start, granules),
-        };
-        if given { Ok(bytes) } else { Err(BadFree::AlreadyFree { offset_bytes: at as u64 }) }
+            Held::Span { start, granules } => self.runs.free(start, granules),
+        }
+        self.held_bytes(held)
     }
 
-    fn wrong_size(&self, at: usize, held: Held, given: usize) -> BadFree {
-        let held_bytes = self.held_bytes(held) as u64;
-        BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes: given as u64 }
+    /// The live block that starts at `at` and was taken for a layout, or left to it.
+    fn held_for(&self, at: usize, layout: Layout) -> Result<Held, BadFree> {
+        let held = self.held(at)?;
+        let is_its = match held {
+            Held::Slot(class) => {
+                let given = self.slabs.class(last(layout));
+                given == Some(class)
+                    || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
+            }
+            Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
+        };
+        if is_its {
+            return Ok(held);
+        }
+        let (held_bytes, given_bytes) = (self.held_bytes(held) as u64, layout.size() as u64);
+        Err(BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes })
     }
 
     /// The live block that starts at `at`.
@@ -304,7 +301,7 @@ impl FixedArena {
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
     pub(super) fn free_unsized(&mut self, at: usize) -> Result<usize, BadFree> {
         let held = self.held(at)?;
-        self.free_held(at, held)
+        Ok(self.free_held(at, held))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -318,10 +315,16 @@ impl FixedArena {
         may_move: bool,
     ) -> Result<Resized, BadFree> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
-        let granules = self.granules_for(old.size());
-        let start = match self.granule(at).filter(|start| self.runs.live(*start) == Some(granules)) {
-            Some(start) => start,
-            None => return self.resize_slot(at, old, new_class),
+        let held = match if COPIES { self.span_of(at, old) } else { None } {
+            Some(span) => span,
+            None => self.held_for(at, old)?,
+        };
+        let had = self.held_bytes(held);
+        let (start, granules) = match held {
+            // A slot stays what it is.
+            Held::Slot(class) if new_class == Some(class) => return Ok(Resized::Done { had, has: had }),
+            Held::Slot(_) => return Ok(Resized::Move),
+            Held::Span { start, granules } => (start, granules),
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -333,22 +336,14 @@ impl FixedArena {
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Ok(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
+        Ok(Resized::Done { had, has: self.bytes_of(wants) })
     }
 
-    /// A slot stays what it is: whether that serves for a block of another class.
-    fn resize_slot(&self, at: usize, old: Layout, new_class: Option<usize>) -> Result<Resized, BadFree> {
-        let held = self.held(at)?;
-        let had = self.held_bytes(held);
-        match held {
-            Held::Slot(class)
-                if self.slabs.class(last(old)) == Some(class)
-                    || (self.loose && self.is_smaller(old, class)) =>
-            {
-                Ok(if new_class == Some(class) { Resized::Done { had, has: had } } else { Resized::Move })
-            }
-            _ => Err(self.wrong_size(at, held, old.size())),
-        }
+    /// The live span that starts at `at` and was taken for a layout, if there is one.
+    fn span_of(&self, at: usize, layout: Layout) -> Option<Held> {
+        let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
+        let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
+        is_live.then_some(Held::Span { start, granules })
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
@@ -369,9 +364,9 @@ impl FixedArena {
         self.loose = true;
     }
 
-    /// Closes what is kept open for requests to come.
-    pub(super) fn settle(&mut self) {
-        self.slabs.reclaim(&mut self.runs);
+    /// Makes free what is kept for requests to come. Whether there was anything.
+    pub(super) fn settle(&mut self) -> bool {
+        self.slabs.reclaim(&mut self.runs) | self.runs.give_asides()
     }
 
     /// The bytes of the longest free run that a block can have.
@@ -405,6 +400,15 @@ impl FixedArena {
             });
         }
     }
+}
+
+/// The bytes of a granule of a range that is not flat.
+const GRANULE: usize = 1 << SLAB_GRANULE_SHIFT;
+
+/// The granules of a span for a layout beyond those of the shortest; more than is ever set aside where they are less.
+#[inline(always)]
+fn aside_length(layout: Layout) -> usize {
+    layout.size().wrapping_sub((LEAST as usize - 1) * GRANULE + 1) >> SLAB_GRANULE_SHIFT
 }
 
 /// The granules of a span for a layout, in a range that is not flat.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::runs::shadow::{LEAST, MOST_GRANULES};
 use crate::size::Geometry;
 
@@ -25,6 +26,8 @@ pub(super) struct Plan {
     pub(super) sizes: &'static Sizes,
     /// Granules that a slab has at least.
     pub(super) slab_granules: u32,
+    /// How many of the shorter lengths of spans are set aside.
+    pub(super) asides: usize,
 }
 
 impl Plan {
@@ -32,7 +35,7 @@ impl Plan {
     ///
     /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
     /// pass over the bits of at most 10,240 granules. From there on most sizes up to 2 KiB come from slabs (see [`Sizes`]); below 4 MiB from
-    /// fewer and smaller ones.
+    /// fewer and smaller ones, and nothing is set aside.
     pub(super) const fn of(len: usize) -> Plan {
         let granule_shift = match len >> 10 {
             0..16 => 3,
@@ -42,9 +45,15 @@ impl Plan {
         };
         let flat = granule_shift < SLAB_GRANULE_SHIFT;
         if len < 4 << 20 {
-            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16 }
+            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }
         } else {
-            Plan { granule_shift, flat, sizes: &MANY, slab_granules: 32 }
+            Plan {
+                granule_shift,
+                flat,
+                sizes: &MANY,
+                slab_granules: 40,
+                asides: if COPIES { 112 } else { 0 },
+            }
         }
     }
 

@@ -4,10 +4,11 @@
 //! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
 //!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
 //! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
-//! 4. Free spans merge at once. The shortest span that is asked for holds a header, the flat ranges' a granule.
+//! 4. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The shortest span that is asked for holds a header, the flat ranges' a granule.
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod bits;
 mod lists;
 pub(super) mod shadow;
@@ -29,6 +30,12 @@ pub(super) struct Runs {
     rows: &'static mut [Row],
     /// One bit for each row that is not empty.
     filled: u32,
+    /// The last span that was set aside of each length (`runs/aside.rs`).
+    aside: &'static mut [u32],
+    /// The least that `filled` is where a free span is about half of the range.
+    plenty: u32,
+    /// The length whose turn it is to be merged where there is no plenty.
+    turn: usize,
     granules: u32,
     /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
     skew: u32,
@@ -45,27 +52,30 @@ impl Runs {
         if flat { 0 } else { List::of(granules).row() + 1 }
     }
 
-    /// The bytes of the tables, of which so many more are counted in words of four bytes.
-    pub(super) const fn table_bytes(granules: u32, flat: bool, words: usize) -> usize {
+    /// The bytes of the tables, of which so many more, and those of what is set aside, are counted in words of four bytes.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize, words: usize) -> usize {
         let bits = Bits::words(granules + 1) * size_of::<usize>();
         let rest = if flat { bits } else { Shadow::len_for(granules) };
-        bits + rest + (words + Self::rows(granules, flat) * (List::IN_ROW as usize + 1)) * 4
+        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
+        bits + rest + (words + rows + asides) * 4
     }
 
-    /// The spans of a free range, and a table of so many words beside.
+    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside.
     pub(super) fn new(
         meta: &mut Borrowed<'static>,
         granules: u32,
         skew: u32,
         flat: bool,
+        asides: usize,
         words: usize,
     ) -> Result<(Runs, &'static mut [u32]), NoTable> {
         let bits = Bits::words(granules + 1);
         let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
         let (starts, used) = table.split_at_mut(bits);
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.table(rows + words)?;
-        let (rows, words) = table.split_at_mut(rows);
+        let table: &'static mut [u32] = meta.table(rows + asides + words)?;
+        let (rows, rest) = table.split_at_mut(rows);
+        let (aside, words) = rest.split_at_mut(asides);
         let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
         let mut runs = Runs {
             starts: Bits::new(starts),
@@ -73,6 +83,9 @@ impl Runs {
             shadow: Shadow::new(shadow),
             rows: rows.as_chunks_mut().0,
             filled: 0,
+            aside,
+            plenty: 1 << List::of(granules - granules / 4).row(),
+            turn: 0,
             granules,
             skew,
             flat,
@@ -86,6 +99,25 @@ impl Runs {
             runs.insert(1, granules);
         }
         Ok((runs, words))
+    }
+
+    /// No spans, in a range of nothing.
+    pub(super) const fn none() -> Runs {
+        Runs {
+            starts: Bits::new(&mut []),
+            used: Bits::new(&mut []),
+            shadow: Shadow::new(&mut []),
+            rows: &mut [],
+            filled: 0,
+            aside: &mut [],
+            plenty: 0,
+            turn: 0,
+            granules: 0,
+            skew: 0,
+            flat: true,
+            high: 0,
+            bound: 0,
+        }
     }
 
     /// The first multiple of an alignment from a place, or a granule and a skew of one less, on.
@@ -189,7 +221,8 @@ impl Runs {
     }
 
     /// The granules of the live span that starts at a granule, if one does that is no slab.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
         if start >= self.granules || !self.starts.is_set(start) {
             return None;
@@ -201,20 +234,10 @@ impl Runs {
         (granules <= self.granules).then_some(granules)
     }
 
-    /// Gives the live span back that starts at `start` and has so many granules. `false`: there is no such span.
-    #[inline]
-    pub(super) fn give(&mut self, start: u32, granules: u32) -> bool {
-        let is_live = self.live(start) == Some(granules);
-        if is_live {
-            self.free(start, granules);
-        }
-        is_live
-    }
-
-    /// The same, if the range is not flat; `false` says nothing else.
+    /// Gives the live span back that starts at `start` and has so many granules, in a range that is not flat. `false` says nothing else.
     #[inline(always)]
     pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
-        if self.flat || start >= self.granules as usize {
+        if self.flat {
             return false;
         }
         let Some((word, bit)) = self.starts.word_mut(start) else { return false };
@@ -222,6 +245,7 @@ impl Runs {
         if is_live {
             *word &= !bit;
             self.merge(start as u32, granules as u32);
+            self.drain();
         }
         is_live
     }
@@ -361,17 +385,27 @@ impl Runs {
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
+    use super::super::COPIES;
     use super::*;
     use core::mem::MaybeUninit;
     use proptest::prelude::*;
     use std::vec;
     use std::vec::Vec;
 
-    const N: u32 = 900;
+    const N: u32 = 3000;
 
     fn runs(flat: bool, skew: u32) -> Runs {
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, 0) + 8].leak();
-        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, 0).unwrap().0
+        let asides = if flat || !COPIES { 0 } else { 112 };
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides, 0) + 8].leak();
+        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0
+    }
+
+    fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {
+        let is_live = runs.live(start) == Some(granules);
+        if is_live {
+            runs.free(start, granules);
+        }
+        is_live
     }
 
     #[derive(Clone, Debug)]
@@ -381,6 +415,7 @@ mod tests {
         GiveWrong { start: u32, granules: u32 },
         Extend(usize, u32),
         Cut(usize, u32),
+        GiveAsides,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -391,6 +426,7 @@ mod tests {
             2 => (0..N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
             2 => (any::<usize>(), 1..100u32).prop_map(|(which, more)| Step::Extend(which, more)),
             2 => (any::<usize>(), 16..100u32).prop_map(|(which, keep)| Step::Cut(which, keep)),
+            1 => Just(Step::GiveAsides),
         ]
     }
 
@@ -416,6 +452,8 @@ mod tests {
             let mut runs = runs(flat, skew);
             let mut model = [false; N as usize];
             let mut live: Vec<(u32, u32)> = Vec::new();
+            // Whether spans may be set aside: then what is free need not be found.
+            let mut aside = false;
             for step in steps {
                 match step {
                     Step::Take { granules, align } => {
@@ -423,7 +461,14 @@ mod tests {
                             (start..=start + has - granules.min(has))
                                 .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
                         });
-                        let taken = runs.take(granules, align);
+                        let mut plain = || {
+                            runs.take_aside((granules - LEAST) as usize).or_else(|| runs.take_plainly(granules as usize))
+                        };
+                        let plain = if align == 1 { plain() } else { None };
+                        let taken = plain.or_else(|| runs.take(granules, align)).or_else(|| {
+                            aside &= !runs.give_asides();
+                            runs.take(granules, align)
+                        });
                         prop_assert_eq!(taken.is_some(), fits);
                         if let Some(start) = taken {
                             prop_assert!((start + skew).is_multiple_of(align));
@@ -435,20 +480,28 @@ mod tests {
                     }
                     Step::Give(which) if !live.is_empty() => {
                         let (start, granules) = live.swap_remove(which % live.len());
-                        prop_assert!(runs.give(start, granules));
-                        prop_assert!(!runs.give(start, granules));
+                        let (at, length) = (start as usize, (granules - LEAST) as usize);
+                        let set_aside = runs.set_aside(at, length);
+                        prop_assert!(set_aside || runs.give_plainly(at, granules as usize) || give(&mut runs, start, granules));
+                        prop_assert!(!runs.set_aside(at, length));
+                        prop_assert!(!give(&mut runs, start, granules));
+                        prop_assert!(!runs.give_plainly(at, granules as usize));
+                        aside |= set_aside;
                         model[start as usize..(start + granules) as usize].fill(false);
                     }
                     Step::GiveWrong { start, granules } if !live.contains(&(start, granules)) => {
-                        prop_assert!(!runs.give(start, granules));
+                        prop_assert!(!give(&mut runs, start, granules));
                         prop_assert!(!runs.give_plainly(start as usize, granules as usize));
+                        prop_assert!(!runs.set_aside(start as usize, (granules.wrapping_sub(LEAST)) as usize));
                     }
                     Step::Extend(which, more) if !live.is_empty() => {
                         let at = which % live.len();
                         let (start, granules) = live[at];
                         let end = (start + granules) as usize;
                         let fits = model.get(end..end + more as usize).is_some_and(|behind| behind.iter().all(|used| !used));
-                        prop_assert_eq!(runs.extend(start, granules, granules + more), fits);
+                        let extended = runs.extend(start, granules, granules + more)
+                            || (runs.give_asides() && runs.extend(start, granules, granules + more));
+                        prop_assert_eq!(extended, fits);
                         if fits {
                             model[end..end + more as usize].fill(true);
                             live[at].1 += more;
@@ -462,6 +515,10 @@ mod tests {
                             model[(start + keep) as usize..(start + granules) as usize].fill(false);
                             live[at].1 = keep;
                         }
+                    }
+                    Step::GiveAsides => {
+                        runs.give_asides();
+                        aside = false;
                     }
                     _ => {}
                 }
@@ -477,11 +534,14 @@ mod tests {
                 }
                 prop_assert_eq!(runs.next_live(from), None);
                 let longest = free(&model).into_iter().map(|(_, has)| has).max().unwrap_or(0);
-                prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+                if flat || !aside {
+                    prop_assert_eq!(runs.longest(), if flat || longest >= LEAST { longest } else { 0 });
+                }
             }
             for (start, granules) in live {
-                prop_assert!(runs.give(start, granules));
+                prop_assert!(give(&mut runs, start, granules));
             }
+            runs.give_asides();
             prop_assert_eq!(runs.longest(), N);
         }
     }

@@ -5,25 +5,26 @@
 //! 2. The slab of a block is the last live span that starts before its end: a look at one or two words of bits.
 //! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than the largest slot comes from spans, whose granule is little
 //!    then.
-//! 4. An empty slab that is alone in its list stays, so that a program that takes one block and gives it back, again and
-//!    again, opens no slab for it. Every other list holds no empty slab. Before a request fails, all of them are closed.
+//! 4. The first slab of a list may be full, or empty: nothing is done about it until another is to be the first. So a program that
+//!    takes a block and gives it back, again and again, opens no slab for it, and changes no list. No other slab in a list is either.
+//!    Before a request fails, the empty ones are closed.
 
 #![forbid(unsafe_code)]
 
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
 use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
-use core::mem::take;
 
-/// A size class: the place of the first slab that has a free slot, `ceil(2^32 / bytes of a slot)`, bytes of a slot, slots of a slab, a
-/// bit for each of them, granules of a slab.
+/// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
+/// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
 type Cut = [u32; CUT_WORDS];
 const CUT_WORDS: usize = 8;
 const FIRST: usize = 0;
-const RECIPROCAL: usize = 1;
+const INVERSE: usize = 1;
 const BYTES: usize = 2;
 const SLOTS: usize = 3;
 const GRANULES: usize = 6;
+const TWOS: usize = 7;
 
 /// A bit for each slot.
 #[inline]
@@ -39,8 +40,8 @@ const MOST_GRANULES: u32 = 255;
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
-    // Two slots at least; 64 of the smallest have a header.
-    let least_granules = least_granules.max(2 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
+    // Three slots at least; 64 of the smallest have a header.
+    let least_granules = least_granules.max(3 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
     let most_granules = (2 * least_granules).min(MOST_GRANULES);
     let (mut best, mut least) = ((0, 0), u32::MAX);
     for slots in 1..=64 {
@@ -53,18 +54,23 @@ fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     best
 }
 
-/// The number of the slot that starts at a byte of a slab, if one does. Whether the slab has so many is not told.
+/// The number of the slot that starts at a byte of a slab, if one does.
 ///
-/// One product tells both the quotient and whether there is a remainder (Lemire, Kaser and Kurz, "Faster remainder by direct
-/// computation", 2019).
+/// The inverse of the odd part modulo 2^32 divides what is a multiple; whatever is not becomes larger than any quotient, once its twos
+/// stand at the upper end (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994, section 9).
 #[inline]
 fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
-    let product = within as u64 * cut[RECIPROCAL] as u64;
-    let slot = (product >> 32) as u32;
-    ((product as u32) < cut[RECIPROCAL] && slot < cut[SLOTS]).then_some(slot)
+    let slot = (within as u32).wrapping_mul(cut[INVERSE]).rotate_right(cut[TWOS]);
+    (slot < cut[SLOTS]).then_some(slot)
 }
 
-/// The place of a slab that is to change its list, since it became full, has a free slot again, or is empty; 0 where there is none.
+/// The inverse of an odd number modulo 2^32.
+fn inverse(odd: u32) -> u32 {
+    // Each step doubles the bits that are right, of which there are three at first.
+    (0..4).fold(odd, |inverse, _| inverse.wrapping_mul(2u32.wrapping_sub(odd.wrapping_mul(inverse))))
+}
+
+/// The place of a slab that is to change its list, since it has a free slot again, or is empty; 0 where there is none.
 /// A number, not an option: what comes back from the paths of small blocks fits registers.
 pub(super) type Chore = u32;
 
@@ -102,16 +108,21 @@ impl Slabs {
         for (class, row) in cuts.iter_mut().enumerate() {
             let bytes = plan.sizes.slot_bytes(class);
             let (granules, slots) = slab_of(bytes, plan.slab_granules);
-            // A quotient without a division, exact for every byte of a slab.
-            let reciprocal = u32::MAX / bytes + 1;
+            let twos = bytes.trailing_zeros();
             let all = !0u64 >> (64 - slots);
-            *row = [0, reciprocal, bytes, slots, all as u32, (all >> 32) as u32, granules, 0];
+            *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
         Slabs { cuts, sizes: plan.sizes }
     }
 
+    /// None.
+    pub(super) const fn none() -> Slabs {
+        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes }
+    }
+
     /// The class that serves bytes of which `last` is the last, if one does.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         self.sizes.class(last).filter(|class| *class < self.cuts.len())
     }
@@ -122,10 +133,10 @@ impl Slabs {
         self.cuts[class][BYTES] as usize
     }
 
-    /// Takes a slot for bytes of which `last` is the last. Where it starts, in bytes, its length, and what is to be done.
+    /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize, Chore)> {
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
         let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
@@ -134,25 +145,32 @@ impl Slabs {
         }
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
-        let left = free & free.wrapping_sub(1);
-        shadow::set_bits(header, left);
+        if free == 0 {
+            return None;
+        }
+        shadow::set_bits(header, free & (free - 1));
         let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
-        let at = start + free.trailing_zeros() as usize * cut[BYTES] as usize;
-        Some((at, cut[BYTES] as usize, if left == 0 { place } else { 0 }))
+        Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
-    /// A slab has no free slot any more: out of the list, in which it is the first.
-    pub(super) fn filled(&mut self, runs: &mut Runs, place: Chore) {
-        let header = runs.shadow.header(place);
-        let next = shadow::links(header).next;
-        self.cuts[class_of(header)][FIRST] = next;
+    /// Makes another slab the first, where that is full: the next one. Whether there was one.
+    pub(super) fn turn(&mut self, runs: &mut Runs, class: usize) -> bool {
+        let first = self.cuts[class][FIRST];
+        first != 0 && self.drop_first(runs, class, first) != 0
+    }
+
+    /// Takes the first slab off its list. The next one, which is the first now.
+    fn drop_first(&mut self, runs: &mut Runs, class: usize, first: u32) -> u32 {
+        let next = shadow::links(runs.shadow.header(first)).next;
+        self.cuts[class][FIRST] = next;
         set_prev(runs, next, 0);
+        next
     }
 
-    /// Opens a slab: takes a span for it. `false`: there is none.
+    /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
     pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
         let cut = &mut self.cuts[class];
-        let align = (1 << cut[BYTES].trailing_zeros()) >> SLAB_GRANULE_SHIFT;
+        let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
         let Some(start) = runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
         let header = runs.shadow.header_mut(start + 1);
         *header = [0; LEAST as usize];
@@ -220,18 +238,17 @@ impl Slabs {
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
         shadow::set_bits(header, free | bit);
-        let has_chore = free == 0 || free | bit == all(cut);
+        let has_chore = place != cut[FIRST] && (free == 0 || free | bit == all(cut));
         (cut[BYTES] as usize, if has_chore { place } else { 0 })
     }
 
-    /// A slab was full, or is empty now.
+    /// A slab that is not the first was full, or is empty now.
     pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
         let header = runs.shadow.header(place);
         let (class, free) = (class_of(header), shadow::bits(header));
         if free & (free - 1) == 0 {
             self.link(runs, place, class);
-        }
-        if free == all(&self.cuts[class]) {
+        } else {
             self.emptied(runs, place, class);
         }
     }
@@ -239,41 +256,37 @@ impl Slabs {
     /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
     /// fill up and the higher run empty.
     fn link(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let first = self.cuts[class][FIRST];
-        let mut links = Links { next: first, prev: 0 };
+        let mut first = self.cuts[class][FIRST];
         if first != 0 {
-            let header = runs.shadow.header_mut(first);
-            if shadow::bits(header) == all(&self.cuts[class]) {
-                // It was alone and empty; now there is another.
-                links.next = 0;
-                self.close(runs, first, class);
-            } else if first < place {
-                let around = shadow::links(header);
-                shadow::set_links(header, Links { next: place, ..around });
-                links = Links { next: around.next, prev: first };
+            let free = shadow::bits(runs.shadow.header(first));
+            if free == 0 || free == all(&self.cuts[class]) {
+                let next = self.drop_first(runs, class, first);
+                if free != 0 {
+                    self.close(runs, first, class);
+                }
+                first = next;
             }
         }
-        if links.prev == 0 {
+        let mut links = Links { next: first, prev: 0 };
+        if first != 0 && first < place {
+            let header = runs.shadow.header_mut(first);
+            let around = shadow::links(header);
+            shadow::set_links(header, Links { next: place, ..around });
+            links = Links { next: around.next, prev: first };
+        } else {
             self.cuts[class][FIRST] = place;
         }
         shadow::set_links(runs.shadow.header_mut(place), links);
         set_prev(runs, links.next, place);
     }
 
-    /// The last slot of a slab came back: it is closed, unless it is alone in its list.
+    /// The last slot of a slab came back that is not the first of its list: it is closed.
     fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
         let Links { next, prev } = shadow::links(runs.shadow.header(place));
-        if next == 0 && prev == 0 {
-            return;
-        }
         set_prev(runs, next, prev);
-        if prev == 0 {
-            self.cuts[class][FIRST] = next;
-        } else {
-            let header = runs.shadow.header_mut(prev);
-            let links = shadow::links(header);
-            shadow::set_links(header, Links { next, ..links });
-        }
+        let header = runs.shadow.header_mut(prev);
+        let links = shadow::links(header);
+        shadow::set_links(header, Links { next, ..links });
         self.close(runs, place, class);
     }
 
@@ -287,7 +300,7 @@ impl Slabs {
         for class in 0..self.cuts.len() {
             let place = self.cuts[class][FIRST];
             if place != 0 && shadow::bits(runs.shadow.header(place)) == all(&self.cuts[class]) {
-                take(&mut self.cuts[class][FIRST]);
+                self.drop_first(runs, class, place);
                 self.close(runs, place, class);
                 any = true;
             }

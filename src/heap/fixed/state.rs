@@ -43,11 +43,12 @@ impl Range {
 
 /// Everything behind the lock.
 pub(super) struct State<const ARENAS: usize> {
-    /// The ranges that were claimed, each divided, or about to be: then it is noted only.
-    arenas: [Option<FixedArena>; ARENAS],
+    /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
+    arenas: [FixedArena; ARENAS],
     ranges: [Option<Range>; ARENAS],
-    in_use_bytes: usize,
     peak_in_use_bytes: usize,
+    /// By how much less is in use now.
+    below_peak_bytes: usize,
     allocations: u64,
     frees: u64,
     failures: u64,
@@ -62,10 +63,10 @@ pub(super) struct State<const ARENAS: usize> {
 impl<const ARENAS: usize> State<ARENAS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
-            arenas: [const { None }; ARENAS],
+            arenas: [const { FixedArena::none() }; ARENAS],
             ranges: [None; ARENAS],
-            in_use_bytes: 0,
             peak_in_use_bytes: 0,
+            below_peak_bytes: 0,
             allocations: 0,
             frees: 0,
             failures: 0,
@@ -109,7 +110,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         match arena {
             Ok(arena) => {
                 let bytes = arena.bytes() as u64;
-                self.arenas[place] = Some(arena);
+                self.arenas[place] = arena;
                 Ok(bytes)
             }
             Err(why) => {
@@ -119,14 +120,10 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
-    fn arenas(&self) -> impl Iterator<Item = &FixedArena> {
-        self.arenas.iter().flatten()
-    }
-
     /// The arena that has an address, and where in it that is.
     #[inline]
     fn arena_of(&mut self, at: NonNull<u8>) -> Result<(&mut FixedArena, usize), BadFree> {
-        for arena in self.arenas.iter_mut().flatten() {
+        for arena in &mut self.arenas {
             if let Some(at) = arena.offset(at) {
                 return Ok((arena, at));
             }
@@ -134,18 +131,18 @@ impl<const ARENAS: usize> State<ARENAS> {
         Err(BadFree::Foreign)
     }
 
-    /// A slot of the first arena, if one is at hand: the whole path of a small block, but for what is to be done.
+    /// A block of the first arena, if one is at hand: the whole path of what is usual.
     #[inline(always)]
-    pub(super) fn take_slot(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize, Chore)> {
-        let taken = self.arenas.first_mut()?.as_mut()?.take_slot(layout)?;
+    pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        let taken = self.arenas.first_mut()?.take_at_hand(layout)?;
         self.took(taken.1);
         Some(taken)
     }
 
-    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
+    /// Gives a block of the first arena back, if it is at a glance what it should be, and nothing is to be merged. What is to be done.
     #[inline(always)]
-    pub(super) fn give_slot(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Chore> {
-        let (bytes, chore) = self.arenas.first_mut()?.as_mut()?.give_slot(at, layout)?;
+    pub(super) fn give_at_hand(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Chore> {
+        let (bytes, chore) = self.arenas.first_mut()?.give_at_hand(at, layout)?;
         self.freed(bytes);
         Some(chore)
     }
@@ -153,7 +150,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     /// A span of the first arena, if that is what a layout takes and one is found at once.
     #[inline(always)]
     pub(super) fn take_span(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        let (at, bytes) = self.arenas.first_mut()?.as_mut()?.take_span(layout)?;
+        let (at, bytes) = self.arenas.first_mut()?.take_span(layout)?;
         self.took(bytes);
         Some(at)
     }
@@ -161,7 +158,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     /// Gives a span of the first arena back, if it is at a glance what it should be.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
-        let bytes = self.arenas.first_mut()?.as_mut()?.give_span(at, layout)?;
+        let bytes = self.arenas.first_mut()?.give_span(at, layout)?;
         self.freed(bytes);
         Some(())
     }
@@ -174,67 +171,67 @@ impl<const ARENAS: usize> State<ARENAS> {
         at: NonNull<u8>,
         old: Layout,
         new: Layout,
-    ) -> Option<Option<(NonNull<u8>, Seen)>> {
-        let arena = self.arenas.first_mut()?.as_mut()?;
+    ) -> Option<Option<(*mut u8, Seen)>> {
+        let arena = self.arenas.first_mut()?;
         let slot = arena.look(at, old)?;
         if arena.serves(slot, new) {
             return Some(None);
         }
-        let (to, bytes, chore) = match arena.take_slot(new) {
-            Some(slot) => slot,
-            None => arena.take_span(new).map(|(to, bytes)| (to, bytes, 0))?,
+        let (to, bytes) = match arena.take_at_hand(new) {
+            Some(block) => block,
+            None => arena.take_span(new).map(|(to, bytes)| (to.as_ptr(), bytes))?,
         };
         self.took(bytes);
-        if chore != 0 {
-            self.filled(chore);
-        }
         Some(Some((to, slot)))
     }
 
     /// Gives a slot of the first arena back that was looked at. What is to be done.
     #[inline(always)]
     pub(super) fn give_seen(&mut self, slot: Seen) -> Chore {
-        let Some(Some(arena)) = self.arenas.first_mut() else { return 0 };
+        let Some(arena) = self.arenas.first_mut() else { return 0 };
         let (bytes, chore) = arena.give_seen(slot);
         self.freed(bytes);
         chore
     }
 
-    /// Does what `take_slot` left to do.
-    #[inline(never)]
-    pub(super) fn filled(&mut self, chore: Chore) {
-        if let Some(Some(arena)) = self.arenas.first_mut() {
-            arena.filled(chore);
-        }
-    }
-
-    /// Does what `give_slot` left to do.
+    /// Does what `give_at_hand` left to do.
     #[inline(never)]
     pub(super) fn emptied(&mut self, chore: Chore) {
-        if let Some(Some(arena)) = self.arenas.first_mut() {
+        if let Some(arena) = self.arenas.first_mut() {
             arena.freed(chore);
         }
     }
 
     #[inline]
     fn took(&mut self, bytes: usize) {
-        self.in_use_bytes += bytes;
-        if self.in_use_bytes > self.peak_in_use_bytes {
-            self.peak_in_use_bytes = self.in_use_bytes;
-        }
+        self.grew(bytes);
         self.allocations += 1;
     }
 
     #[inline]
+    fn grew(&mut self, bytes: usize) {
+        let (below, is_peak) = self.below_peak_bytes.overflowing_sub(bytes);
+        self.below_peak_bytes = below;
+        if is_peak {
+            self.below_peak_bytes = 0;
+            self.peak_in_use_bytes = self.peak_in_use_bytes.wrapping_sub(below);
+        }
+    }
+
+    #[inline]
     fn freed(&mut self, bytes: usize) {
-        self.in_use_bytes -= bytes;
+        self.below_peak_bytes += bytes;
         self.frees += 1;
+    }
+
+    fn in_use_bytes(&self) -> usize {
+        self.peak_in_use_bytes - self.below_peak_bytes
     }
 
     /// A block, and the bytes that it can use.
     #[inline(never)]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        for arena in self.arenas.iter_mut().flatten() {
+        for arena in &mut self.arenas {
             if let Some((addr, bytes)) = arena.allocate(layout) {
                 self.took(bytes);
                 return Some((addr, bytes));
@@ -271,8 +268,8 @@ impl<const ARENAS: usize> State<ARENAS> {
         let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else {
             return Ok(false);
         };
-        self.in_use_bytes = self.in_use_bytes - had + has;
-        self.peak_in_use_bytes = self.peak_in_use_bytes.max(self.in_use_bytes);
+        self.below_peak_bytes += had;
+        self.grew(has);
         Ok(true)
     }
 
@@ -290,8 +287,11 @@ impl<const ARENAS: usize> State<ARENAS> {
         if self.resize(at, old, bytes, may_stay)? && may_stay {
             return Ok(Some(at));
         }
-        if COPIES && let Some(at) = self.take_span(new) {
-            return Ok(Some(at));
+        if COPIES {
+            let at_hand = self.take_at_hand(new).and_then(|block| NonNull::new(block.0));
+            if let Some(at) = at_hand.or_else(|| self.take_span(new)) {
+                return Ok(Some(at));
+            }
         }
         Ok(self.allocate(new).map(|block| block.0))
     }
@@ -340,38 +340,49 @@ impl<const ARENAS: usize> State<ARENAS> {
         OutOfMemory {
             device: DeviceId::Host,
             requested_bytes: layout.size() as u64,
-            in_use_bytes: self.in_use_bytes as u64,
-            limit_bytes: self.arenas().map(FixedArena::bytes).sum::<usize>() as u64,
-            largest_free_bytes: self.arenas().map(FixedArena::largest_free_bytes).max().unwrap_or(0) as u64,
+            in_use_bytes: self.in_use_bytes() as u64,
+            limit_bytes: self.bytes() as u64,
+            largest_free_bytes: self.largest_free_bytes() as u64,
             ..OutOfMemory::default()
         }
     }
 
     /// Closes what the arenas keep open for requests to come.
     fn close_empty(&mut self) {
-        self.arenas.iter_mut().flatten().for_each(FixedArena::settle);
+        for arena in &mut self.arenas {
+            arena.settle();
+        }
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
-        (self.arenas().map(FixedArena::bytes).sum::<usize>() - self.in_use_bytes) as u64
+        (self.bytes() - self.in_use_bytes()) as u64
+    }
+
+    /// All bytes that blocks can have.
+    fn bytes(&self) -> usize {
+        self.arenas.iter().map(FixedArena::bytes).sum()
+    }
+
+    fn largest_free_bytes(&self) -> usize {
+        self.arenas.iter().map(FixedArena::largest_free_bytes).max().unwrap_or(0)
     }
 
     /// The heap in numbers, after what is kept open is closed.
     pub(super) fn stats(&mut self) -> Stats {
         self.close_empty();
         let mut sum = Stats {
-            in_use_bytes: self.in_use_bytes as u64,
+            in_use_bytes: self.in_use_bytes() as u64,
             peak_in_use_bytes: self.peak_in_use_bytes as u64,
             blocks: self.allocations - self.frees,
             allocations: self.allocations,
             failures: self.failures,
             ..Stats::default()
         };
-        for arena in self.arenas() {
+        sum.limit_bytes = self.bytes() as u64;
+        sum.largest_free_bytes = self.largest_free_bytes() as u64;
+        for arena in &self.arenas {
             sum.reserved_bytes += arena.high_water_bytes() as u64;
             sum.peak_reserved_bytes += arena.high_water_bytes() as u64;
-            sum.limit_bytes += arena.bytes() as u64;
-            sum.largest_free_bytes = sum.largest_free_bytes.max(arena.largest_free_bytes() as u64);
         }
         sum
     }
@@ -380,7 +391,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     pub(super) fn live_span(&self, number: usize, from: Offset) -> Option<(usize, LiveSpan<NonNull<u8>>)> {
         let mut from = from;
         for (number, arena) in self.arenas.iter().enumerate().skip(number) {
-            if let Some(span) = arena.as_ref().and_then(|arena| arena.live_span(from.0 as usize)) {
+            if let Some(span) = arena.live_span(from.0 as usize) {
                 return Some((number, span));
             }
             from = Offset(0);

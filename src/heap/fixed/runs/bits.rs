@@ -16,7 +16,7 @@ impl Bits {
         bits.div_ceil(WIDE) as usize
     }
 
-    pub(super) fn new(words: &'static mut [usize]) -> Bits {
+    pub(super) const fn new(words: &'static mut [usize]) -> Bits {
         Bits(words)
     }
 
@@ -48,7 +48,7 @@ impl Bits {
         let mut words = self.0.get(..=at / WIDE as usize)?.iter().rev();
         let upto = words.next()? << (!at as u32 % WIDE);
         if upto != 0 {
-            return Some(at - upto.leading_zeros() as usize);
+            return Some(at + upto.ilog2() as usize - (WIDE as usize - 1));
         }
         let mut end = at / WIDE as usize * WIDE as usize;
         for word in words {

@@ -7,11 +7,11 @@
 //!    |---|---|---|
 //!    | free, shorter than a header | `0xc0` + granules | the same byte |
 //!    | free | `0x8000_0000` + granules, the highest byte first; two links | the same number, the highest byte last |
-//!    | live | granules, the highest byte first | a byte below `0x80` |
+//!    | live, or set aside | granules, the highest byte first; a link, if set aside | a byte below `0x80` |
 //!    | slab | `0x80` + class; two links; a bit for each slot | a byte below `0x80` |
 //!
-//!    So the byte before a span tells whether what ends there is free. What starts behind it is free if no live span does: the
-//!    bits beside say that, and they alone tell live spans from free ones by their first bytes.
+//!    So the byte before a span tells whether what ends there is free. What starts behind it is free if no live span does, nor
+//!    one that was set aside: the bits beside tell live spans from others, and only the first bytes of the others tell what they are.
 //! 3. In between stands what was left there. A last byte is written whenever a span becomes live or changes its end.
 
 #![forbid(unsafe_code)]
@@ -38,7 +38,7 @@ impl Shadow {
         granules as usize + 1 + LEAST as usize
     }
 
-    pub(super) fn new(bytes: &'static mut [u8]) -> Shadow {
+    pub(super) const fn new(bytes: &'static mut [u8]) -> Shadow {
         Shadow(bytes)
     }
 
@@ -83,11 +83,17 @@ impl Shadow {
         self.0[(place + granules) as usize - 1] = 0;
     }
 
-    /// The granules of the free span at a place.
+    /// The granules of the free span at a place; none where one was set aside.
     #[inline]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.0[place as usize];
-        if first & SHORT_BYTE == SHORT_BYTE { (first & SHORT_MASK) as u32 } else { self.listed(place) }
+        if first & FREE_BYTE == 0 {
+            0
+        } else if first & SHORT_BYTE == SHORT_BYTE {
+            (first & SHORT_MASK) as u32
+        } else {
+            self.listed(place)
+        }
     }
 
     /// The same for one in a list.
@@ -126,6 +132,17 @@ impl Shadow {
         header[4..8].copy_from_slice(&next.to_le_bytes());
         header[8..12].copy_from_slice(&0u32.to_le_bytes());
         *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
+    }
+
+    /// Links a live span of so many granules that is set aside. `false`: there is no such span at that place.
+    #[inline]
+    pub(super) fn set_aside(&mut self, place: u32, granules: u32, next: u32) -> bool {
+        let header: &mut [u8; 8] = self.bytes_mut(place as usize);
+        let is_live = word(header, 0) == granules.to_be();
+        if is_live {
+            header[4..].copy_from_slice(&next.to_le_bytes());
+        }
+        is_live
     }
 
     /// The free span behind one in its list.

@@ -1,0 +1,90 @@
+//! Spans that were given back and are set aside, as long as they are, for the next request of just that length.
+//!
+//! 1. A stack for each of the shorter lengths, a few spans deep, linked through the shadow: taking and giving is a few loads and
+//!    stores, and neither cuts nor merges.
+//! 2. One that is set aside keeps its first and last bytes, and loses its bit: it is not given back again, nor merged by neighbours.
+//! 3. Nothing is set aside unless about half of the range lies free in one run; where that ends, one length after the other is
+//!    merged with what is free around it, and before a request fails all of them.
+//! 4. A length is counted from that of the shortest span.
+
+#![forbid(unsafe_code)]
+
+use super::super::COPIES;
+use super::Runs;
+use super::shadow::{LEAST, MOST_GRANULES};
+
+/// Spans of a length that are set aside at most.
+const DEEP: u32 = 4;
+
+/// One span in a stack: that many more of them stand in the upper bits of a place.
+const ONE: u32 = 2 * MOST_GRANULES;
+const _: () = assert!(DEEP < u32::MAX / ONE, "a stack's depth fits beside a place");
+
+impl Runs {
+    /// Takes the last span of a length that was set aside: where it starts.
+    #[inline(always)]
+    pub(in super::super) fn take_aside(&mut self, length: usize) -> Option<u32> {
+        let last = self.aside.get_mut(length)?;
+        let place = *last % ONE;
+        if place == 0 {
+            return None;
+        }
+        *last = self.shadow.next(place);
+        self.starts.set(place - 1);
+        Some(place - 1)
+    }
+
+    /// Sets the live span of a length aside that starts at `start`. `false`: there is no such span, or there are enough.
+    #[inline(always)]
+    pub(in super::super) fn set_aside(&mut self, start: usize, length: usize) -> bool {
+        let (Some(last), Some((word, bit))) = (self.aside.get_mut(length), self.starts.word_mut(start))
+        else {
+            return false;
+        };
+        if *word & bit == 0 || *last >= DEEP * ONE || self.filled < self.plenty {
+            return false;
+        }
+        let place = start as u32 + 1;
+        let is_live = self.shadow.set_aside(place, LEAST + length as u32, *last);
+        if is_live {
+            *word &= !bit;
+            *last = *last - *last % ONE + ONE + place;
+        }
+        is_live
+    }
+
+    /// One step towards nothing set aside.
+    #[inline]
+    pub(super) fn drain(&mut self) {
+        if self.filled >= self.plenty || self.aside.is_empty() {
+            return;
+        }
+        self.turn = if self.turn == 0 { self.aside.len() } else { self.turn } - 1;
+        self.give_aside(self.turn);
+    }
+
+    /// Merges one span of a length that was set aside. `false`: there is none.
+    fn give_aside(&mut self, length: usize) -> bool {
+        let place = self.aside[length] % ONE;
+        if place == 0 {
+            return false;
+        }
+        self.aside[length] = self.shadow.next(place);
+        self.merge(place - 1, LEAST + length as u32);
+        true
+    }
+
+    /// Merges everything that was set aside with what is free around it. Whether there was anything.
+    pub(in super::super) fn give_asides(&mut self) -> bool {
+        let mut any = false;
+        if !COPIES {
+            return any;
+        }
+        for at in 0..self.aside.len() {
+            while self.give_aside(at) {
+                any = true;
+            }
+        }
+        any
+    }
+}
