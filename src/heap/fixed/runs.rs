@@ -4,7 +4,8 @@
 //! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
 //!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
 //! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
-//! 4. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The shortest span that is asked for holds a header, the flat ranges' a granule.
+//! 4. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The
+//!    shortest span that is asked for holds a header, the flat ranges' a granule.
 
 #![forbid(unsafe_code)]
 
