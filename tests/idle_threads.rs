@@ -17,8 +17,9 @@ use std::{thread, vec};
 /// What a child of this test program is to do.
 const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 
-/// Whether a thread's word can be changed by others: `heap/thread/place.rs`.
-const PARTED: bool = cfg!(all(target_arch = "x86_64", target_os = "linux", not(feature = "dylib")));
+/// Whether a thread's word can be changed by others (`heap/thread/place.rs`), and is: hardened heaps leave that to the thread.
+const PARTED: bool =
+    cfg!(all(target_arch = "x86_64", target_os = "linux", not(any(feature = "dylib", feature = "hardened"))));
 
 /// Runs `body` in a process of its own, which is given a minute.
 fn alone(test: &str, body: fn()) {
