@@ -215,6 +215,25 @@ fn a_static_array_serves_one_heap_only() {
 }
 
 #[test]
+fn threads_whose_first_requests_meet_all_have_a_block() {
+    for _ in 0..300 {
+        let memory: &'static StaticMemory<{ 64 << 10 }> = Box::leak(Box::new(StaticMemory::new()));
+        let heap: FixedHeap = FixedHeap::over(memory);
+        let ready = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    ready.wait();
+                    let _block = heap.allocate(layout(64, 8)).unwrap();
+                });
+            }
+        });
+        let stats = heap.stats();
+        assert_eq!((stats.blocks, stats.failures), (4, 0));
+    }
+}
+
+#[test]
 fn eight_threads_find_a_static_array_divided() {
     static MEMORY: StaticMemory<{ 1 << 20 }> = StaticMemory::new();
     static HEAP: FixedHeap = FixedHeap::over(&MEMORY);

@@ -79,9 +79,9 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// Divides the static array that the heap was made over, and takes a block from it. Under the lock: whoever comes second
-    /// is to find it divided.
+    /// finds it divided, and looks once more, since there was nothing when it looked first.
     pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if let Some(bytes) = memory::take(self.unclaimed.take()?) {
+        if let Some(bytes) = self.unclaimed.take().and_then(memory::take) {
             // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
             let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
             self.note(range).ok()?;
