@@ -171,10 +171,6 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[cold]
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let block = self.held().allocate_from_memory(layout);
-        if block.is_some() {
-            return block;
-        }
         if self.call_low_memory(layout) {
             let block = self.held().allocate(layout);
             if block.is_some() {

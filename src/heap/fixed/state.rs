@@ -78,16 +78,15 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
-    /// Divides the static array that the heap was made over, and takes a block from it. Under the lock: whoever comes second
-    /// finds it divided, and looks once more, since there was nothing when it looked first.
-    pub(super) fn allocate_from_memory(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if let Some(bytes) = self.unclaimed.take().and_then(memory::take) {
-            // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
-            let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
-            self.note(range).ok()?;
-            self.settle(range, claim::divide(bytes)).ok()?;
-        }
-        self.allocate(layout)
+    /// Divides the static array that the heap was made over; `None` where there is none, or none any more.
+    #[cold]
+    #[inline(never)]
+    fn divide_memory(&mut self) -> Option<()> {
+        let bytes = self.unclaimed.take().and_then(memory::take)?;
+        // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
+        let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
+        self.note(range).ok()?;
+        self.settle(range, claim::divide(bytes)).ok().map(drop)
     }
 
     /// Takes note of a range that overlaps no other: [`settle`](Self::settle) follows.
@@ -228,16 +227,19 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.peak_in_use_bytes - self.below_peak_bytes
     }
 
-    /// A block, and the bytes that it can use.
+    /// A block, and the bytes that it can use. The first request divides the static array, under the lock under which it found nothing:
+    /// whoever comes second finds it divided.
     #[inline(never)]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        for arena in &mut self.arenas {
-            if let Some((addr, bytes)) = arena.allocate(layout) {
-                self.took(bytes);
-                return Some((addr, bytes));
+        loop {
+            for arena in &mut self.arenas {
+                if let Some((addr, bytes)) = arena.allocate(layout) {
+                    self.took(bytes);
+                    return Some((addr, bytes));
+                }
             }
+            self.divide_memory()?;
         }
-        None
     }
 
     #[inline(never)]
