@@ -18,19 +18,18 @@ const AHEAD_BYTES: usize = 4 << 10;
 const LINE_BYTES: usize = 64;
 
 /// Fills a share out of the mapping and sums it, if it lies in large pages.
-pub(super) fn fill(file: &SharedFile, share: &mut Share<'_>, hasher: Option<&mut Hasher>) -> bool {
+pub(super) fn fill(file: &SharedFile, share: &mut Share<'_>, mut hasher: Option<&mut Hasher>) -> bool {
     let range = share.at..share.at + share.to.len();
     if !is_in_large_pages(file, range.clone()) {
         return false;
     }
-    let mut hasher = hasher;
     for (to, from) in share.to.chunks_mut(PIECE_BYTES).zip(file.bytes()[range].chunks(PIECE_BYTES)) {
         if let Some(hasher) = &mut hasher {
             hasher.update(from);
         }
         stream(from, to);
     }
-    settle();
+    fence();
     true
 }
 
@@ -83,7 +82,7 @@ fn stream(from: &[u8], to: &mut [MaybeUninit<u8>]) {
 }
 
 /// Waits until what was copied is where every thread sees it: other stores could come before those past the caches.
-fn settle() {
+fn fence() {
     // SAFETY: 1. Every x86-64 has this instruction.
     unsafe { _mm_sfence() };
 }
@@ -100,7 +99,7 @@ mod tests {
             for length in [0, 1, 15, 16, 63, 64, 65, 200, 700] {
                 let mut to = [MaybeUninit::new(0u8); 1000];
                 stream(&from[start..start + length], &mut to[start / 2 + 1..][..length]);
-                settle();
+                fence();
                 // SAFETY: 1. All were written when the array was made.
                 let to = to.map(|byte| unsafe { byte.assume_init() });
                 let at = start / 2 + 1;

@@ -34,6 +34,9 @@ impl Checkpoint {
     ///
     /// Tensors that are views of one storage share it here too.
     ///
+    /// A file that was cut short before is an error. One that is cut short meanwhile is one where it is read; where it lies in large
+    /// pages (Linux on x86-64) it is copied out of the mapping, and that may stop the process by SIGBUS, as [`Checkpoint`] says.
+    ///
     /// # Errors
     /// [`DemoError::OutOfMemory`] where they have no room; [`DemoError::Format`] where one is damaged, or of a dtype that is
     /// unknown here; [`DemoError::DeviceUnavailable`] for a device that cannot hold tensors.

@@ -66,7 +66,7 @@ impl Fixed<'_> {
         Fixed { start: NonNull::dangling(), geometry: Fixed::geometry_for(0), len: 0, bytes: PhantomData }
     }
 
-    /// How far an address lies behind the start; more than the length where it does not lie in the space.
+    /// How far an address lies behind the start; the length or more where it does not lie in the space.
     #[inline]
     pub(crate) fn distance(&self, addr: NonNull<u8>) -> usize {
         (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize)
