@@ -156,7 +156,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.state.lock();
-        match state.take_at_hand(layout) {
+        match state.take_at_hand(layout).or_else(|| state.take_aside(layout)) {
             Some((at, bytes)) => NonNull::new(at).map(|at| (at, bytes)),
             None => Self::take_else(state, layout),
         }
@@ -164,7 +164,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn take_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        state.allocate(layout)
+        state.take_span(layout).or_else(|| state.allocate(layout))
     }
 
     /// What can be done when no arena has a block.
@@ -205,12 +205,24 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         let mut state = self.state.lock();
-        match state.give_at_hand(at, layout) {
+        match state.give_at_hand(at.as_ptr(), layout) {
             Some(0) => Ok(()),
             Some(chore) => {
                 Self::give_last(state, chore);
                 Ok(())
             }
+            None => Self::give_else(state, at, layout),
+        }
+    }
+
+    #[inline(never)]
+    fn give_else(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), BadFree> {
+        match state.set_aside(at.as_ptr(), layout).or_else(|| state.give_span(at, layout)) {
+            Some(()) => Ok(()),
             None => state.free(at, layout),
         }
     }

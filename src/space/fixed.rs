@@ -68,8 +68,8 @@ impl Fixed<'_> {
 
     /// How far an address lies behind the start; the length or more where it does not lie in the space.
     #[inline]
-    pub(crate) fn distance(&self, addr: NonNull<u8>) -> usize {
-        (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize)
+    pub(crate) fn distance(&self, addr: *mut u8) -> usize {
+        (addr as usize).wrapping_sub(self.start.as_ptr() as usize)
     }
 
     /// The address of an offset that is less than the length.
@@ -127,7 +127,7 @@ unsafe impl<'a> Space for Fixed<'a> {
     #[inline]
     fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
         // Below the start it wraps, beyond every length.
-        let at = self.distance(addr);
+        let at = self.distance(addr.as_ptr());
         (at < self.len).then_some(Offset(at as u64))
     }
 

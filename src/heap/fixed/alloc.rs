@@ -49,11 +49,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
         // Nobody uses the old one any more.
         let mut state = self.held();
-        match if COPIES { state.give_at_hand(at, old) } else { None } {
+        match if COPIES { state.give_at_hand(at.as_ptr(), old) } else { None } {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
-            None if COPIES && state.give_span(at, old).is_some() => {}
-            None => state.free(at, old)?,
+            None => Self::give_else(state, at, old)?,
         }
         Ok(Some(to))
     }
@@ -77,19 +76,32 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
     #[inline(always)]
     fn take_global(&self, layout: Layout) -> *mut u8 {
-        let mut state = self.state.lock();
+        // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
+        let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
         match state.take_at_hand(layout) {
             Some((at, _)) => at,
+            None if COPIES => self.take_global_aside(state, layout),
             None => self.take_global_else(state, layout),
         }
     }
 
     #[inline(never)]
-    fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        if COPIES && let Some(at) = state.take_span(layout) {
-            return at.as_ptr();
+    fn take_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        match state.take_aside(layout) {
+            Some((at, _)) => at,
+            None => self.take_global_else(state, layout),
         }
-        match state.allocate(layout) {
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_global_waiting(&self, layout: Layout) -> *mut u8 {
+        self.take_global_else(self.held(), layout)
+    }
+
+    #[inline(never)]
+    fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        match state.take_span(layout).or_else(|| state.allocate(layout)) {
             Some((at, _)) => at.as_ptr(),
             None => {
                 drop(state);
@@ -107,13 +119,26 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout) {
-        if COPIES && state.give_span(at, layout).is_some() {
-            return;
+    fn give_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+        match state.set_aside(at, layout) {
+            Some(()) => {}
+            None => self.give_global_else(state, at, layout),
         }
-        let freed = state.free(at, layout);
-        drop(state);
-        if let Err(why) = freed {
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_global_waiting(&self, at: *mut u8, layout: Layout) {
+        self.give_global_else(self.held(), at, layout);
+    }
+
+    #[inline(never)]
+    fn give_global_else(&self, state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+        let Some(at) = NonNull::new(at) else {
+            drop(state);
+            return self.given_null(layout);
+        };
+        if let Err(why) = Self::give_else(state, at, layout) {
             self.misused_quietly(at.as_ptr(), layout, why);
         }
     }
@@ -151,11 +176,11 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let Some(at) = NonNull::new(at) else { return self.given_null(layout) };
-        let mut state = self.state.lock();
+        let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
         match state.give_at_hand(at, layout) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
+            None if COPIES => self.give_global_aside(state, at, layout),
             None => self.give_global_else(state, at, layout),
         }
     }

@@ -9,7 +9,7 @@ use super::COPIES;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
-use super::slabs::{Chore, Seen, Slabs};
+use super::slabs::{Chore, Given, Seen, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
 use crate::error::BadFree;
 use crate::size::Offset;
@@ -94,37 +94,42 @@ impl FixedArena {
         self.bytes_of(self.runs.high_water())
     }
 
-    /// A block for a layout that is at hand: a slot, or a span that was set aside. Where it starts, and its bytes.
+    /// A slot for a layout, if one is at hand. Where it starts, and its bytes.
     #[inline(always)]
     pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
-        let (at, bytes) = if COPIES && self.slabs.class(last(layout)).is_none() {
-            if layout.align() > GRANULE {
-                return None;
-            }
-            let start = self.runs.take_aside(aside_length(layout))? as usize;
-            (start << SLAB_GRANULE_SHIFT, layout.size().next_multiple_of(GRANULE))
-        } else {
-            self.slabs.take(&mut self.runs, last(layout))?
-        };
+        let (at, bytes) = self.slabs.take(&mut self.runs, last(layout))?;
         Some((self.space.pointer(at), bytes))
     }
 
-    /// Gives a block back, if it is at a glance what it should be, and nothing is to be merged. Its bytes, and what is to be done.
+    /// Gives a slot back, if it is at a glance what it should be.
     #[inline(always)]
-    pub(super) fn give_at_hand(&mut self, at: NonNull<u8>, layout: Layout) -> Option<(usize, Chore)> {
-        let at = self.space.distance(at);
-        if !COPIES || self.slabs.class(last(layout)).is_some() {
-            return self.slabs.give(&mut self.runs, at, last(layout));
+    pub(super) fn give_at_hand(&mut self, at: *mut u8, layout: Layout) -> Option<Given<'_>> {
+        self.slabs.give(&mut self.runs, self.space.distance(at), last(layout))
+    }
+
+    /// A span for a layout that was set aside, if one was. Where it starts, and its bytes.
+    #[inline(always)]
+    pub(super) fn take_aside(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        if layout.align() > GRANULE {
+            return None;
         }
-        let is_live =
+        let start = self.runs.take_aside(aside_length(layout))? as usize;
+        Some((self.space.pointer(start << SLAB_GRANULE_SHIFT), layout.size().next_multiple_of(GRANULE)))
+    }
+
+    /// Sets a span aside, if it is at a glance what it should be. Its bytes.
+    #[inline(always)]
+    pub(super) fn set_aside(&mut self, at: *mut u8, layout: Layout) -> Option<usize> {
+        let at = self.space.distance(at);
+        let is_aside =
             at.is_multiple_of(GRANULE) && self.runs.set_aside(at >> SLAB_GRANULE_SHIFT, aside_length(layout));
-        is_live.then_some((layout.size().next_multiple_of(GRANULE), 0))
+        is_aside.then_some(layout.size().next_multiple_of(GRANULE))
     }
 
     /// A span for a layout, if that is what it takes and one is found at once.
     #[inline(always)]
     pub(super) fn take_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if self.slabs.class(last(layout)).is_some() || layout.align() > 1 << SLAB_GRANULE_SHIFT {
+        if self.slabs.class(last(layout)).is_some() || layout.align() > GRANULE {
             return None;
         }
         let granules = plain_granules(layout);
@@ -135,7 +140,7 @@ impl FixedArena {
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.space.distance(at), plain_granules(layout));
+        let (at, granules) = (self.space.distance(at.as_ptr()), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
         let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
@@ -144,7 +149,7 @@ impl FixedArena {
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
     pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.space.distance(at), last(layout))
+        self.slabs.look(&self.runs, self.space.distance(at.as_ptr()), last(layout))
     }
 
     /// Whether a slot serves for a layout.
@@ -153,9 +158,9 @@ impl FixedArena {
         self.slabs.class(last(layout)) == Some(slot.class)
     }
 
-    /// Gives a slot back that was looked at. Its bytes, and what is to be done.
+    /// Gives a slot back that was looked at.
     #[inline(always)]
-    pub(super) fn give_seen(&mut self, slot: Seen) -> (usize, Chore) {
+    pub(super) fn give_seen(&mut self, slot: Seen) -> Given<'_> {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
@@ -211,32 +216,29 @@ impl FixedArena {
     /// Gives the block at `at` back. The bytes it could use.
     #[inline]
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        if let Some(bytes) = self.free_slot(at, last(layout)) {
-            return Ok(bytes);
+        if let Some(class) = self.slabs.class(last(layout))
+            && self.free_slot(at, class)
+        {
+            return Ok(self.slabs.bytes(class));
         }
         let held = self.held_for(at, layout)?;
         Ok(self.free_held(at, held))
     }
 
-    #[inline]
-    fn free_slot(&mut self, at: usize, last: usize) -> Option<usize> {
-        let (bytes, chore) = self.slabs.give(&mut self.runs, at, last)?;
-        if chore != 0 {
-            self.freed(chore);
+    /// Gives the slot of a class back that starts at `at`. `false`: there is none.
+    fn free_slot(&mut self, at: usize, class: usize) -> bool {
+        let Some(given) = self.slabs.give_any(&mut self.runs, at, class) else { return false };
+        match given.chore() {
+            0 => {}
+            chore => self.freed(chore),
         }
-        Some(bytes)
+        true
     }
 
     /// Gives a live block back, whatever it was taken for.
     fn free_held(&mut self, at: usize, held: Held) -> usize {
         match held {
-            Held::Slot(class) => {
-                let seen = self.slabs.look_in(&self.runs, at, class);
-                match seen.map_or(0, |seen| self.slabs.give_seen(&mut self.runs, seen).1) {
-                    0 => {}
-                    chore => self.freed(chore),
-                }
-            }
+            Held::Slot(class) => _ = self.free_slot(at, class),
             Held::Span { start, granules } => self.runs.free(start, granules),
         }
         self.held_bytes(held)

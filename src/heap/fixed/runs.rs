@@ -14,10 +14,10 @@ mod bits;
 mod lists;
 pub(super) mod shadow;
 
+use super::COPIES;
 use crate::arena::index::fit::List;
 use crate::arena::{Borrowed, Metadata, NoTable};
 use bits::Bits;
-use core::mem::size_of;
 use lists::Row;
 use shadow::{LEAST, Shadow};
 
@@ -55,7 +55,7 @@ impl Runs {
 
     /// The bytes of the tables, of which so many more, and those of what is set aside, are counted in words of four bytes.
     pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize, words: usize) -> usize {
-        let bits = Bits::words(granules + 1) * size_of::<usize>();
+        let bits = Bits::bytes(granules + 1);
         let rest = if flat { bits } else { Shadow::len_for(granules) };
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
         bits + rest + (words + rows + asides) * 4
@@ -70,17 +70,17 @@ impl Runs {
         asides: usize,
         words: usize,
     ) -> Result<(Runs, &'static mut [u32]), NoTable> {
-        let bits = Bits::words(granules + 1);
-        let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
-        let (starts, used) = table.split_at_mut(bits);
+        let bits = Bits::bytes(granules + 1);
+        let starts = Bits::new(meta.table(bits)?);
+        let used = Bits::new(meta.table(if flat { bits } else { 0 })?);
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
         let table: &'static mut [u32] = meta.table(rows + asides + words)?;
         let (rows, rest) = table.split_at_mut(rows);
         let (aside, words) = rest.split_at_mut(asides);
         let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
         let mut runs = Runs {
-            starts: Bits::new(starts),
-            used: Bits::new(used),
+            starts,
+            used,
             shadow: Shadow::new(shadow),
             rows: rows.as_chunks_mut().0,
             filled: 0,
@@ -93,9 +93,9 @@ impl Runs {
             high: 0,
             bound: granules,
         };
-        runs.starts.set(granules);
+        runs.starts.set(granules as usize);
         if flat {
-            runs.used.flip(granules..bits as u32 * usize::BITS);
+            runs.used.flip(granules..Bits::room(bits));
         } else {
             runs.insert(1, granules);
         }
@@ -152,7 +152,7 @@ impl Runs {
             return None;
         };
         let start = place - 1;
-        self.starts.set(start);
+        self.starts.set(start as usize);
         self.high = self.high.max(start + granules);
         Some(start)
     }
@@ -169,7 +169,7 @@ impl Runs {
             return None;
         }
         let start = self.occupy(place, place, granules) - 1;
-        self.starts.set(start);
+        self.starts.set(start as usize);
         self.high = self.high.max(start + granules);
         Some(start)
     }
@@ -225,7 +225,7 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
-        if start >= self.granules || !self.starts.is_set(start) {
+        if start >= self.granules || !self.starts.is_set(start as usize) {
             return None;
         }
         if self.flat {
@@ -241,10 +241,9 @@ impl Runs {
         if self.flat {
             return false;
         }
-        let Some((word, bit)) = self.starts.word_mut(start) else { return false };
-        let is_live = *word & bit != 0 && self.shadow.live(start as u32 + 1) as usize == granules;
+        let is_live = self.starts.is_set(start) && self.shadow.live(start as u32 + 1) as usize == granules;
         if is_live {
-            *word &= !bit;
+            self.starts.clear(start);
             self.merge(start as u32, granules as u32);
             self.drain();
         }
@@ -255,7 +254,7 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&mut self, start: u32, granules: u32) {
-        self.starts.clear(start);
+        self.starts.clear(start as usize);
         self.free_rest(start, granules);
     }
 
@@ -291,7 +290,7 @@ impl Runs {
     /// The granules of the free span that starts where another ends; none where that is live.
     #[inline(always)]
     pub(super) fn free_at(&self, end: u32) -> u32 {
-        if self.starts.is_set(end) { 0 } else { self.shadow.free(end + 1) }
+        if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end + 1) }
     }
 
     /// Lengthens a live span, if the granules behind it are free.
@@ -341,6 +340,12 @@ impl Runs {
     #[inline]
     pub(super) fn start_of(&self, granule: usize) -> Option<usize> {
         self.starts.last(granule)
+    }
+
+    /// The same of a granule in a slab; of others it may say nothing.
+    #[inline(always)]
+    pub(super) fn slab_start_of(&self, granule: usize) -> Option<usize> {
+        if COPIES { self.starts.last_near(granule) } else { self.starts.last(granule) }
     }
 
     /// The first live span, or slab, that starts from a granule on.

@@ -89,6 +89,39 @@ pub(super) struct Seen {
     bit: u64,
 }
 
+/// A slot that was given back.
+#[derive(Clone, Copy)]
+pub(super) struct Given<'a> {
+    cut: &'a Cut,
+    place: u32,
+    before: u64,
+    free: u64,
+}
+
+impl<'a> Given<'a> {
+    /// Makes a taken slot of the slab at a place free.
+    #[inline(always)]
+    fn new(cut: &'a Cut, header: &mut Header, place: u32, before: u64, bit: u64) -> Given<'a> {
+        let free = before | bit;
+        shadow::set_bits(header, free);
+        Given { cut, place, before, free }
+    }
+
+    /// The bytes of the slot.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> usize {
+        self.cut[BYTES] as usize
+    }
+
+    /// What is to be done.
+    #[inline(always)]
+    pub(super) fn chore(self) -> Chore {
+        // Which slab a block is of nobody foretells; that it was full, or is empty now, is rare: that is asked first.
+        let is_edge = self.before == 0 || self.free == all(self.cut);
+        if is_edge && self.place != self.cut[FIRST] { self.place } else { 0 }
+    }
+}
+
 /// The slabs of a range.
 pub(super) struct Slabs {
     /// One for each class; none where there are no slabs.
@@ -143,7 +176,7 @@ impl Slabs {
         if place == 0 {
             return None;
         }
-        let header = runs.shadow.header_mut(place);
+        let header = runs.shadow.find_mut(place)?;
         let free = shadow::bits(header);
         if free == 0 {
             return None;
@@ -207,39 +240,42 @@ impl Slabs {
     /// such a slot and taken.
     #[inline(always)]
     pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
-        self.look_in(runs, at, self.sizes.class(last)?)
+        let class = self.sizes.class(last)?;
+        let place = place_of(runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?);
+        let header = runs.shadow.find(place)?;
+        let (bit, _) = taken(self.cuts.get(class)?, class, header, within(place, at))?;
+        Some(Seen { place, class, bit })
     }
 
-    /// The same for a class. (The size of its slots may be one that has another class, or none.)
-    #[inline(always)]
-    pub(super) fn look_in(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
-        let cut = self.cuts.get(class)?;
-        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
-        let header = runs.shadow.header(start as u32 + 1);
-        if header[0] != SLAB_BYTE | class as u8 {
-            return None;
-        }
-        let bit = 1 << slot_of(cut, at - (start << SLAB_GRANULE_SHIFT))?;
-        (shadow::bits(header) & bit == 0).then_some(Seen { place: start as u32 + 1, class, bit })
-    }
-
-    /// Gives a slot back as `look` finds it. Its bytes and what is to be done.
+    /// Gives a slot back as `look` finds it.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<(usize, Chore)> {
-        let seen = self.look(runs, at, last)?;
-        Some(self.give_seen(runs, seen))
+    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<Given<'_>> {
+        let class = self.sizes.class(last)?;
+        let start = runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?;
+        self.give_from(runs, at, class, start)
+    }
+
+    /// The same for a class, wherever in its slab the slot is. (Its size may be one that has another class, or none.)
+    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
+        self.give_from(runs, at, class, runs.start_of(at >> SLAB_GRANULE_SHIFT)?)
+    }
+
+    #[inline(always)]
+    fn give_from(&self, runs: &mut Runs, at: usize, class: usize, start: usize) -> Option<Given<'_>> {
+        let cut = self.cuts.get(class)?;
+        let place = place_of(start);
+        let header = runs.shadow.find_mut(place)?;
+        let (bit, free) = taken(cut, class, header, within(place, at))?;
+        Some(Given::new(cut, header, place, free, bit))
     }
 
     /// Gives a slot back that was looked at.
     #[inline(always)]
-    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> (usize, Chore) {
-        let cut = &self.cuts[class];
+    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> Given<'_> {
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
-        shadow::set_bits(header, free | bit);
-        let has_chore = place != cut[FIRST] && (free == 0 || free | bit == all(cut));
-        (cut[BYTES] as usize, if has_chore { place } else { 0 })
+        Given::new(&self.cuts[class], header, place, free, bit)
     }
 
     /// A slab that is not the first was full, or is empty now.
@@ -313,6 +349,30 @@ impl Slabs {
         let header: &Header = runs.shadow.header(found.start + 1);
         self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
     }
+}
+
+/// The place of a granule.
+#[inline(always)]
+fn place_of(granule: usize) -> u32 {
+    granule as u32 + 1
+}
+
+/// How far a byte lies behind the start of the granule at a place before it.
+#[inline(always)]
+fn within(place: u32, at: usize) -> usize {
+    at + GRANULE as usize - ((place as usize) << SLAB_GRANULE_SHIFT)
+}
+
+/// The bit of the taken slot that starts at a byte of a slab, and the bits of those that are free, if the slab is of that class and
+/// there is such a slot.
+#[inline(always)]
+fn taken(cut: &Cut, class: usize, header: &Header, within: usize) -> Option<(u64, u64)> {
+    if header[0] != SLAB_BYTE | class as u8 {
+        return None;
+    }
+    let bit = 1 << slot_of(cut, within)?;
+    let free = shadow::bits(header);
+    (free & bit == 0).then_some((bit, free))
 }
 
 fn class_of(header: &Header) -> usize {

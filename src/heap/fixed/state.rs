@@ -140,23 +140,52 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Gives a block of the first arena back, if it is at a glance what it should be, and nothing is to be merged. What is to be done.
     #[inline(always)]
-    pub(super) fn give_at_hand(&mut self, at: NonNull<u8>, layout: Layout) -> Option<Chore> {
-        let (bytes, chore) = self.arenas.first_mut()?.give_at_hand(at, layout)?;
+    pub(super) fn give_at_hand(&mut self, at: *mut u8, layout: Layout) -> Option<Chore> {
+        let given = self.arenas.first_mut()?.give_at_hand(at, layout)?;
+        self.below_peak_bytes += given.bytes();
+        self.frees += 1;
+        Some(given.chore())
+    }
+
+    /// A span of the first arena that was set aside.
+    #[inline(always)]
+    pub(super) fn take_aside(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        if !COPIES {
+            return None;
+        }
+        let taken = self.arenas.first_mut()?.take_aside(layout)?;
+        self.took(taken.1);
+        Some(taken)
+    }
+
+    /// Sets a span of the first arena aside.
+    #[inline(always)]
+    pub(super) fn set_aside(&mut self, at: *mut u8, layout: Layout) -> Option<()> {
+        if !COPIES {
+            return None;
+        }
+        let bytes = self.arenas.first_mut()?.set_aside(at, layout)?;
         self.freed(bytes);
-        Some(chore)
+        Some(())
     }
 
     /// A span of the first arena, if that is what a layout takes and one is found at once.
     #[inline(always)]
-    pub(super) fn take_span(&mut self, layout: Layout) -> Option<NonNull<u8>> {
-        let (at, bytes) = self.arenas.first_mut()?.take_span(layout)?;
-        self.took(bytes);
-        Some(at)
+    pub(super) fn take_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        if !COPIES {
+            return None;
+        }
+        let taken = self.arenas.first_mut()?.take_span(layout)?;
+        self.took(taken.1);
+        Some(taken)
     }
 
     /// Gives a span of the first arena back, if it is at a glance what it should be.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+        if !COPIES {
+            return None;
+        }
         let bytes = self.arenas.first_mut()?.give_span(at, layout)?;
         self.freed(bytes);
         Some(())
@@ -176,7 +205,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         if arena.serves(slot, new) {
             return Some(None);
         }
-        let (to, bytes) = match arena.take_at_hand(new) {
+        let (to, bytes) = match arena.take_at_hand(new).or_else(|| arena.take_aside(new)) {
             Some(block) => block,
             None => arena.take_span(new).map(|(to, bytes)| (to.as_ptr(), bytes))?,
         };
@@ -188,9 +217,10 @@ impl<const ARENAS: usize> State<ARENAS> {
     #[inline(always)]
     pub(super) fn give_seen(&mut self, slot: Seen) -> Chore {
         let Some(arena) = self.arenas.first_mut() else { return 0 };
-        let (bytes, chore) = arena.give_seen(slot);
-        self.freed(bytes);
-        chore
+        let given = arena.give_seen(slot);
+        self.below_peak_bytes += given.bytes();
+        self.frees += 1;
+        given.chore()
     }
 
     /// Does what `give_at_hand` left to do.
@@ -290,8 +320,9 @@ impl<const ARENAS: usize> State<ARENAS> {
             return Ok(Some(at));
         }
         if COPIES {
-            let at_hand = self.take_at_hand(new).and_then(|block| NonNull::new(block.0));
-            if let Some(at) = at_hand.or_else(|| self.take_span(new)) {
+            let at_hand = self.take_at_hand(new).or_else(|| self.take_aside(new));
+            let at_hand = at_hand.and_then(|block| NonNull::new(block.0));
+            if let Some(at) = at_hand.or_else(|| self.take_span(new).map(|block| block.0)) {
                 return Ok(Some(at));
             }
         }

@@ -11,7 +11,7 @@
 
 use super::super::COPIES;
 use super::Runs;
-use super::shadow::{LEAST, MOST_GRANULES};
+use super::shadow::{self, LEAST, MOST_GRANULES};
 
 /// Spans of a length that are set aside at most.
 const DEEP: u32 = 4;
@@ -29,28 +29,27 @@ impl Runs {
         if place == 0 {
             return None;
         }
-        *last = self.shadow.next(place);
-        self.starts.set(place - 1);
+        *last = shadow::next(self.shadow.find(place)?);
+        self.starts.set(place as usize - 1);
         Some(place - 1)
     }
 
     /// Sets the live span of a length aside that starts at `start`. `false`: there is no such span, or there are enough.
     #[inline(always)]
     pub(in super::super) fn set_aside(&mut self, start: usize, length: usize) -> bool {
-        let (Some(last), Some((word, bit))) = (self.aside.get_mut(length), self.starts.word_mut(start))
-        else {
-            return false;
-        };
-        if *word & bit == 0 || *last >= DEEP * ONE || self.filled < self.plenty {
-            return false;
-        }
+        let Some(last) = self.aside.get_mut(length) else { return false };
         let place = start as u32 + 1;
-        let is_live = self.shadow.set_aside(place, LEAST + length as u32, *last);
-        if is_live {
-            *word &= !bit;
-            *last = *last - *last % ONE + ONE + place;
+        let Some(header) = self.shadow.find_mut(place) else { return false };
+        if *last >= DEEP * ONE
+            || self.filled < self.plenty
+            || !shadow::is_live(header, LEAST + length as u32)
+            || !self.starts.clear(start)
+        {
+            return false;
         }
-        is_live
+        shadow::set_next(header, *last);
+        *last = *last - *last % ONE + ONE + place;
+        true
     }
 
     /// One step towards nothing set aside.

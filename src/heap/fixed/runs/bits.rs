@@ -1,72 +1,112 @@
-//! A bit for each granule, in words as wide as the processor's.
+//! A bit for each granule, looked through in words as wide as the processor's.
 
 #![forbid(unsafe_code)]
 
+use super::super::COPIES;
+use core::mem::size_of;
 use core::ops::Range;
 
 /// Bits of a word.
 const WIDE: u32 = usize::BITS;
+/// Bytes of a word.
+const BYTES: usize = size_of::<usize>();
+/// Bytes before the first bit, in which no bit is set: a word that ends at any byte can be read.
+const LEAD: usize = if COPIES { BYTES } else { 0 };
 
-/// A table of bits.
-pub(super) struct Bits(&'static mut [usize]);
+/// So many bits are in a word that ends with the byte of the last of them, wherever in that byte it stands.
+#[cfg(test)]
+const NEAR: usize = WIDE as usize - 7;
+
+/// A table of bits. It is read by words, or one that ends at any byte, and changed by bytes.
+pub(super) struct Bits(&'static mut [u8]);
 
 impl Bits {
-    /// The words that hold so many bits.
-    pub(super) const fn words(bits: u32) -> usize {
-        bits.div_ceil(WIDE) as usize
+    /// The bytes that hold so many bits.
+    pub(super) const fn bytes(bits: u32) -> usize {
+        bits.div_ceil(WIDE) as usize * BYTES + LEAD
     }
 
-    pub(super) const fn new(words: &'static mut [usize]) -> Bits {
-        Bits(words)
+    /// The bits that so many bytes hold.
+    pub(super) const fn room(bytes: usize) -> u32 {
+        (bytes - LEAD) as u32 * 8
     }
 
+    /// All clear.
+    pub(super) const fn new(bytes: &'static mut [u8]) -> Bits {
+        Bits(bytes)
+    }
+
+    /// The byte of a bit, if there is one, and the bit in it.
+    #[inline(always)]
+    fn byte_mut(&mut self, at: usize) -> Option<(&mut u8, u32)> {
+        Some((self.0.get_mut(at / 8 + LEAD)?, 1 << (at % 8)))
+    }
+
+    /// Whether there is a bit and it is set.
     #[inline]
-    pub(super) fn is_set(&self, at: u32) -> bool {
-        self.0[(at / WIDE) as usize] >> (at % WIDE) & 1 != 0
+    pub(super) fn is_set(&self, at: usize) -> bool {
+        self.0.get(at / 8 + LEAD).is_some_and(|byte| byte >> (at % 8) & 1 != 0)
     }
 
-    /// The word of a bit, and the bit in it.
+    /// Sets a bit, if there is one.
     #[inline]
-    pub(super) fn word_mut(&mut self, at: usize) -> Option<(&mut usize, usize)> {
-        Some((self.0.get_mut(at / WIDE as usize)?, 1 << (at as u32 % WIDE)))
+    pub(super) fn set(&mut self, at: usize) {
+        if let Some((byte, bit)) = self.byte_mut(at) {
+            *byte |= bit as u8;
+        }
     }
 
+    /// Clears a bit. Whether there is one and it was set.
     #[inline]
-    pub(super) fn set(&mut self, at: u32) {
-        self.0[(at / WIDE) as usize] |= 1 << (at % WIDE);
+    pub(super) fn clear(&mut self, at: usize) -> bool {
+        let Some((byte, bit)) = self.byte_mut(at) else { return false };
+        let held = u32::from(*byte);
+        *byte = (held & !bit) as u8;
+        held & bit != 0
     }
 
+    /// The words from the first bit on.
     #[inline]
-    pub(super) fn clear(&mut self, at: u32) {
-        self.0[(at / WIDE) as usize] &= !(1 << (at % WIDE));
+    fn words(&self) -> &[[u8; BYTES]] {
+        self.0.as_chunks().0.get(LEAD / BYTES..).unwrap_or_default()
     }
 
     /// The last set bit up to `at`.
-    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn last(&self, at: usize) -> Option<usize> {
-        let mut words = self.0.get(..=at / WIDE as usize)?.iter().rev();
-        let upto = words.next()? << (!at as u32 % WIDE);
+        let mut words = self.words().get(..=at / WIDE as usize)?.iter().rev();
+        let upto = usize::from_le_bytes(*words.next()?) << (!at as u32 % WIDE);
         if upto != 0 {
             return Some(at + upto.ilog2() as usize - (WIDE as usize - 1));
         }
         let mut end = at / WIDE as usize * WIDE as usize;
         for word in words {
             end -= WIDE as usize;
-            if *word != 0 {
+            let word = usize::from_le_bytes(*word);
+            if word != 0 {
                 return Some(end + word.ilog2() as usize);
             }
         }
         None
     }
 
+    /// The same, if it is near: without a search, and without a branch that depends on where it stands.
+    #[inline(always)]
+    pub(super) fn last_near(&self, at: usize) -> Option<usize> {
+        // The word whose last byte has the bit.
+        let from = at / 8 + LEAD + 1 - BYTES;
+        let word = self.0.get(from..from + BYTES)?.first_chunk()?;
+        let upto = usize::from_le_bytes(*word) << (!at as u32 % 8);
+        (upto != 0).then(|| at + upto.ilog2() as usize - (WIDE as usize - 1))
+    }
+
     /// The first bit from `at` on that is set, or clear if `flip` is all ones.
     pub(super) fn next(&self, at: u32, flip: usize) -> Option<u32> {
-        let words = self.0.get((at / WIDE) as usize..)?;
+        let words = self.words().get((at / WIDE) as usize..)?;
         let mut mask = !0 << (at % WIDE);
         let mut start = at & !(WIDE - 1);
         for word in words {
-            let found = (word ^ flip) & mask;
+            let found = (usize::from_le_bytes(*word) ^ flip) & mask;
             if found != 0 {
                 return Some(start + found.trailing_zeros());
             }
@@ -79,10 +119,12 @@ impl Bits {
     /// Turns every bit of `range` over.
     pub(super) fn flip(&mut self, range: Range<u32>) {
         let mut at = range.start;
+        let (words, _) = self.0.as_chunks_mut();
         while at < range.end {
             let end = (at - at % WIDE + WIDE).min(range.end);
             let ones = !0 >> (WIDE - (end - at));
-            self.0[(at / WIDE) as usize] ^= ones << (at % WIDE);
+            let word: &mut [u8; BYTES] = &mut words[(at / WIDE) as usize + LEAD / BYTES];
+            *word = (usize::from_le_bytes(*word) ^ ones << (at % WIDE)).to_le_bytes();
             at = end;
         }
     }
@@ -97,21 +139,23 @@ mod tests {
     proptest! {
         #[test]
         fn bits_are_found_from_both_sides(set in prop::collection::vec(0u32..200, 0..8), at in 0u32..200, to in 0u32..200) {
-            let mut bits = Bits::new(vec![0; Bits::words(200)].leak());
+            let mut bits = Bits::new(vec![0; Bits::bytes(200)].leak());
             let mut model = [false; 200];
             for one in set {
-                bits.set(one);
+                bits.set(one as usize);
                 model[one as usize] = true;
             }
             let range = at.min(to)..at.max(to);
             bits.flip(range.clone());
             range.for_each(|one| model[one as usize] ^= true);
             if at % 5 == 0 {
-                bits.clear(at);
+                prop_assert_eq!(bits.clear(at as usize), model[at as usize]);
                 model[at as usize] = false;
             }
-            prop_assert_eq!(bits.is_set(at), model[at as usize]);
+            prop_assert_eq!(bits.is_set(at as usize), model[at as usize]);
             prop_assert_eq!(bits.last(at as usize), (0..=at as usize).rev().find(|one| model[*one]));
+            let near = (0..=at as usize).rev().take(NEAR).find(|one| model[*one]);
+            prop_assert!(!COPIES || bits.last_near(at as usize) == near || near.is_none());
             prop_assert_eq!(bits.next(at, 0), (at..200).find(|one| model[*one as usize]));
             let clear = bits.next(at, !0).filter(|one| *one < 200);
             prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]));

@@ -64,7 +64,21 @@ impl Shadow {
         self.bytes(place as usize)
     }
 
+    /// The same of a place that there may not be.
+    #[inline(always)]
+    pub(in super::super) fn find(&self, place: u32) -> Option<&Header> {
+        let place = place as usize;
+        self.0.get(place..place + LEAST as usize)?.first_chunk()
+    }
+
     /// The same, to be written.
+    #[inline(always)]
+    pub(in super::super) fn find_mut(&mut self, place: u32) -> Option<&mut Header> {
+        let place = place as usize;
+        self.0.get_mut(place..place + LEAST as usize)?.first_chunk_mut()
+    }
+
+    /// The first bytes of the span at a place, to be written.
     #[inline]
     pub(in super::super) fn header_mut(&mut self, place: u32) -> &mut Header {
         self.bytes_mut(place as usize)
@@ -134,17 +148,6 @@ impl Shadow {
         *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
     }
 
-    /// Links a live span of so many granules that is set aside. `false`: there is no such span at that place.
-    #[inline]
-    pub(super) fn set_aside(&mut self, place: u32, granules: u32, next: u32) -> bool {
-        let header: &mut [u8; 8] = self.bytes_mut(place as usize);
-        let is_live = word(header, 0) == granules.to_be();
-        if is_live {
-            header[4..].copy_from_slice(&next.to_le_bytes());
-        }
-        is_live
-    }
-
     /// The free span behind one in its list.
     #[inline]
     pub(super) fn next(&self, place: u32) -> u32 {
@@ -167,6 +170,24 @@ impl Shadow {
     pub(super) fn set_prev(&mut self, place: u32, prev: u32) {
         *self.bytes_mut(place as usize + 8) = prev.to_le_bytes();
     }
+}
+
+/// Whether a live span with that header has so many granules.
+#[inline]
+pub(super) fn is_live(header: &Header, granules: u32) -> bool {
+    word(header, 0) == granules.to_be()
+}
+
+/// Links a span that is set aside.
+#[inline]
+pub(super) fn set_next(header: &mut Header, next: u32) {
+    header[4..8].copy_from_slice(&next.to_le_bytes());
+}
+
+/// The link of a span that is set aside.
+#[inline]
+pub(super) fn next(header: &Header) -> u32 {
+    word(header, 4)
 }
 
 /// The bits of a slab's header: the slots that are free.
