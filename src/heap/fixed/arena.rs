@@ -137,6 +137,13 @@ impl FixedArena {
         Some((self.space.find_addr(start << SLAB_GRANULE_SHIFT)?, granules << SLAB_GRANULE_SHIFT))
     }
 
+    /// A block for a layout that is not at hand. Where it starts, and its bytes.
+    #[inline(never)]
+    pub(super) fn take_else(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        let (at, bytes) = self.take_span(layout).or_else(|| self.allocate(layout))?;
+        Some((at.as_ptr(), bytes))
+    }
+
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {

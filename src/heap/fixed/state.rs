@@ -207,7 +207,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
         let (to, bytes) = match arena.take_at_hand(new).or_else(|| arena.take_aside(new)) {
             Some(block) => block,
-            None => arena.take_span(new).map(|(to, bytes)| (to.as_ptr(), bytes))?,
+            None => arena.take_else(new)?,
         };
         self.took(bytes);
         Some(Some((to, slot)))
