@@ -19,6 +19,7 @@ mod stats;
 #[cfg(all(test, feature = "std"))]
 mod tests;
 
+pub(crate) use batch::Name;
 pub use batch::{Flushed, Refilled};
 pub use commit::{Grant, Unlimited};
 pub use index::{BuddyTree, ByFit, ByTree, FitTable, Framed, IndexKind, SpanIndex, Unframed};

@@ -34,6 +34,8 @@ mod misuse;
 #[cfg(feature = "allocator-api2-04")]
 mod newest;
 #[cfg(feature = "std")]
+mod numbers;
+#[cfg(feature = "std")]
 pub(crate) mod shared;
 #[cfg(democratising_loom)]
 pub mod stock;

@@ -12,7 +12,7 @@ pub use budget::{Budget, Charge, OverBudget};
 #[cfg(feature = "std")]
 pub use host::{MemoryPool, MemoryPoolBuilder};
 
-use crate::arena::{Arena, Block, Grant, Metadata, NoArena, NoBlock};
+use crate::arena::{Arena, Block, Grant, Metadata, Name, NoArena, NoBlock};
 use crate::error::BadFree;
 use crate::size::{Offset, SizeClass};
 use crate::space::{Contents, HostSpace, Space};
@@ -253,9 +253,25 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Errors
     /// [`NoBlock`] when there is not even one.
     pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<Refilled, NoBlock> {
+        let refilled = self.refill_as(class, out, 0)?;
+        out[..refilled.blocks].reverse();
+        Ok(refilled)
+    }
+
+    /// As [`refill`](Self::refill), with blocks named from `base` on, so that what is taken from the end comes lowest first.
+    ///
+    /// # Errors
+    /// As for `refill`.
+    #[inline]
+    pub(crate) fn refill_as<B: Name>(
+        &self,
+        class: SizeClass,
+        out: &mut [B],
+        base: u64,
+    ) -> Result<Refilled, NoBlock> {
         let mut shared = self.shared.lock();
         let creates = shared.arena.creates();
-        let refilled = shared.arena.take_many(class, out, &Frames(&self.budget))?;
+        let refilled = shared.arena.take_each(class, out, base, &Frames(&self.budget))?;
         if refilled.created {
             shared.created(creates);
         }
@@ -267,10 +283,20 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Safety
     /// Nobody uses the blocks any more.
     pub unsafe fn flush(&self, class: SizeClass, blocks: &[Offset]) -> Flushed {
+        // SAFETY: 1. As the caller promises.
+        unsafe { self.flush_as(class, blocks, 0) }
+    }
+
+    /// As [`flush`](Self::flush), with blocks named from `base` on.
+    ///
+    /// # Safety
+    /// As for `flush`.
+    #[inline]
+    pub(crate) unsafe fn flush_as<B: Name>(&self, class: SizeClass, blocks: &[B], base: u64) -> Flushed {
         let mut shared = self.shared.lock();
         let grant = Frames(&self.budget);
         shared.rise();
-        let flushed = shared.arena.give_many(class, blocks, &grant);
+        let flushed = shared.arena.give_each(class, blocks, base, &grant);
         self.fall(&mut shared, &grant);
         flushed
     }

@@ -34,6 +34,34 @@ pub struct Flushed {
     pub refused: Option<BadFree>,
 }
 
+/// What whoever holds a block calls it: its address in bytes, or how many it lies behind the start of the space.
+pub(crate) trait Name: Copy {
+    fn bytes(self) -> u64;
+    fn from_bytes(bytes: u64) -> Self;
+}
+
+impl Name for Offset {
+    #[inline]
+    fn bytes(self) -> u64 {
+        self.0
+    }
+    #[inline]
+    fn from_bytes(bytes: u64) -> Offset {
+        Offset(bytes)
+    }
+}
+
+impl Name for usize {
+    #[inline]
+    fn bytes(self) -> u64 {
+        self as u64
+    }
+    #[inline]
+    fn from_bytes(bytes: u64) -> usize {
+        bytes as usize
+    }
+}
+
 impl<S: Space, M: Metadata> Arena<S, M> {
     /// Blocks of one size class, until `out` is full, with at most one new slab.
     ///
@@ -45,15 +73,35 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         out: &mut [Offset],
         grant: &impl Grant,
     ) -> Result<Refilled, NoBlock> {
+        let refilled = self.take_each(class, out, 0, grant)?;
+        out[..refilled.blocks].reverse();
+        Ok(refilled)
+    }
+
+    /// As [`take_many`](Self::take_many), with blocks named from `base` on, and the first behind the others.
+    ///
+    /// # Errors
+    /// As for `take_many`.
+    #[inline]
+    pub(crate) fn take_each<B: Name>(
+        &mut self,
+        class: SizeClass,
+        out: &mut [B],
+        base: u64,
+        grant: &impl Grant,
+    ) -> Result<Refilled, NoBlock> {
         let (mut slabs_opened, creates) = (0, self.creates());
-        let mut taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
+        let mut taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out, base));
         if taken == 0 && !out.is_empty() && self.slabs.is_some() {
             if let Err(why) = self.open_slab(class, grant) {
                 self.stats.failures += 1;
                 return Err(why);
             }
             slabs_opened = 1;
-            taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out));
+            taken = self.slabs.as_mut().map_or(0, |slabs| slabs.take_many(class, out, base));
+        }
+        if taken < out.len() {
+            out.copy_within(out.len() - taken.., 0);
         }
         if taken > 0 {
             let bytes = self.slabs.as_ref().map_or(0, |slabs| slabs.slot_bytes(class)) * taken as u64;
@@ -68,11 +116,23 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 
     /// Gives blocks of one size class back, in order, up to the first that cannot be.
     pub fn give_many(&mut self, class: SizeClass, blocks: &[Offset], grant: &impl Grant) -> Flushed {
+        self.give_each(class, blocks, 0, grant)
+    }
+
+    /// As [`give_many`](Self::give_many), with blocks named from `base` on.
+    #[inline]
+    pub(crate) fn give_each<B: Name>(
+        &mut self,
+        class: SizeClass,
+        blocks: &[B],
+        base: u64,
+        grant: &impl Grant,
+    ) -> Flushed {
         let mut flushed = Flushed { blocks: 0, slabs: 0, refused: None };
         let space_bytes = self.space.len_bytes();
         loop {
             let Some(slabs) = &mut self.slabs else { return flushed };
-            let (given, stop) = slabs.give_many(class, &blocks[flushed.blocks..], space_bytes);
+            let (given, stop) = slabs.give_many(class, &blocks[flushed.blocks..], base, space_bytes);
             let slot_bytes = slabs.slot_bytes(class);
             flushed.blocks += given;
             self.stats.in_use_bytes -= slot_bytes * given as u64;
@@ -151,6 +211,29 @@ mod tests {
             }
             prop_assert_eq!((closed, in_use(&arena)), (slabs, (0, 0)));
             prop_assert_eq!(arena.index.next_live(crate::size::Granule(0)), None);
+        }
+    }
+
+    #[test]
+    fn what_is_free_comes_lowest_first_whether_in_runs_or_with_holes() {
+        if cfg!(feature = "hardened") {
+            return;
+        }
+        let class = SizeClass(2);
+        for holes in [1, 2, 3, 7, 63, 64, 65, 130] {
+            let mut arena = subject();
+            let (taken, _) = take(&mut arena, class, 1000);
+            assert!(taken.is_sorted(), "one slab, from its start on");
+            let mut back: Vec<Offset> = taken[100..].iter().copied().step_by(holes).collect();
+            assert_eq!(give(&mut arena, class, &back).refused, None);
+            let (again, _) = take(&mut arena, class, back.len() + 100);
+            // Behind what came back lies what was never taken.
+            back.extend((1..=100).map(|at| Offset(taken[999].0 + 48 * at)));
+            assert_eq!(again, back, "every {holes}th");
+            let mut named = [0usize; 50];
+            let refilled = arena.take_each(class, &mut named, 1 << 20, &Unlimited).unwrap();
+            let lowest = again[again.len() - 1].0 as usize + 48 + (1 << 20);
+            assert_eq!((refilled.blocks, named), (50, core::array::from_fn(|at| lowest + 48 * (49 - at))));
         }
     }
 

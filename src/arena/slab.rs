@@ -5,8 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod back;
 #[cfg(feature = "hardened")]
 mod drawn;
+#[cfg(not(feature = "hardened"))]
+mod lowest;
 
 use super::bits;
 use super::metadata::{Metadata, NoTable};
@@ -29,6 +32,8 @@ enum Unit {
 #[derive(Clone, Copy)]
 struct Slab {
     class: SizeClass,
+    /// Whether it is in that list.
+    listed: bool,
     /// Words of free bits before this one are zero.
     hint: u16,
     used: u32,
@@ -39,18 +44,25 @@ struct Slab {
 /// The words of a row.
 const ROW: usize = 2;
 
-const HEAD: u32 = 1 << 31;
+/// What the lowest 16 bits of a row say beside the class: that the unit is the first of its slab, and that the slab is listed.
+const HEAD: u16 = 1 << 15;
+const LISTED: u16 = 1 << 14;
+/// The next 16 bits are the lower half of how many slots are taken beside one, behind which come the hint and the upper half. So the
+/// lower 32 bits are all that changes where a slot of a small slab comes back that is not its last.
+const ONE_USED: u32 = 1 << 16;
 
 impl Unit {
     #[inline]
     fn read(row: Row) -> Unit {
         let link = |link: u32| link.checked_sub(1);
-        let (what, used) = (row[0] as u32, (row[0] >> 32) as u32);
+        let [what, low, hint, high] = [0, 16, 32, 48].map(|shift| (row[0] >> shift) as u16);
+        let used = (low as u32 | (high as u32) << 16).wrapping_add(1);
         if what & HEAD == 0 {
-            return Unit::Tail(what);
+            return Unit::Tail(what as u32);
         }
-        let (class, hint) = (SizeClass(what as u8), (what >> 8) as u16);
-        Unit::Head(Slab { class, hint, used, next: link(row[1] as u32), prev: link((row[1] >> 32) as u32) })
+        let (class, listed) = (SizeClass(what as u8), what & LISTED != 0);
+        let (next, prev) = (link(row[1] as u32), link((row[1] >> 32) as u32));
+        Unit::Head(Slab { class, listed, hint, used, next, prev })
     }
 }
 
@@ -58,8 +70,11 @@ impl Slab {
     #[inline]
     fn row(self) -> Row {
         let link = |link: Option<u32>| link.map_or(0, |unit| unit + 1) as u64;
-        let what = HEAD | self.class.0 as u32 | (self.hint as u32) << 8;
-        [what as u64 | (self.used as u64) << 32, link(self.next) | link(self.prev) << 32]
+        let what = HEAD | if self.listed { LISTED } else { 0 } | self.class.0 as u16;
+        let used = self.used.wrapping_sub(1);
+        let (low, high) = (used as u16 as u64, (used >> 16) as u64);
+        let what = what as u64 | low << 16 | (self.hint as u64) << 32 | high << 48;
+        [what, link(self.next) | link(self.prev) << 32]
     }
 }
 
@@ -270,64 +285,6 @@ impl<M: Metadata> Slabs<M> {
         }
     }
 
-    /// Takes a slot from a slab that has one.
-    #[cfg(not(feature = "hardened"))]
-    #[inline]
-    pub(super) fn take(&mut self, class: SizeClass) -> Option<Slot> {
-        let cut = self.cut(class);
-        let unit = cut.partial.checked_sub(1)?;
-        let at = unit as usize * (ROW + self.words);
-        let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
-        let Unit::Head(mut slab) = Unit::read([row[0], row[1]]) else { return None };
-        let word = slab.hint as usize + free[slab.hint as usize..].iter().position(|&word| word != 0)?;
-        let bit = free[word].trailing_zeros();
-        free[word] &= free[word] - 1;
-        slab.hint = word as u16;
-        slab.used += 1;
-        row.copy_from_slice(&slab.row());
-        if slab.used == cut.slots {
-            self.unlink(unit, slab);
-        }
-        let slot = word as u64 * 64 + bit as u64;
-        let bytes = cut.slot_bytes as u64;
-        Some(Slot { at: Offset(self.start_of(unit).0 + slot * bytes), bytes })
-    }
-
-    /// Takes slots of a class, lowest first in each slab, until `out` is full or no slab has one. How many.
-    #[cfg(not(feature = "hardened"))]
-    pub(super) fn take_many(&mut self, class: SizeClass, out: &mut [Offset]) -> usize {
-        let cut = self.cut(class);
-        let mut taken = 0;
-        while taken < out.len() {
-            let Some(unit) = self.cut(class).partial.checked_sub(1) else { break };
-            let start = self.start_of(unit);
-            let at = unit as usize * (ROW + self.words);
-            let (row, free) = self.units[at..at + ROW + self.words].split_at_mut(ROW);
-            let Unit::Head(mut slab) = Unit::read([row[0], row[1]]) else { break };
-            let before = taken;
-            for (word, bits) in free.iter_mut().enumerate().skip(slab.hint as usize) {
-                slab.hint = word as u16;
-                while *bits != 0 && taken < out.len() {
-                    let slot = word as u64 * 64 + bits.trailing_zeros() as u64;
-                    *bits &= *bits - 1;
-                    out[taken] = Offset(start.0 + slot * cut.slot_bytes as u64);
-                    taken += 1;
-                }
-                if taken == out.len() {
-                    break;
-                }
-            }
-            slab.used += (taken - before) as u32;
-            row.copy_from_slice(&slab.row());
-            if slab.used == cut.slots {
-                self.unlink(unit, slab);
-            } else if taken == before {
-                break;
-            }
-        }
-        taken
-    }
-
     /// Makes a slab of a span that was taken for it.
     pub(super) fn open(&mut self, class: SizeClass, span: Span) {
         let cut = self.cut(class);
@@ -340,7 +297,7 @@ impl<M: Metadata> Slabs<M> {
         let free = self.free_mut(unit);
         free.fill(0);
         bits::set_range(free, 0..cut.slots);
-        self.link(unit, Slab { class, hint: 0, used: 0, next: None, prev: None });
+        self.link(unit, Slab { class, listed: true, hint: 0, used: 0, next: None, prev: None });
     }
 
     /// The number of the slot that starts at `at` in a slab.
@@ -385,75 +342,12 @@ impl<M: Metadata> Slabs<M> {
             self.close(unit, slab, cut);
             return Ok(Some(self.span_of(unit, cut)));
         }
-        if slab.used + 1 == cut.slots {
-            self.link(unit, slab);
-        } else {
+        if slab.listed {
             row.copy_from_slice(&slab.row());
+        } else {
+            self.link(unit, slab);
         }
         Ok(None)
-    }
-
-    /// Gives slots of one class back, in order. How many, and where it stopped.
-    pub(super) fn give_many(
-        &mut self,
-        class: SizeClass,
-        blocks: &[Offset],
-        space_bytes: u64,
-    ) -> (usize, Stop) {
-        let mut given = 0;
-        loop {
-            given += self.give_quickly(class, &blocks[given..]);
-            // The first or the last slot of its slab that is taken, a slab of several units, or no taken slot.
-            let Some(&at) = blocks.get(given) else { return (given, Stop::Done) };
-            if at.0 >= space_bytes {
-                return (given, Stop::Outside);
-            }
-            let found = self.find(at).filter(|found| found.slab.class == class);
-            match found.map(|found| self.give(found, at)) {
-                Some(Ok(None)) => given += 1,
-                Some(Ok(Some(span))) => return (given + 1, Stop::Closed(span)),
-                Some(Err(_)) | None => return (given, Stop::Refused(at)),
-            }
-        }
-    }
-
-    /// Gives slots back as long as that changes neither whether a slab is full nor whether it is empty. How many. Bits and count are
-    /// changed in place: where blocks come in any order, this is all that most of them need, some 50 instructions each.
-    #[inline]
-    fn give_quickly(&mut self, class: SizeClass, blocks: &[Offset]) -> usize {
-        let Cut { slot_bytes, slots, reciprocal, .. } = self.cut(class);
-        let (slot_bytes, reciprocal, last) = (slot_bytes as u64, reciprocal as u64, slots as u64 - 1);
-        let (stride, shift, within_unit) = (ROW + self.words, self.unit_shift, (1 << self.unit_shift) - 1);
-        let skew_bytes = (self.skew as u64) << self.granule_shift;
-        let head = HEAD | class.0 as u32;
-        let units = &mut self.units[..];
-        for (given, at) in blocks.iter().enumerate() {
-            let at = at.0.wrapping_add(skew_bytes);
-            // What lies outside of the space may be as far away as an offset can say: more than a `usize` of 32 bits.
-            let start = usize::try_from((at >> shift) * stride as u64).unwrap_or(usize::MAX);
-            let Some(cells) = units.get_mut(start..).and_then(|cells| cells.get_mut(..stride)) else {
-                return given;
-            };
-            // Not the first unit of a slab of that class; or the slot is its last that is taken, or the first to be free.
-            let what = cells[0];
-            let used = (what >> 32) as u32;
-            if what as u32 & (HEAD | 0xff) != head || used.wrapping_sub(2) >= slots.wrapping_sub(2) {
-                return given;
-            }
-            let within = at & within_unit;
-            let slot = (within * reciprocal) >> 32;
-            if slot * slot_bytes != within || slot > last {
-                return given;
-            }
-            let (word, bit) = (slot / 64, 1 << (slot % 64));
-            let Some(free) = cells.get_mut(ROW + word as usize).filter(|free| **free & bit == 0) else {
-                return given;
-            };
-            *free |= bit;
-            let hint = what >> 8 & 0xffff;
-            cells[0] = what - (1 << 32) - (hint.saturating_sub(word) << 8);
-        }
-        blocks.len()
     }
 
     /// The span of a slab.
@@ -463,7 +357,7 @@ impl<M: Metadata> Slabs<M> {
 
     /// A slab whose last slot came back.
     fn close(&mut self, unit: u32, slab: Slab, cut: Cut) {
-        if cut.slots > 1 {
+        if slab.listed {
             self.unlink(unit, slab);
         }
         bits::clear_range(&mut self.slabs, unit..unit + cut.units);
@@ -474,6 +368,7 @@ impl<M: Metadata> Slabs<M> {
     /// Puts a slab into the list of its class: first, or second behind one that lies lower, so that the lowest slabs
     /// fill up and the higher ones run empty.
     fn link(&mut self, unit: u32, mut slab: Slab) {
+        slab.listed = true;
         let cut = &mut self.cuts[slab.class.0 as usize];
         let first = cut[PARTIAL].checked_sub(1);
         match first {
@@ -515,6 +410,30 @@ impl<M: Metadata> Slabs<M> {
             after.prev = slab.prev;
             self.write(next, after.row());
         }
-        self.write(unit, Slab { next: None, prev: None, ..slab }.row());
+        self.write(unit, Slab { listed: false, next: None, prev: None, ..slab }.row());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_what_it_was_made_of() {
+        for used in [0, 1, 2, 0x8000, 0x1_0000, 0x1_0001, 0x40_0000] {
+            for (listed, hint) in [(false, 0), (true, 0xffff)] {
+                let slab = Slab {
+                    class: SizeClass(63),
+                    listed,
+                    hint,
+                    used,
+                    next: Some(5),
+                    prev: Some(u32::MAX - 1),
+                };
+                let Unit::Head(read) = Unit::read(slab.row()) else { panic!("a tail") };
+                assert_eq!((read.class, read.listed, read.hint), (slab.class, listed, hint));
+                assert_eq!((read.used, read.next, read.prev), (used, slab.next, slab.prev));
+            }
+        }
     }
 }

@@ -9,12 +9,13 @@ mod stir;
 pub(super) use exchange::{Own, carry, seat};
 pub(super) use stir::stir;
 
+use super::numbers;
 use super::stock::hit;
 use super::stock::owner::{self, Away, Tags};
 use super::stock::seat::Seat;
 use super::stock::spare::{Linked, Links};
 use super::thread::{self, Word};
-use crate::size::{HOST, HOST_CLASSES, SizeClass};
+use crate::size::{HOST_CLASSES, SizeClass};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Blank, HostLock};
 use core::ptr::{NonNull, null_mut};
@@ -25,16 +26,10 @@ const MAGAZINE_BYTES: usize = 512;
 const WORDS: usize = MAGAZINE_BYTES / size_of::<usize>();
 const _: () = assert!(MOST < WORDS, "below the blocks of a full magazine lies a 0");
 
-/// How many blocks of a class a magazine holds: 16 KiB of them, at least 8, at most [`MOST`].
-pub(super) const fn capacity(class: SizeClass) -> usize {
-    let capacity = (16 << 10) / HOST.slot_bytes(class);
-    if capacity > MOST as u64 {
-        MOST
-    } else if capacity < 8 {
-        8
-    } else {
-        capacity as usize
-    }
+/// How many blocks of a class a magazine holds.
+#[inline]
+pub(super) fn capacity(class: SizeClass) -> usize {
+    numbers::of(class).capacity as usize
 }
 
 /// The blocks of a magazine lie at its end, below them a 0.

@@ -1,5 +1,8 @@
 //! The error number of the C library, which `malloc` sets and `free` leaves as it is.
 
+#[cfg(unix)]
+use core::ptr::NonNull;
+
 /// Says that there is no memory: what C's `malloc` promises to whoever gets null.
 #[cold]
 pub(super) fn no_memory() {
@@ -19,7 +22,7 @@ impl Kept {
     pub(super) fn now() -> Kept {
         Kept {
             #[cfg(unix)]
-            number: std::io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            number: get(),
         }
     }
 }
@@ -32,24 +35,46 @@ impl Drop for Kept {
     }
 }
 
+/// The place of this thread's own number; `None` where nothing promises one.
+#[cfg(unix)]
+#[inline]
+fn place() -> Option<NonNull<i32>> {
+    #[cfg(any(target_os = "linux", target_os = "emscripten", target_os = "redox"))]
+    // SAFETY: 1. The function gives the place at any time of the thread's life.
+    let place = unsafe { libc::__errno_location() };
+    #[cfg(any(target_os = "macos", target_os = "ios", target_os = "freebsd"))]
+    // SAFETY: 1. As above.
+    let place = unsafe { libc::__error() };
+    #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
+    // SAFETY: 1. As above.
+    let place = unsafe { libc::__errno() };
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "emscripten",
+        target_os = "redox",
+        target_os = "macos",
+        target_os = "ios",
+        target_os = "freebsd",
+        target_os = "android",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    )))]
+    let place = core::ptr::null_mut();
+    NonNull::new(place)
+}
+
+#[cfg(unix)]
+#[inline]
+fn get() -> i32 {
+    // SAFETY: 1. The place is this thread's own, and there as long as the thread.
+    place().map_or(0, |place| unsafe { place.read() })
+}
+
 #[cfg(unix)]
 #[inline]
 fn set(number: i32) {
-    #[cfg(any(target_os = "linux", target_os = "emscripten", target_os = "redox"))]
-    // SAFETY: 1. The function gives the place of this thread's own number, at any time of the thread's life.
-    unsafe {
-        *libc::__errno_location() = number;
+    if let Some(place) = place() {
+        // SAFETY: 1. As above.
+        unsafe { place.write(number) };
     }
-    #[cfg(any(target_os = "macos", target_os = "ios", target_os = "freebsd"))]
-    // SAFETY: 1. As above.
-    unsafe {
-        *libc::__error() = number;
-    }
-    #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
-    // SAFETY: 1. As above.
-    unsafe {
-        *libc::__errno() = number;
-    }
-    // Elsewhere nothing promises it.
-    let _ = number;
 }

@@ -5,13 +5,13 @@ use super::stock::Stock;
 use super::stock::owner::{Owners, Tags};
 use super::stock::seat::Parting;
 use super::stock::spare::Caches;
-use super::{by_address, decay, errno, hardened, misuse, thread};
+use super::{by_address, decay, errno, hardened, misuse, numbers, thread};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
-use crate::size::{HOST, HOST_CLASSES, Offset, SizeClass};
+use crate::size::{HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{HostLock, Lock, OnceLock};
@@ -25,7 +25,7 @@ static POOL: OnceLock<HeapPool> = OnceLock::new();
 static MAKING: Lock<HostLock, ()> = Lock::new(());
 static STOCK: Stock<HostLock, HOST_CLASSES, MOST> = Stock::new();
 /// The most magazines of a depot.
-const DEPTH: usize = 64;
+pub(super) const DEPTH: usize = 64;
 static CACHES: Caches<HostLock, Cache> = Caches::new();
 static OWNERS: Owners = Owners::new();
 /// How many visits to other threads' caches there were. Held while a seat of another thread is, so that a fork finds none held.
@@ -103,19 +103,14 @@ const LEAN_BYTES: u64 = 512 << 10;
 /// anywhere.
 pub(super) fn is_lean(class: SizeClass) -> bool {
     let (blocks, slabs) = STOCK.used(class);
-    let slabs_bytes = slabs as u64 * HOST.slab_bytes(class);
-    slabs_bytes >= LEAN_BYTES && blocks as u64 * HOST.slot_bytes(class) < slabs_bytes / 4
-}
-
-/// The most magazines that a depot keeps: 256 KiB of blocks, at least two.
-const fn depth(class: SizeClass) -> usize {
-    let depth = (256 << 10) / (cache::capacity(class) as u64 * HOST.slot_bytes(class));
-    if depth < 2 { 2 } else { depth as usize }
+    let numbers = numbers::of(class);
+    let slabs_bytes = slabs as u64 * numbers.slab_bytes as u64;
+    slabs_bytes >= LEAN_BYTES && blocks as u64 * (numbers.slot_bytes as u64) < slabs_bytes / 4
 }
 
 /// Brings a magazine's blocks to the depot of their class, if it has room.
 pub(super) fn bring(class: SizeClass, blocks: &[usize]) -> bool {
-    STOCK.bring(class, blocks, depth(class))
+    STOCK.bring(class, blocks, numbers::of(class).depth as usize)
 }
 
 /// Fetches a magazine's blocks from the depot of a class. How many.
@@ -167,7 +162,7 @@ fn give(class: SizeClass, blocks: &[usize]) {
     let _kept = errno::Kept::now();
     let refused = |at: usize, why| {
         if let Some(at) = NonNull::new(at as *mut u8) {
-            misuse::found(at, HOST.slot_bytes(class) as usize, why);
+            misuse::found(at, numbers::of(class).slot_bytes as usize, why);
         }
     };
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.

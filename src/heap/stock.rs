@@ -15,7 +15,7 @@ use crate::error::BadFree;
 use crate::pool::Pool;
 use crate::pool::depot::BareDepot;
 use crate::pool::magazine::Magazine;
-use crate::size::{Offset, SizeClass};
+use crate::size::SizeClass;
 use crate::space::Space;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::const_unless_loom;
@@ -101,15 +101,12 @@ impl<L: RawMutex, const C: usize, const N: usize> Stock<L, C, N> {
         base: usize,
         out: &mut [usize],
     ) -> Result<usize, NoBlock> {
-        let mut offsets = [Offset(0); N];
-        let wanted = out.len().min(N);
-        let taken = pool.refill(class, &mut offsets[..wanted])?;
-        for (block, offset) in out.iter_mut().zip(offsets[..taken.blocks].iter().rev()) {
-            *block = base + offset.0 as usize;
-        }
+        let taken = pool.refill_as(class, out, base as u64)?;
         let of = &self.uses[class.0 as usize];
         of.blocks.fetch_add(taken.blocks, Relaxed);
-        of.slabs.fetch_add(taken.slabs as usize, Relaxed);
+        if taken.slabs > 0 {
+            of.slabs.fetch_add(taken.slabs as usize, Relaxed);
+        }
         Ok(taken.blocks)
     }
 
@@ -128,13 +125,12 @@ impl<L: RawMutex, const C: usize, const N: usize> Stock<L, C, N> {
     ) {
         let of = &self.uses[class.0 as usize];
         while !blocks.is_empty() {
-            let mut offsets = [Offset(0); N];
-            // What lies below the base is behind the end of any space then.
-            offsets.iter_mut().zip(blocks).for_each(|(at, block)| at.0 = block.wrapping_sub(base) as u64);
-            // SAFETY: 1. As the caller promises.
-            let flushed = unsafe { pool.flush(class, &offsets[..blocks.len().min(N)]) };
+            // SAFETY: 1. As the caller promises. What lies below the base is behind the end of any space.
+            let flushed = unsafe { pool.flush_as(class, blocks, base as u64) };
             of.blocks.fetch_sub(flushed.blocks, Relaxed);
-            of.slabs.fetch_sub(flushed.slabs as usize, Relaxed);
+            if flushed.slabs > 0 {
+                of.slabs.fetch_sub(flushed.slabs as usize, Relaxed);
+            }
             blocks = &blocks[flushed.blocks..];
             if let (Some(why), [block, rest @ ..]) = (flushed.refused, blocks) {
                 refused(*block, why);

@@ -108,8 +108,12 @@ where
     /// not asked for stays in the depot.
     pub fn trim(&self, magazines: usize) -> impl Iterator<Item = Magazine<T, N>> + '_ {
         (0..magazines).map_while(|_| {
+            let mut held = self.held.lock();
+            if held.len == 0 {
+                return None;
+            }
             let mut out = Magazine::new();
-            self.held.lock().give(&mut out, End::Oldest).then_some(out)
+            held.give(&mut out, End::Oldest).then_some(out)
         })
     }
 
@@ -155,7 +159,9 @@ impl<S> Ring<S> {
         S: AsMut<[Magazine<T, N>]>,
     {
         let sets = self.sets.as_mut();
-        let at = (self.first + distance) % sets.len();
+        let at = self.first + distance;
+        // Both are within one turn: no division.
+        let at = if at < sets.len() { at } else { at - sets.len() };
         &mut sets[at]
     }
 

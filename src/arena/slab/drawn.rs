@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::batch::Name;
 use super::super::metadata::Metadata;
 use super::{ROW, Slabs, Slot, Unit};
 use crate::arena::draw::Draw;
@@ -17,12 +18,18 @@ impl<M: Metadata> Slabs<M> {
     /// Takes a slot from a slab that has one.
     pub(in crate::arena) fn take(&mut self, class: SizeClass) -> Option<Slot> {
         let mut out = [Offset(0)];
-        let taken = self.take_many(class, &mut out);
+        let taken = self.take_many(class, &mut out, 0);
         (taken == 1).then(|| Slot { at: out[0], bytes: self.slot_bytes(class) })
     }
 
-    /// Takes slots of a class, drawn from one slab after the other, until `out` is full or no slab has one. How many.
-    pub(in crate::arena) fn take_many(&mut self, class: SizeClass, out: &mut [Offset]) -> usize {
+    /// Takes slots of a class, drawn from one slab after the other, until `out` is full or no slab has one. They stand at the end of
+    /// `out`, named from `base` on. How many.
+    pub(in crate::arena) fn take_many<B: Name>(
+        &mut self,
+        class: SizeClass,
+        out: &mut [B],
+        base: u64,
+    ) -> usize {
         let cut = self.cut(class);
         let by_words = cut.slot_bytes < LINE_BYTES && out.len() > 1;
         let mut taken = 0;
@@ -36,7 +43,8 @@ impl<M: Metadata> Slabs<M> {
             if wanted == 0 {
                 break;
             }
-            let places = &mut out[taken..taken + wanted];
+            let end = out.len() - taken;
+            let places = &mut out[end - wanted..end];
             let (mut left, mut word) = ((cut.slots - slab.used) as usize, None);
             for place in places.iter_mut() {
                 let slot = if by_words {
@@ -49,7 +57,7 @@ impl<M: Metadata> Slabs<M> {
                     nth(free, self.draw.below(left))
                 };
                 free[slot as usize / 64] &= !(1 << (slot % 64));
-                *place = Offset(start.0 + slot as u64 * cut.slot_bytes as u64);
+                *place = B::from_bytes(base + start.0 + slot as u64 * cut.slot_bytes as u64);
                 left -= 1;
             }
             if by_words {

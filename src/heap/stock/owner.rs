@@ -16,6 +16,7 @@ const _: () = assert!(HOST.slot_bytes(SizeClass(CLASSES as u8 - 1)) == 48);
 
 /// log2 of the bytes that share a tag.
 pub const SHIFT: u32 = 10;
+const TAGGED_BYTES: usize = 1 << SHIFT;
 
 /// Whether blocks of a class have owners.
 #[inline(always)]
@@ -138,11 +139,21 @@ impl Tags {
 
     /// Makes blocks one's own.
     pub fn claim(&self, blocks: &[usize]) {
-        for &block in blocks {
-            let tag = self.at(block, self.masks[0]);
-            if tag.load(Relaxed) != self.id {
-                tag.store(self.id, Relaxed);
-            }
+        // As a slab gives them where nothing between them is taken: some share a tag, and no tag lies between two of them.
+        if let [first, second, .., last] = *blocks
+            && let Some(step @ 1..TAGGED_BYTES) = first.checked_sub(second)
+            && first.wrapping_sub(last) == step * (blocks.len() - 1)
+        {
+            return (last >> SHIFT..=first >> SHIFT).for_each(|tag| self.claim_one(tag << SHIFT));
+        }
+        blocks.iter().for_each(|&block| self.claim_one(block));
+    }
+
+    #[inline(always)]
+    fn claim_one(&self, block: usize) {
+        let tag = self.at(block, self.masks[0]);
+        if tag.load(Relaxed) != self.id {
+            tag.store(self.id, Relaxed);
         }
     }
 }
