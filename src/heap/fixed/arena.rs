@@ -356,12 +356,18 @@ impl FixedArena {
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
-    /// free memory lies in short runs, for one that it fills better than what it would leave behind.
+    /// free memory lies in short runs, for one that it fills better than what it would leave behind. In a flat range a run is short
+    /// below a sixteenth of the range, whatever else is free, and only a span that becomes shorter goes there.
     fn is_better_elsewhere(&self, start: u32, granules: u32, wants: u32, new_class: Option<usize>) -> bool {
         if let Some(class) = new_class {
             return self.slabs.bytes(class) << 1 <= self.bytes_of(self.runs.least());
         }
-        if self.runs.is_flat() || wants == granules || !self.runs.is_tight() {
+        if self.runs.is_flat() {
+            let left = granules + self.runs.free_behind(start + granules);
+            let most = left.min(self.runs.granules() / 16);
+            return wants < granules && self.runs.would_cut(wants).is_some_and(|found| found < most);
+        }
+        if wants == granules || !self.runs.is_tight() {
             return false;
         }
         let left = (granules + self.runs.free_at(start + granules)).saturating_sub(wants);

@@ -191,9 +191,16 @@ impl Runs {
         at
     }
 
-    /// The best fit of a flat range.
-    #[inline(never)]
+    /// Takes the best fit of a flat range: its place.
     fn take_flat(&mut self, granules: u32, align: u32) -> Option<u32> {
+        let (place, _) = self.fit_flat(granules, align)?;
+        self.used.flip(place - 1..place - 1 + granules);
+        Some(place)
+    }
+
+    /// The best fit of a flat range: its place, and the granules of the free run that it is in.
+    #[inline(never)]
+    fn fit_flat(&self, granules: u32, align: u32) -> Option<(u32, u32)> {
         let (mut best, mut least, mut from) = (None, u32::MAX, 0);
         while let Some(start) = self.used.next(from, !0) {
             // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
@@ -202,16 +209,14 @@ impl Runs {
             if has >= granules && has < least {
                 let place = self.aligned(start + 1, align);
                 if place + granules <= from + 1 {
-                    (best, least) = (Some(place), has);
+                    (best, least) = (Some((place, has)), has);
                     if has == granules {
                         break;
                     }
                 }
             }
         }
-        let place = best?;
-        self.used.flip(place - 1..place - 1 + granules);
-        Some(place)
+        best
     }
 
     /// The granules of the span that starts at a granule of a flat range.
@@ -293,6 +298,11 @@ impl Runs {
         if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end + 1) }
     }
 
+    /// The free granules of a flat range from one on.
+    pub(super) fn free_behind(&self, end: u32) -> u32 {
+        self.used.next(end, 0).unwrap_or(self.granules) - end
+    }
+
     /// Lengthens a live span, if the granules behind it are free.
     pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
         if to > self.granules - start {
@@ -300,8 +310,7 @@ impl Runs {
         }
         let (end, more) = (start + granules, to - granules);
         if self.flat {
-            // A live span may start behind the last granule that is free.
-            if self.used.next(end, 0).unwrap_or(self.granules) < start + to {
+            if self.free_behind(end) < more {
                 return false;
             }
             self.used.flip(end..start + to);
@@ -330,6 +339,9 @@ impl Runs {
 
     /// The granules of the free span that a request of so many would be cut from, if there is one.
     pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
+        if self.flat {
+            return self.fit_flat(granules, 1).map(|(_, has)| has);
+        }
         match self.fit(granules) {
             0 => None,
             place => Some(self.shadow.listed(place)),
