@@ -155,6 +155,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block without asking anybody else. What is rare is called last, with the lock in hand.
     #[inline]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        if !COPIES {
+            return Self::take_else(self.held(), layout);
+        }
         let mut state = self.state.lock();
         match state.take_at_hand(layout) {
             Some((at, bytes)) => NonNull::new(at).map(|at| (at, bytes)),
@@ -204,15 +207,27 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[allow(unsafe_code)]
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
-        let mut state = self.state.lock();
-        match state.give_at_hand(at, layout) {
-            Some(0) => Ok(()),
-            Some(chore) => {
-                Self::give_last(state, chore);
-                Ok(())
-            }
-            None => state.free(at, layout),
+        if COPIES {
+            let mut state = self.state.lock();
+            return match state.give_at_hand(at, layout) {
+                Some(0) => Ok(()),
+                Some(chore) => {
+                    Self::give_last(state, chore);
+                    Ok(())
+                }
+                None => Self::give_else(state, at, layout),
+            };
         }
+        Self::give_else(self.held(), at, layout)
+    }
+
+    #[inline(never)]
+    fn give_else(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), BadFree> {
+        state.free(at, layout).ok_or_else(|| state.why(at, layout.size()))
     }
 
     #[inline(never)]
@@ -229,7 +244,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn free_unsized(&self, at: NonNull<u8>) -> Result<(), BadFree> {
-        self.held().free_unsized(at)
+        let mut state = self.held();
+        state.free_unsized(at).ok_or_else(|| state.why(at, 0))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
@@ -241,7 +257,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.held().resize(at, old, new_bytes, false)
+        let mut state = self.held();
+        state.resize(at, old, new_bytes, false).ok_or_else(|| state.why(at, old.size()))
     }
 
     /// The bytes that the live block at `at` can use.
@@ -249,7 +266,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when no live block starts there.
     pub fn usable_bytes(&self, at: NonNull<u8>) -> Result<u64, BadFree> {
-        self.held().usable_bytes(at)
+        let mut state = self.held();
+        state.usable_bytes(at).ok_or_else(|| state.why(at, 0))
     }
 
     /// Sets what happens on a bad free through `GlobalAlloc` or `Allocator`.

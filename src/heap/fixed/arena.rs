@@ -209,13 +209,14 @@ impl FixedArena {
     }
 
     /// Gives the block at `at` back. The bytes it could use.
+    /// `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline]
-    pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        if let Some(bytes) = self.free_slot(at, last(layout)) {
-            return Ok(bytes);
+    pub(super) fn free(&mut self, at: usize, layout: Layout) -> Option<usize> {
+        if COPIES && let Some(bytes) = self.free_slot(at, last(layout)) {
+            return Some(bytes);
         }
         let held = self.held_for(at, layout)?;
-        Ok(self.free_held(at, held))
+        Some(self.free_held(held))
     }
 
     #[inline]
@@ -228,51 +229,44 @@ impl FixedArena {
     }
 
     /// Gives a live block back, whatever it was taken for.
-    fn free_held(&mut self, at: usize, held: Held) -> usize {
+    fn free_held(&mut self, held: Held) -> usize {
+        let bytes = self.held_bytes(held);
         match held {
-            Held::Slot(class) => {
-                let seen = self.slabs.look_in(&self.runs, at, class);
-                match seen.map_or(0, |seen| self.slabs.give_seen(&mut self.runs, seen).1) {
-                    0 => {}
-                    chore => self.freed(chore),
-                }
-            }
+            Held::Slot(slot) => match self.slabs.give_seen(&mut self.runs, slot).1 {
+                0 => {}
+                chore => self.freed(chore),
+            },
             Held::Span { start, granules } => self.runs.free(start, granules),
         }
-        self.held_bytes(held)
+        bytes
     }
 
     /// The live block that starts at `at` and was taken for a layout, or left to it.
-    fn held_for(&self, at: usize, layout: Layout) -> Result<Held, BadFree> {
-        let held = self.held(at)?;
+    fn held_for(&self, at: usize, layout: Layout) -> Option<Held> {
+        let held = self.held(at).ok()?;
         let is_its = match held {
-            Held::Slot(class) => {
+            Held::Slot(Seen { class, .. }) => {
                 let given = self.slabs.class(last(layout));
                 given == Some(class)
                     || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
             }
             Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
         };
-        if is_its {
-            return Ok(held);
-        }
-        let (held_bytes, given_bytes) = (self.held_bytes(held) as u64, layout.size() as u64);
-        Err(BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes })
+        is_its.then_some(held)
     }
 
-    /// The live block that starts at `at`.
-    fn held(&self, at: usize) -> Result<Held, BadFree> {
-        let offset_bytes = at as u64;
+    /// The live block that starts at `at`, or what there is instead.
+    fn held(&self, at: usize) -> Result<Held, NotHeld> {
         let granule = (at >> self.granule_shift) as u32;
         let (start, slab) = self.slabs.find(&self.runs, granule as usize).unwrap_or((0, None));
         // It lies in what starts last before it, or in nothing.
         let (held, end) = match slab {
             Some(slab) => {
-                let taken = self.slabs.taken(&self.runs, slab, at);
-                if taken == Some(false) {
-                    return Err(BadFree::AlreadyFree { offset_bytes });
+                let slot = self.slabs.slot(slab, at);
+                if slot.is_some_and(|slot| self.slabs.is_free(&self.runs, slot)) {
+                    return Err(NotHeld::Free);
                 }
-                (taken.map(|_| Held::Slot(slab.class)), self.slabs.end(slab))
+                (slot.map(Held::Slot), self.slabs.end(slab))
             }
             None => {
                 let granules = self.runs.live(start).unwrap_or(0);
@@ -280,28 +274,37 @@ impl FixedArena {
                 (starts.then_some(Held::Span { start, granules }), start + granules)
             }
         };
-        if granule >= end {
-            return Err(BadFree::AlreadyFree { offset_bytes });
-        }
-        held.ok_or(BadFree::Interior { offset_bytes })
+        if granule >= end { Err(NotHeld::Free) } else { held.ok_or(NotHeld::Inside) }
     }
 
     fn held_bytes(&self, held: Held) -> usize {
         match held {
-            Held::Slot(class) => self.slabs.bytes(class),
+            Held::Slot(slot) => self.slabs.bytes(slot.class),
             Held::Span { granules, .. } => self.bytes_of(granules),
         }
     }
 
+    /// Why what starts at `at` was refused, to be given back with so many bytes.
+    pub(super) fn why(&self, at: usize, given_bytes: usize) -> BadFree {
+        let (offset_bytes, given_bytes) = (at as u64, given_bytes as u64);
+        match self.held(at) {
+            Ok(held) => {
+                BadFree::WrongSize { offset_bytes, held_bytes: self.held_bytes(held) as u64, given_bytes }
+            }
+            Err(NotHeld::Free) => BadFree::AlreadyFree { offset_bytes },
+            Err(NotHeld::Inside) => BadFree::Interior { offset_bytes },
+        }
+    }
+
     /// The bytes that the live block at `at` can use.
-    pub(super) fn usable_bytes(&self, at: usize) -> Result<usize, BadFree> {
-        self.held(at).map(|held| self.held_bytes(held))
+    pub(super) fn usable_bytes(&self, at: usize) -> Option<usize> {
+        self.held(at).ok().map(|held| self.held_bytes(held))
     }
 
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
-    pub(super) fn free_unsized(&mut self, at: usize) -> Result<usize, BadFree> {
-        let held = self.held(at)?;
-        Ok(self.free_held(at, held))
+    pub(super) fn free_unsized(&mut self, at: usize) -> Option<usize> {
+        let held = self.held(at).ok()?;
+        Some(self.free_held(held))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -313,7 +316,7 @@ impl FixedArena {
         old: Layout,
         new_bytes: usize,
         may_move: bool,
-    ) -> Result<Resized, BadFree> {
+    ) -> Option<Resized> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
         let held = match if COPIES { self.span_of(at, old) } else { None } {
             Some(span) => span,
@@ -322,8 +325,8 @@ impl FixedArena {
         let had = self.held_bytes(held);
         let (start, granules) = match held {
             // A slot stays what it is.
-            Held::Slot(class) if new_class == Some(class) => return Ok(Resized::Done { had, has: had }),
-            Held::Slot(_) => return Ok(Resized::Move),
+            Held::Slot(slot) if new_class == Some(slot.class) => return Some(Resized::Done { had, has: had }),
+            Held::Slot(_) => return Some(Resized::Move),
             Held::Span { start, granules } => (start, granules),
         };
         let wants = self.granules_for(new_bytes);
@@ -331,12 +334,12 @@ impl FixedArena {
             || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
             || (wants > granules && !self.runs.extend(start, granules, wants))
         {
-            return Ok(Resized::Move);
+            return Some(Resized::Move);
         }
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Ok(Resized::Done { had, has: self.bytes_of(wants) })
+        Some(Resized::Done { had, has: self.bytes_of(wants) })
     }
 
     /// The live span that starts at `at` and was taken for a layout, if there is one.
@@ -423,9 +426,17 @@ fn last(layout: Layout) -> usize {
     layout.size().wrapping_sub(1) | (layout.align() - 1)
 }
 
-/// A live block: a slot of a class, or a span.
+/// A live block: a slot, or a span.
 #[derive(Clone, Copy)]
 enum Held {
-    Slot(usize),
+    Slot(Seen),
     Span { start: u32, granules: u32 },
+}
+
+/// What there is where no live block starts.
+enum NotHeld {
+    /// Free memory, or a free slot.
+    Free,
+    /// The inside of a live block.
+    Inside,
 }

@@ -81,7 +81,7 @@ pub(super) struct Found {
     pub(super) class: usize,
 }
 
-/// A taken slot that was looked at: the place of its slab, its class, and its bit.
+/// A slot that was looked at: the place of its slab, its class, and its bit.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     place: u32,
@@ -196,23 +196,22 @@ impl Slabs {
         found.start + self.cuts[found.class][GRANULES]
     }
 
-    /// Whether a slot starts at a byte, and is taken.
-    pub(super) fn taken(&self, runs: &Runs, found: Found, at: usize) -> Option<bool> {
-        let within = at - ((found.start as usize) << SLAB_GRANULE_SHIFT);
-        let slot = slot_of(&self.cuts[found.class], within)?;
-        Some(shadow::bits(runs.shadow.header(found.start + 1)) >> slot & 1 == 0)
+    /// The slot of a slab that starts at a byte, if one does.
+    pub(super) fn slot(&self, Found { start, class }: Found, at: usize) -> Option<Seen> {
+        let slot = slot_of(&self.cuts[class], at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
+        Some(Seen { place: start + 1, class, bit: 1 << slot })
+    }
+
+    /// Whether a slot is free.
+    pub(super) fn is_free(&self, runs: &Runs, slot: Seen) -> bool {
+        shadow::bits(runs.shadow.header(slot.place)) & slot.bit != 0
     }
 
     /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
     /// such a slot and taken.
     #[inline(always)]
     pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
-        self.look_in(runs, at, self.sizes.class(last)?)
-    }
-
-    /// The same for a class. (The size of its slots may be one that has another class, or none.)
-    #[inline(always)]
-    pub(super) fn look_in(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
+        let class = self.sizes.class(last)?;
         let cut = self.cuts.get(class)?;
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
         let header = runs.shadow.header(start as u32 + 1);

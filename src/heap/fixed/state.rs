@@ -100,6 +100,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// Makes a range that was noted part of the heap, or forgets it. The bytes that blocks can have of it.
+    #[inline(never)]
     pub(super) fn settle(
         &mut self,
         range: Range,
@@ -120,14 +121,25 @@ impl<const ARENAS: usize> State<ARENAS> {
     }
 
     /// The arena that has an address, and where in it that is.
-    #[inline]
-    fn arena_of(&mut self, at: NonNull<u8>) -> Result<(&mut FixedArena, usize), BadFree> {
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn arena_of(&mut self, at: NonNull<u8>) -> Option<(&mut FixedArena, usize)> {
         for arena in &mut self.arenas {
             if let Some(at) = arena.offset(at) {
-                return Ok((arena, at));
+                return Some((arena, at));
             }
         }
-        Err(BadFree::Foreign)
+        None
+    }
+
+    /// Why a block was refused that was to be given back with so many bytes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn why(&mut self, at: NonNull<u8>, given_bytes: usize) -> BadFree {
+        match self.arena_of(at) {
+            Some((arena, at)) => arena.why(at, given_bytes),
+            None => BadFree::Foreign,
+        }
     }
 
     /// A block of the first arena, if one is at hand: the whole path of what is usual.
@@ -242,19 +254,20 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
+    /// Gives a block back. `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline(never)]
-    pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
+    pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free(at, layout)?;
         self.freed(bytes);
-        Ok(())
+        Some(())
     }
 
-    pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Result<(), BadFree> {
+    pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free_unsized(at)?;
         self.freed(bytes);
-        Ok(())
+        Some(())
     }
 
     /// Whether the block has its new size where it stands. With `may_move` it stays also where another would serve better.
@@ -265,17 +278,18 @@ impl<const ARENAS: usize> State<ARENAS> {
         old: Layout,
         new_bytes: usize,
         may_move: bool,
-    ) -> Result<bool, BadFree> {
+    ) -> Option<bool> {
         let (arena, at) = self.arena_of(at)?;
         let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else {
-            return Ok(false);
+            return Some(false);
         };
         self.below_peak_bytes += had;
         self.grew(has);
-        Ok(true)
+        Some(true)
     }
 
     /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
+    /// `Some(None)`: there is none.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn place(
         &mut self,
@@ -283,35 +297,30 @@ impl<const ARENAS: usize> State<ARENAS> {
         old: Layout,
         new: Layout,
         may_stay: bool,
-    ) -> Result<Option<NonNull<u8>>, BadFree> {
+    ) -> Option<Option<NonNull<u8>>> {
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };
         if self.resize(at, old, bytes, may_stay)? && may_stay {
-            return Ok(Some(at));
+            return Some(Some(at));
         }
         if COPIES {
             let at_hand = self.take_at_hand(new).and_then(|block| NonNull::new(block.0));
             if let Some(at) = at_hand.or_else(|| self.take_span(new)) {
-                return Ok(Some(at));
+                return Some(Some(at));
             }
         }
-        Ok(self.allocate(new).map(|block| block.0))
-    }
-
-    /// Makes a block smaller for which there is no other place.
-    pub(super) fn shrink_anyhow(
-        &mut self,
-        at: NonNull<u8>,
-        old: Layout,
-        new_bytes: usize,
-    ) -> Result<(), BadFree> {
-        if !self.resize(at, old, new_bytes, false)? {
+        if let Some((to, _)) = self.allocate(new) {
+            return Some(Some(to));
+        }
+        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        let stays = may_stay && new.size() <= old.size();
+        if stays && !self.resize(at, old, new.size(), false)? {
             self.arena_of(at)?.0.stay();
         }
-        Ok(())
+        Some(stays.then_some(at))
     }
 
-    pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Result<u64, BadFree> {
+    pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Option<u64> {
         let (arena, at) = self.arena_of(at)?;
         arena.usable_bytes(at).map(|bytes| bytes as u64)
     }
