@@ -67,12 +67,13 @@ impl Plan {
 /// are a multiple of a granule or a little less have none: as spans they waste nothing, and leave what is free to everybody.
 #[derive(Debug)]
 pub(super) struct Sizes {
-    /// The class of each multiple of 8, less one.
-    classes: [u8; MOST_SLOT_BYTES / 8],
+    /// The class of each multiple of 8, less one; none where code is dear: there each is computed.
+    classes: [u8; CLASSES],
     shift: u32,
     count: u8,
 }
 
+const CLASSES: usize = if COPIES { MOST_SLOT_BYTES / 8 } else { 0 };
 /// The class of sizes that have none.
 const NO_CLASS: u8 = u8::MAX;
 
@@ -89,28 +90,19 @@ static FEW: Sizes = Sizes::new(4);
 
 impl Sizes {
     const fn new(shift: u32) -> Sizes {
-        let mut classes = [0; MOST_SLOT_BYTES / 8];
-        // Classes before the first band's end, in units of the first band.
-        let band = 512 >> shift;
-        let first = least_units(shift) - 1;
-        let (mut eighth, mut count) = (0, 0);
-        while eighth < classes.len() {
-            let units = eighth >> (shift - 3);
-            let class = match units / band {
-                0 => units,
-                1 => band + (units - band) / 2,
-                _ => band + band / 2 + (units - 2 * band) / 4,
-            };
-            let class = if class > first { (class - first) as u8 } else { 0 };
-            if is_spans((eighth + 1) * 8) {
-                classes[eighth] = NO_CLASS;
-            } else {
-                classes[eighth] = class;
-                count = class + 1;
+        let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0 };
+        let mut eighth = 0;
+        while eighth < MOST_SLOT_BYTES / 8 {
+            let class = class_of(eighth, shift);
+            if COPIES {
+                sizes.classes[eighth] = class;
+            }
+            if class != NO_CLASS {
+                sizes.count = class + 1;
             }
             eighth += 1;
         }
-        Sizes { classes, shift, count }
+        sizes
     }
 
     /// How many classes there are.
@@ -121,23 +113,32 @@ impl Sizes {
     /// The class of a size that is at most that of the largest slot, told by its `last` byte. None is as large as `NO_CLASS`.
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
+        if !COPIES {
+            return (last < MOST_SLOT_BYTES).then(|| class_of(last >> 3, self.shift) as usize);
+        }
         let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
     }
 
     /// The bytes of the slots of a class: 64 of the smallest have room for a header.
     pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
-        let band = 512 >> self.shift;
+        let half = 256 >> self.shift;
         let class = class + least_units(self.shift) - 1;
-        let units = if class < band {
-            class + 1
-        } else if class < band + band / 2 {
-            band + (class - band + 1) * 2
-        } else {
-            2 * band + (class - band - band / 2 + 1) * 4
-        };
+        let band = if class < 2 * half { 0 } else { 1 + (class >= 3 * half) as usize };
+        let units = (class + 1 - band * half) << band;
         (units << self.shift) as u32
     }
+}
+
+/// The class of a multiple of 8, less one.
+const fn class_of(eighth: usize, shift: u32) -> u8 {
+    if is_spans((eighth + 1) * 8) {
+        return NO_CLASS;
+    }
+    // Each band has half as many classes for its length as the one before it.
+    let band = if eighth < 128 { eighth / 64 } else { 2 };
+    let class = (eighth >> (shift - 3) >> band) + band * (256 >> shift);
+    class.saturating_sub(least_units(shift) - 1) as u8
 }
 
 /// The units of the smallest slots, of which 64 make the shortest span.

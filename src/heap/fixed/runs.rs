@@ -289,7 +289,8 @@ impl Runs {
     }
 
     /// The granules of the free span that starts where another ends; none where that is live.
-    #[inline(always)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_at(&self, end: u32) -> u32 {
         if self.starts.is_set(end) { 0 } else { self.shadow.free(end + 1) }
     }

@@ -70,21 +70,37 @@ impl Shadow {
         self.bytes_mut(place as usize)
     }
 
+    /// The four bytes from one on.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn word(&self, at: usize) -> u32 {
+        u32::from_le_bytes(*self.bytes(at))
+    }
+
+    /// Writes them.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn set_word(&mut self, at: usize, word: u32) {
+        *self.bytes_mut(at) = word.to_le_bytes();
+    }
+
     /// The granules of the live span at a place; more than any span has where that is a slab.
     #[inline]
     pub(super) fn live(&self, place: u32) -> u32 {
-        u32::from_be_bytes(*self.bytes(place as usize))
+        self.word(place as usize).swap_bytes()
     }
 
     /// A live span stands at a place.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn set_live(&mut self, place: u32, granules: u32) {
-        *self.bytes_mut(place as usize) = granules.to_be_bytes();
+        self.set_word(place as usize, granules.swap_bytes());
         self.0[(place + granules) as usize - 1] = 0;
     }
 
     /// The granules of the free span at a place; none where one was set aside.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.0[place as usize];
         if first & FREE_BYTE == 0 {
@@ -97,7 +113,8 @@ impl Shadow {
     }
 
     /// The same for one in a list.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn listed(&self, place: u32) -> u32 {
         self.live(place) & !FREE
     }
@@ -112,7 +129,7 @@ impl Shadow {
         } else if last & SHORT_BYTE == SHORT_BYTE {
             (last & SHORT_MASK) as u32
         } else {
-            u32::from_le_bytes(*self.bytes(place as usize - 4)) & !FREE
+            self.word(place as usize - 4) & !FREE
         }
     }
 
@@ -131,7 +148,7 @@ impl Shadow {
         header[..4].copy_from_slice(&(granules | FREE).to_be_bytes());
         header[4..8].copy_from_slice(&next.to_le_bytes());
         header[8..12].copy_from_slice(&0u32.to_le_bytes());
-        *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
+        self.set_word((place + granules) as usize - 4, granules | FREE);
     }
 
     /// Links a live span of so many granules that is set aside. `false`: there is no such span at that place.
@@ -148,24 +165,23 @@ impl Shadow {
     /// The free span behind one in its list.
     #[inline]
     pub(super) fn next(&self, place: u32) -> u32 {
-        u32::from_le_bytes(*self.bytes(place as usize + 4))
+        self.word(place as usize + 4)
     }
 
     /// The free spans behind and before one in its list.
     #[inline]
     pub(super) fn around(&self, place: u32) -> Links {
-        let links: &[u8; 8] = self.bytes(place as usize + 4);
-        Links { next: word(links, 0), prev: word(links, 4) }
+        Links { next: self.word(place as usize + 4), prev: self.word(place as usize + 8) }
     }
 
     #[inline]
     pub(super) fn set_next(&mut self, place: u32, next: u32) {
-        *self.bytes_mut(place as usize + 4) = next.to_le_bytes();
+        self.set_word(place as usize + 4, next);
     }
 
     #[inline]
     pub(super) fn set_prev(&mut self, place: u32, prev: u32) {
-        *self.bytes_mut(place as usize + 8) = prev.to_le_bytes();
+        self.set_word(place as usize + 8, prev);
     }
 }
 
