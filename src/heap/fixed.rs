@@ -105,10 +105,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// [`NotClaimed`]; the heap is as it was.
     #[allow(unsafe_code)]
     pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
-        let range = state::Range::new(start as usize, len)?;
         // Noted before anything is written: who claims a range twice finds its blocks unharmed.
-        self.held().note(range)?;
-        // SAFETY: 1. `Range::new` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
+        let range = self.held().note(start as usize, len)?;
+        // SAFETY: 1. `note` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
         // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
         self.divide(range, bytes)
@@ -119,8 +118,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let range = state::Range::new(bytes.as_ptr() as usize, bytes.len())?;
-        self.held().note(range)?;
+        let range = self.held().note(bytes.as_ptr() as usize, bytes.len())?;
         self.divide(range, bytes)
     }
 
@@ -132,8 +130,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// Divides a range that was noted. Not under the lock, since a large range takes a while.
     fn divide(&self, range: state::Range, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let arena = claim::divide(bytes);
-        self.held().settle(range, arena)
+        let mut arena = None;
+        let divided = claim::divide(bytes, &mut arena);
+        let bytes = self.held().settle(range, arena);
+        divided.map(|()| bytes as u64)
     }
 
     /// A block for `layout`. Zero bytes get a block too.
@@ -174,27 +174,28 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[cold]
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if self.call_low_memory(layout) {
-            let block = self.held().allocate(layout);
-            if block.is_some() {
-                return block;
-            }
-        }
-        self.held().failed();
-        None
-    }
-
-    fn call_low_memory(&self, layout: Layout) -> bool {
-        /// Lets the function be called again, also when it panics.
-        struct Done<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
-        impl<L: RawMutex, const ARENAS: usize> Drop for Done<'_, L, ARENAS> {
+        /// Lets the function be called again when it panics.
+        struct Unwound<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
+        impl<L: RawMutex, const ARENAS: usize> Drop for Unwound<'_, L, ARENAS> {
             fn drop(&mut self) {
                 self.0.held().low_memory_done();
             }
         }
-        let Some((call, report)) = self.held().begin_low_memory(layout) else { return false };
-        let _done = Done(self);
-        call(&report)
+        let mut state = self.held();
+        if let Some(call) = state.begin_low_memory() {
+            let report = state.report(layout);
+            drop(state);
+            let unwound = Unwound(self);
+            let has_more = call(&report);
+            core::mem::forget(unwound);
+            state = self.held();
+            state.low_memory_done();
+            if has_more && let Some(block) = state.allocate(layout) {
+                return Some(block);
+            }
+        }
+        state.failed();
+        None
     }
 
     /// Gives a block back that was allocated with `layout`.

@@ -10,11 +10,12 @@ use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
 use super::slabs::{Chore, Seen, Slabs};
-use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
+use crate::arena::{Borrowed, LiveSlots, LiveSpan};
 use crate::error::BadFree;
 use crate::size::Offset;
-use crate::space::{Fixed, Space};
+use crate::space::{Extent, MAX_ALIGN};
 use core::alloc::Layout;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// What is to be done with a block that is to have another size.
@@ -33,7 +34,7 @@ pub(super) enum Resized {
 
 /// A range, divided.
 pub(super) struct FixedArena {
-    space: Fixed<'static>,
+    space: Extent<'static>,
     granule_shift: u32,
     /// A slot was left to a block that became too small for it, since there was no other: from then on a slot may be given back
     /// with less than it was taken for.
@@ -46,7 +47,7 @@ impl FixedArena {
     /// An arena without memory.
     pub(super) const fn none() -> Self {
         FixedArena {
-            space: Fixed::none(),
+            space: Extent::none(),
             granule_shift: 0,
             loose: false,
             runs: Runs::none(),
@@ -54,17 +55,24 @@ impl FixedArena {
         }
     }
 
-    /// Divides `space`, which is counted as `plan` says, with its tables from `meta`.
-    pub(super) fn new(
-        space: Fixed<'static>,
+    /// Divides whole granules, which are counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
+    /// made where it is to stand.
+    #[inline]
+    pub(super) fn divide(
+        arena: &mut Option<FixedArena>,
+        range: &'static mut [MaybeUninit<u8>],
         plan: Plan,
         mut meta: Borrowed<'static>,
-    ) -> Result<Self, NoArena> {
-        let granules = (space.len_bytes() >> plan.granule_shift) as u32;
-        let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
-        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, plan.asides, Slabs::words(plan))?;
+    ) -> Option<()> {
+        let Plan { granule_shift, flat, asides, .. } = plan;
+        let granules = (range.len() >> granule_shift) as u32;
+        let space = Extent::new(range);
+        let skew = (space.skew_bytes() >> granule_shift) as u32;
+        let (runs, words) = Runs::new(&mut meta, granules, skew, flat, asides, Slabs::words(plan))?;
         let slabs = Slabs::new(words, plan);
-        Ok(FixedArena { space, granule_shift: plan.granule_shift, loose: false, runs, slabs })
+        let arena = arena.insert(FixedArena { space, granule_shift, loose: false, runs, slabs });
+        arena.runs.open();
+        Some(())
     }
 
     /// The bytes of tables for so many granules.
@@ -75,7 +83,7 @@ impl FixedArena {
     /// Whether an address lies in the range, and where.
     #[inline]
     pub(super) fn offset(&self, at: NonNull<u8>) -> Option<usize> {
-        self.space.offset(at).map(|at| at.0 as usize)
+        self.space.offset(at)
     }
 
     #[inline]
@@ -170,7 +178,7 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes)) = self.slabs.take(&mut self.runs, last(layout)) {
+                if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
                     return Some((self.space.find_addr(at)?, bytes));
                 }
                 let runs = &mut self.runs;
@@ -196,7 +204,7 @@ impl FixedArena {
     #[inline]
     fn allocate_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let granules = self.granules_for(layout.size());
-        if layout.align() as u64 > self.space.alignment().max_bytes {
+        if layout.align() > MAX_ALIGN {
             return None;
         }
         let align = (layout.align() >> self.granule_shift).max(1) as u32;
@@ -215,8 +223,8 @@ impl FixedArena {
         if COPIES && let Some(bytes) = self.free_slot(at, last(layout)) {
             return Some(bytes);
         }
-        let held = self.held_for(at, layout)?;
-        Some(self.free_held(held))
+        let held = self.held(at);
+        self.is_for(&held, layout).then(|| self.free_held(&held))
     }
 
     #[inline]
@@ -229,58 +237,60 @@ impl FixedArena {
     }
 
     /// Gives a live block back, whatever it was taken for.
-    fn free_held(&mut self, held: Held) -> usize {
-        let bytes = self.held_bytes(held);
-        match held {
+    fn free_held(&mut self, held: &Held) -> usize {
+        match *held {
             Held::Slot(slot) => match self.slabs.give_seen(&mut self.runs, slot).1 {
                 0 => {}
                 chore => self.freed(chore),
             },
             Held::Span { start, granules } => self.runs.free(start, granules),
+            Held::Free | Held::Inside => {}
         }
-        bytes
+        self.held_bytes(held)
     }
 
-    /// The live block that starts at `at` and was taken for a layout, or left to it.
-    fn held_for(&self, at: usize, layout: Layout) -> Option<Held> {
-        let held = self.held(at).ok()?;
-        let is_its = match held {
+    /// Whether a live block was taken for a layout, or left to it.
+    fn is_for(&self, held: &Held, layout: Layout) -> bool {
+        match *held {
             Held::Slot(Seen { class, .. }) => {
                 let given = self.slabs.class(last(layout));
                 given == Some(class)
                     || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
             }
             Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
-        };
-        is_its.then_some(held)
+            Held::Free | Held::Inside => false,
+        }
     }
 
     /// The live block that starts at `at`, or what there is instead.
-    fn held(&self, at: usize) -> Result<Held, NotHeld> {
+    fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
         let (start, slab) = self.slabs.find(&self.runs, granule as usize).unwrap_or((0, None));
         // It lies in what starts last before it, or in nothing.
         let (held, end) = match slab {
             Some(slab) => {
-                let slot = self.slabs.slot(slab, at);
-                if slot.is_some_and(|slot| self.slabs.is_free(&self.runs, slot)) {
-                    return Err(NotHeld::Free);
-                }
-                (slot.map(Held::Slot), self.slabs.end(slab))
+                let held = match self.slabs.slot(slab, at) {
+                    Some(slot) if self.slabs.is_free(&self.runs, slot) => Held::Free,
+                    Some(slot) => Held::Slot(slot),
+                    None => Held::Inside,
+                };
+                (held, self.slabs.end(slab))
             }
             None => {
                 let granules = self.runs.live(start).unwrap_or(0);
                 let starts = self.bytes_of(start) == at;
-                (starts.then_some(Held::Span { start, granules }), start + granules)
+                (if starts { Held::Span { start, granules } } else { Held::Inside }, start + granules)
             }
         };
-        if granule >= end { Err(NotHeld::Free) } else { held.ok_or(NotHeld::Inside) }
+        if granule >= end { Held::Free } else { held }
     }
 
-    fn held_bytes(&self, held: Held) -> usize {
-        match held {
+    /// The bytes that a live block can use.
+    fn held_bytes(&self, held: &Held) -> usize {
+        match *held {
             Held::Slot(slot) => self.slabs.bytes(slot.class),
             Held::Span { granules, .. } => self.bytes_of(granules),
+            Held::Free | Held::Inside => 0,
         }
     }
 
@@ -288,23 +298,28 @@ impl FixedArena {
     pub(super) fn why(&self, at: usize, given_bytes: usize) -> BadFree {
         let (offset_bytes, given_bytes) = (at as u64, given_bytes as u64);
         match self.held(at) {
-            Ok(held) => {
-                BadFree::WrongSize { offset_bytes, held_bytes: self.held_bytes(held) as u64, given_bytes }
+            Held::Free => BadFree::AlreadyFree { offset_bytes },
+            Held::Inside => BadFree::Interior { offset_bytes },
+            held => {
+                BadFree::WrongSize { offset_bytes, held_bytes: self.held_bytes(&held) as u64, given_bytes }
             }
-            Err(NotHeld::Free) => BadFree::AlreadyFree { offset_bytes },
-            Err(NotHeld::Inside) => BadFree::Interior { offset_bytes },
         }
     }
 
     /// The bytes that the live block at `at` can use.
     pub(super) fn usable_bytes(&self, at: usize) -> Option<usize> {
-        self.held(at).ok().map(|held| self.held_bytes(held))
+        match self.held(at) {
+            Held::Free | Held::Inside => None,
+            held => Some(self.held_bytes(&held)),
+        }
     }
 
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
     pub(super) fn free_unsized(&mut self, at: usize) -> Option<usize> {
-        let held = self.held(at).ok()?;
-        Some(self.free_held(held))
+        match self.held(at) {
+            Held::Free | Held::Inside => None,
+            held => Some(self.free_held(&held)),
+        }
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -318,16 +333,21 @@ impl FixedArena {
         may_move: bool,
     ) -> Option<Resized> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
-        let held = match if COPIES { self.span_of(at, old) } else { None } {
-            Some(span) => span,
-            None => self.held_for(at, old)?,
-        };
-        let had = self.held_bytes(held);
+        let span = if COPIES { self.span_of(at, old) } else { None };
+        let is_span = span.is_some();
+        let held = span.unwrap_or_else(|| self.held(at));
+        if !is_span && !self.is_for(&held, old) {
+            return None;
+        }
+        let had = self.held_bytes(&held);
         let (start, granules) = match held {
             // A slot stays what it is.
-            Held::Slot(slot) if new_class == Some(slot.class) => return Some(Resized::Done { had, has: had }),
+            Held::Slot(slot) if new_class == Some(slot.class) => {
+                return Some(Resized::Done { had, has: had });
+            }
             Held::Slot(_) => return Some(Resized::Move),
             Held::Span { start, granules } => (start, granules),
+            Held::Free | Held::Inside => return None,
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -426,17 +446,14 @@ fn last(layout: Layout) -> usize {
     layout.size().wrapping_sub(1) | (layout.align() - 1)
 }
 
-/// A live block: a slot, or a span.
-#[derive(Clone, Copy)]
+/// What starts at a byte.
 enum Held {
+    /// A live block: a slot.
     Slot(Seen),
+    /// A live block: a span.
     Span { start: u32, granules: u32 },
-}
-
-/// What there is where no live block starts.
-enum NotHeld {
-    /// Free memory, or a free slot.
+    /// Nothing: it is free memory, or a free slot.
     Free,
-    /// The inside of a live block.
+    /// Nothing: it lies inside a live block.
     Inside,
 }

@@ -4,7 +4,6 @@
 
 use super::COPIES;
 use super::runs::shadow::{LEAST, MOST_GRANULES};
-use crate::size::Geometry;
 
 /// log2 of the bytes of a granule where there are slabs.
 pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
@@ -55,11 +54,6 @@ impl Plan {
                 asides: if COPIES { 112 } else { 0 },
             }
         }
-    }
-
-    /// The same for a space.
-    pub(super) const fn geometry(self) -> Geometry {
-        Geometry::spans(1 << self.granule_shift)
     }
 }
 

@@ -14,8 +14,9 @@ mod bits;
 mod lists;
 pub(super) mod shadow;
 
+use super::COPIES;
+use crate::arena::Borrowed;
 use crate::arena::index::fit::List;
-use crate::arena::{Borrowed, Metadata, NoTable};
 use bits::Bits;
 use core::mem::size_of;
 use lists::Row;
@@ -61,7 +62,9 @@ impl Runs {
         bits + rest + (words + rows + asides) * 4
     }
 
-    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside.
+    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside: [`open`](Self::open)
+    /// follows. `None`: the tables find no room.
+    #[inline]
     pub(super) fn new(
         meta: &mut Borrowed<'static>,
         granules: u32,
@@ -69,23 +72,23 @@ impl Runs {
         flat: bool,
         asides: usize,
         words: usize,
-    ) -> Result<(Runs, &'static mut [u32]), NoTable> {
+    ) -> Option<(Runs, &'static mut [u32])> {
         let bits = Bits::words(granules + 1);
-        let table: &'static mut [usize] = meta.table(if flat { 2 * bits } else { bits })?;
-        let (starts, used) = table.split_at_mut(bits);
+        let table: &'static mut [usize] = meta.find_table(if flat { 2 * bits } else { bits })?;
+        let (starts, used) = table.split_at_mut_checked(bits)?;
         let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.table(rows + asides + words)?;
-        let (rows, rest) = table.split_at_mut(rows);
-        let (aside, words) = rest.split_at_mut(asides);
-        let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
-        let mut runs = Runs {
+        let table: &'static mut [u32] = meta.find_table(rows + asides + words)?;
+        let (rows, rest) = table.split_at_mut_checked(rows)?;
+        let (aside, words) = rest.split_at_mut_checked(asides)?;
+        let shadow = meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?;
+        let runs = Runs {
             starts: Bits::new(starts),
             used: Bits::new(used),
             shadow: Shadow::new(shadow),
             rows: rows.as_chunks_mut().0,
             filled: 0,
             aside,
-            plenty: 1 << List::of(granules - granules / 4).row(),
+            plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
             turn: 0,
             granules,
             skew,
@@ -93,13 +96,19 @@ impl Runs {
             high: 0,
             bound: granules,
         };
-        runs.starts.set(granules);
-        if flat {
-            runs.used.flip(granules..bits as u32 * usize::BITS);
+        Some((runs, words))
+    }
+
+    /// Makes one free span of all granules.
+    #[inline]
+    pub(super) fn open(&mut self) {
+        let granules = self.granules;
+        self.starts.set(granules);
+        if self.flat {
+            self.used.flip(granules..self.used.len());
         } else {
-            runs.insert(1, granules);
+            self.insert(1, granules);
         }
-        Ok((runs, words))
     }
 
     /// No spans, in a range of nothing.
@@ -387,7 +396,6 @@ impl Runs {
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
-    use super::super::COPIES;
     use super::*;
     use core::mem::MaybeUninit;
     use proptest::prelude::*;
@@ -399,7 +407,9 @@ mod tests {
     fn runs(flat: bool, skew: u32) -> Runs {
         let asides = if flat || !COPIES { 0 } else { 112 };
         let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides, 0) + 8].leak();
-        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0
+        let mut runs = Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0;
+        runs.open();
+        runs
     }
 
     fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {

@@ -134,10 +134,15 @@ impl Slabs {
     }
 
     /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
+    #[inline(always)]
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
+        self.take_in(runs, self.sizes.class(last)?)
+    }
+
+    /// The same for a class.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
-        let class = self.sizes.class(last)?;
+    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
         if place == 0 {

@@ -16,7 +16,7 @@ use crate::size::Offset;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-/// A range of claimed memory.
+/// A range of claimed memory; the one of none ends at 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
     start: usize,
@@ -24,8 +24,10 @@ pub(super) struct Range {
 }
 
 impl Range {
+    const NONE: Range = Range { start: 0, end: 0 };
+
     /// `len` bytes from `start`, which can be a slice.
-    pub(super) fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
+    fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
         let given_bytes = len as u64;
         match start.checked_add(len) {
             Some(_) if given_bytes > MOST_BYTES.min(isize::MAX as u64) => {
@@ -45,7 +47,7 @@ impl Range {
 pub(super) struct State<const ARENAS: usize> {
     /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
     arenas: [FixedArena; ARENAS],
-    ranges: [Option<Range>; ARENAS],
+    ranges: [Range; ARENAS],
     peak_in_use_bytes: usize,
     /// By how much less is in use now.
     below_peak_bytes: usize,
@@ -64,7 +66,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
             arenas: [const { FixedArena::none() }; ARENAS],
-            ranges: [None; ARENAS],
+            ranges: [Range::NONE; ARENAS],
             peak_in_use_bytes: 0,
             below_peak_bytes: 0,
             allocations: 0,
@@ -84,40 +86,39 @@ impl<const ARENAS: usize> State<ARENAS> {
     fn divide_memory(&mut self) -> Option<()> {
         let bytes = self.unclaimed.take().and_then(memory::take)?;
         // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
-        let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
-        self.note(range).ok()?;
-        self.settle(range, claim::divide(bytes)).ok().map(drop)
+        let range = self.note(bytes.as_ptr() as usize, bytes.len()).ok()?;
+        let mut arena = None;
+        let divided = claim::divide(bytes, &mut arena);
+        self.settle(range, arena);
+        divided.ok()
     }
 
-    /// Takes note of a range that overlaps no other: [`settle`](Self::settle) follows.
-    pub(super) fn note(&mut self, range: Range) -> Result<(), NotClaimed> {
-        if let Some(Range { start, end }) = self.ranges.iter().flatten().find(|other| other.overlaps(range)) {
+    /// Takes note of `len` bytes from `start`, which can be a slice and overlap no other range: [`settle`](Self::settle) follows.
+    #[inline(never)]
+    pub(super) fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
+        let range = Range::new(start, len)?;
+        if let Some(Range { start, end }) = self.ranges.iter().find(|other| other.overlaps(range)) {
             return Err(NotClaimed::Overlaps { start: *start as u64, claimed_bytes: (end - start) as u64 });
         }
-        let free = self.ranges.iter_mut().find(|range| range.is_none());
-        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = Some(range);
-        Ok(())
+        let free = self.ranges.iter_mut().find(|range| **range == Range::NONE);
+        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = range;
+        Ok(range)
     }
 
     /// Makes a range that was noted part of the heap, or forgets it. The bytes that blocks can have of it.
     #[inline(never)]
-    pub(super) fn settle(
-        &mut self,
-        range: Range,
-        arena: Result<FixedArena, NotClaimed>,
-    ) -> Result<u64, NotClaimed> {
-        let Some(place) = self.ranges.iter().position(|noted| *noted == Some(range)) else { return Ok(0) };
-        match arena {
-            Ok(arena) => {
-                let bytes = arena.bytes() as u64;
-                self.arenas[place] = arena;
-                Ok(bytes)
-            }
-            Err(why) => {
-                self.ranges[place] = None;
-                Err(why)
+    pub(super) fn settle(&mut self, range: Range, divided: Option<FixedArena>) -> usize {
+        for (arena, noted) in self.arenas.iter_mut().zip(&mut self.ranges) {
+            if *noted == range {
+                let Some(divided) = divided else {
+                    *noted = Range::NONE;
+                    break;
+                };
+                *arena = divided;
+                return arena.bytes();
             }
         }
+        0
     }
 
     /// The arena that has an address, and where in it that is.
@@ -335,11 +336,11 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.misuse
     }
 
-    /// The function for low memory and what to tell it, unless there is none or it runs already.
-    pub(super) fn begin_low_memory(&mut self, layout: Layout) -> Option<(LowMemory, OutOfMemory)> {
+    /// The function for low memory, unless there is none or it runs already.
+    pub(super) fn begin_low_memory(&mut self) -> Option<LowMemory> {
         let call = self.low_memory.filter(|_| !self.low_memory_runs)?;
         self.low_memory_runs = true;
-        Some((call, self.report(layout)))
+        Some(call)
     }
 
     pub(super) fn low_memory_done(&mut self) {

@@ -20,6 +20,11 @@ impl Bits {
         Bits(words)
     }
 
+    /// All bits.
+    pub(super) fn len(&self) -> u32 {
+        self.0.len() as u32 * WIDE
+    }
+
     #[inline]
     pub(super) fn is_set(&self, at: u32) -> bool {
         self.0[(at / WIDE) as usize] >> (at % WIDE) & 1 != 0

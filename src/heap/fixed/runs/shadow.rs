@@ -59,13 +59,15 @@ impl Shadow {
     }
 
     /// The first bytes of the span at a place.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn header(&self, place: u32) -> &Header {
         self.bytes(place as usize)
     }
 
     /// The same, to be written.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn header_mut(&mut self, place: u32) -> &mut Header {
         self.bytes_mut(place as usize)
     }
