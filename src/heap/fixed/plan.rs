@@ -9,6 +9,7 @@ use super::runs::shadow::{LEAST, MOST_GRANULES};
 pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
 /// The bytes of the shortest span there.
 const LEAST_BYTES: usize = (LEAST as usize) << SLAB_GRANULE_SHIFT;
+const GRANULE: usize = 1 << SLAB_GRANULE_SHIFT;
 /// The largest slot.
 pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
 /// The longest range, whose granules can all be named.
@@ -71,12 +72,6 @@ const CLASSES: usize = if COPIES { MOST_SLOT_BYTES / 8 } else { 0 };
 /// The class of sizes that have none.
 const NO_CLASS: u8 = u8::MAX;
 
-/// Whether spans serve a size of whole eights, of more than what the shortest has: a thirty-second of them is lost at most.
-const fn is_spans(bytes: usize) -> bool {
-    let rounded = bytes.next_multiple_of(1 << SLAB_GRANULE_SHIFT);
-    bytes > LEAST_BYTES && (rounded - bytes) * 32 <= rounded
-}
-
 /// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
 static MANY: Sizes = Sizes::new(3);
 /// Multiples of 16: half as many slabs that hold little.
@@ -87,7 +82,7 @@ impl Sizes {
         let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0 };
         let mut eighth = 0;
         while eighth < MOST_SLOT_BYTES / 8 {
-            let class = class_of(eighth, shift);
+            let class = class_of(eighth * 8, shift);
             if COPIES {
                 sizes.classes[eighth] = class;
             }
@@ -108,7 +103,7 @@ impl Sizes {
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         if !COPIES {
-            return (last < MOST_SLOT_BYTES).then(|| class_of(last >> 3, self.shift) as usize);
+            return (last < MOST_SLOT_BYTES).then(|| class_of(last, self.shift) as usize);
         }
         let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
@@ -124,14 +119,16 @@ impl Sizes {
     }
 }
 
-/// The class of a multiple of 8, less one.
-const fn class_of(eighth: usize, shift: u32) -> u8 {
-    if is_spans((eighth + 1) * 8) {
+/// The class of sizes up to the largest slot, told by the last byte.
+const fn class_of(last: usize, shift: u32) -> u8 {
+    // Spans serve what is more than the shortest has, and ends at most a thirty-second of it, in whole eights, before their end.
+    let lost = !last & (GRANULE - 8);
+    if last >= LEAST_BYTES && lost * 31 <= (last | 7) + 1 {
         return NO_CLASS;
     }
     // Each band has half as many classes for its length as the one before it.
-    let band = if eighth < 128 { eighth / 64 } else { 2 };
-    let class = (eighth >> (shift - 3) >> band) + band * (256 >> shift);
+    let band = if last < 1024 { last / 512 } else { 2 };
+    let class = (last >> shift >> band) + band * (256 >> shift);
     class.saturating_sub(least_units(shift) - 1) as u8
 }
 

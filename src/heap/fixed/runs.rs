@@ -144,22 +144,22 @@ impl Runs {
         if granules > self.bound {
             return None;
         }
-        let place = if self.flat {
+        let mut place = if self.flat {
             self.take_flat(granules, align)
         } else if align == 1 {
-            match self.fit(granules) {
-                0 => None,
-                place => Some(self.occupy(place, place, granules)),
-            }
+            self.fit(granules)
         } else {
-            self.fit_aligned(granules, align).map(|(place, at)| self.occupy(place, at, granules))
+            self.fit_aligned(granules, align)
         };
-        let Some(place) = place else {
+        if place == 0 {
             if align == 1 {
                 self.bound = granules - 1;
             }
             return None;
-        };
+        }
+        if !self.flat {
+            place = self.occupy(place, self.aligned(place, align), granules);
+        }
         let start = place - 1;
         self.starts.set(start);
         self.high = self.high.max(start + granules);
@@ -200,34 +200,47 @@ impl Runs {
         at
     }
 
-    /// The best fit of a flat range.
+    /// The best fit of a flat range: the place where it starts; 0 where there is none.
     #[inline(never)]
-    fn take_flat(&mut self, granules: u32, align: u32) -> Option<u32> {
-        let (mut best, mut least, mut from) = (None, u32::MAX, 0);
-        while let Some(start) = self.used.next(from, !0) {
-            // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
-            from = self.used.next(start, 0).unwrap_or(self.granules);
-            let has = from - start;
+    fn take_flat(&mut self, granules: u32, align: u32) -> u32 {
+        let (mut best, mut least, mut end) = (0, u32::MAX, 0);
+        loop {
+            let start;
+            (start, end) = self.free_flat(end);
+            let has = end - start;
+            if has == 0 {
+                break;
+            }
             if has >= granules && has < least {
                 let place = self.aligned(start + 1, align);
-                if place + granules <= from + 1 {
-                    (best, least) = (Some(place), has);
+                if place + granules <= end + 1 {
+                    (best, least) = (place, has);
                     if has == granules {
                         break;
                     }
                 }
             }
         }
-        let place = best?;
-        self.used.flip(place - 1..place - 1 + granules);
-        Some(place)
+        if best != 0 {
+            self.used.flip(best - 1..best - 1 + granules);
+        }
+        best
+    }
+
+    /// The first free run of a flat range from a granule on: where it starts and ends; twice the same where there is none.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn free_flat(&self, from: u32) -> (u32, u32) {
+        let start = self.used.next(from, !0, self.granules);
+        // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
+        (start, self.used.next(start, 0, self.granules))
     }
 
     /// The granules of the span that starts at a granule of a flat range.
     #[inline(never)]
     fn length_flat(&self, start: u32) -> u32 {
-        let end = self.starts.next(start + 1, 0).unwrap_or(self.granules);
-        self.used.next(start, !0).map_or(end, |free| free.min(end)) - start
+        let end = self.starts.next(start + 1, 0, self.granules);
+        self.used.next(start, !0, end).min(end) - start
     }
 
     /// The granules of the live span that starts at a granule, if one does that is no slab.
@@ -312,7 +325,7 @@ impl Runs {
         let (end, more) = (start + granules, to - granules);
         if self.flat {
             // A live span may start behind the last granule that is free.
-            if self.used.next(end, 0).unwrap_or(self.granules) < start + to {
+            if self.used.next(end, 0, self.granules) < start + to {
                 return false;
             }
             self.used.flip(end..start + to);
@@ -355,7 +368,8 @@ impl Runs {
 
     /// The first live span, or slab, that starts from a granule on.
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
-        self.starts.next(granule, 0).filter(|start| *start < self.granules)
+        let start = self.starts.next(granule, 0, self.granules);
+        (start < self.granules).then_some(start)
     }
 
     /// Whether there are no slabs.
@@ -385,12 +399,15 @@ impl Runs {
         if !self.flat {
             return self.longest_listed();
         }
-        let (mut longest, mut from) = (0, 0);
-        while let Some(start) = self.used.next(from, !0) {
-            from = self.used.next(start, 0).unwrap_or(self.granules);
-            longest = longest.max(from - start);
+        let (mut longest, mut end) = (0, 0);
+        loop {
+            let start;
+            (start, end) = self.free_flat(end);
+            if start == end {
+                return longest;
+            }
+            longest = longest.max(end - start);
         }
-        longest
     }
 }
 

@@ -166,7 +166,7 @@ impl Slabs {
 
     /// Takes the first slab off its list. The next one, which is the first now.
     fn drop_first(&mut self, runs: &mut Runs, class: usize, first: u32) -> u32 {
-        let next = shadow::links(runs.shadow.header(first)).next;
+        let next = runs.shadow.links(first).next;
         self.cuts[class][FIRST] = next;
         set_prev(runs, next, 0);
         next
@@ -273,24 +273,19 @@ impl Slabs {
         }
         let mut links = Links { next: first, prev: 0 };
         if first != 0 && first < place {
-            let header = runs.shadow.header_mut(first);
-            let around = shadow::links(header);
-            shadow::set_links(header, Links { next: place, ..around });
-            links = Links { next: around.next, prev: first };
+            links = Links { next: set_next(runs, first, place), prev: first };
         } else {
             self.cuts[class][FIRST] = place;
         }
-        shadow::set_links(runs.shadow.header_mut(place), links);
+        runs.shadow.set_links(place, links);
         set_prev(runs, links.next, place);
     }
 
     /// The last slot of a slab came back that is not the first of its list: it is closed.
     fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let Links { next, prev } = shadow::links(runs.shadow.header(place));
+        let Links { next, prev } = runs.shadow.links(place);
         set_prev(runs, next, prev);
-        let header = runs.shadow.header_mut(prev);
-        let links = shadow::links(header);
-        shadow::set_links(header, Links { next, ..links });
+        set_next(runs, prev, next);
         self.close(runs, place, class);
     }
 
@@ -325,8 +320,15 @@ fn class_of(header: &Header) -> usize {
 
 fn set_prev(runs: &mut Runs, place: u32, prev: u32) {
     if place != 0 {
-        let header = runs.shadow.header_mut(place);
-        let links = shadow::links(header);
-        shadow::set_links(header, Links { prev, ..links });
+        let links = runs.shadow.links(place);
+        runs.shadow.set_links(place, Links { prev, ..links });
     }
+}
+
+/// Returns the one that was next before.
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+fn set_next(runs: &mut Runs, place: u32, next: u32) -> u32 {
+    let links = runs.shadow.links(place);
+    runs.shadow.set_links(place, Links { next, ..links });
+    links.next
 }

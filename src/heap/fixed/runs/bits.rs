@@ -65,20 +65,21 @@ impl Bits {
         None
     }
 
-    /// The first bit from `at` on that is set, or clear if `flip` is all ones.
-    pub(super) fn next(&self, at: u32, flip: usize) -> Option<u32> {
-        let words = self.0.get((at / WIDE) as usize..)?;
+    /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn next(&self, at: u32, flip: usize, none: u32) -> u32 {
+        let words = self.0.get((at / WIDE) as usize..).unwrap_or_default();
         let mut mask = !0 << (at % WIDE);
         let mut start = at & !(WIDE - 1);
         for word in words {
             let found = (word ^ flip) & mask;
             if found != 0 {
-                return Some(start + found.trailing_zeros());
+                return start + found.trailing_zeros();
             }
             mask = !0;
             start += WIDE;
         }
-        None
+        none
     }
 
     /// Turns every bit of `range` over.
@@ -117,9 +118,9 @@ mod tests {
             }
             prop_assert_eq!(bits.is_set(at), model[at as usize]);
             prop_assert_eq!(bits.last(at as usize), (0..=at as usize).rev().find(|one| model[*one]));
-            prop_assert_eq!(bits.next(at, 0), (at..200).find(|one| model[*one as usize]));
-            let clear = bits.next(at, !0).filter(|one| *one < 200);
-            prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]));
+            prop_assert_eq!(bits.next(at, 0, 200), (at..200).find(|one| model[*one as usize]).unwrap_or(200));
+            let clear = bits.next(at, !0, 200).min(200);
+            prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]).unwrap_or(200));
         }
     }
 }

@@ -103,20 +103,23 @@ impl Runs {
         place
     }
 
-    /// A free span and the place in it where a run with an alignment starts: in one of about the length, else in one that is long
-    /// enough wherever it starts, else in any.
+    /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
+    /// else any. Its place; 0 where there is none.
     #[inline(never)]
-    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> Option<(u32, u32)> {
-        let surely = || {
-            let place = self.fit(granules + align - 1);
-            (place != 0).then(|| (place, self.aligned(place, align)))
-        };
-        let found = self.scan(granules, align, ALIGNED_LOOKED).or_else(surely);
-        found.or_else(|| self.scan(granules, align, u32::MAX))
+    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
+        let place = self.scan(granules, align, ALIGNED_LOOKED);
+        if place != 0 {
+            return place;
+        }
+        let place = self.fit(granules + align - 1);
+        if place != 0 {
+            return place;
+        }
+        self.scan(granules, align, u32::MAX)
     }
 
     /// Looks at so many spans, those of about the length first.
-    fn scan(&self, granules: u32, align: u32, most: u32) -> Option<(u32, u32)> {
+    fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
         let (mut list, mut place) = (List::of(granules), 0);
         for _ in 0..most {
             if place == 0 {
@@ -125,13 +128,13 @@ impl Runs {
                     break;
                 }
             }
-            let (has, at) = (self.shadow.listed(place), self.aligned(place, align));
-            if at + granules <= place + has {
-                return Some((place, at));
+            let has = self.shadow.listed(place);
+            if self.aligned(place, align) + granules <= place + has {
+                return place;
             }
             (list, place) = (List::of(has).next(), self.shadow.next(place));
         }
-        None
+        0
     }
 
     /// The first span of the lowest list from `list` on that is not empty.

@@ -176,6 +176,24 @@ impl Shadow {
         Links { next: self.word(place as usize + 4), prev: self.word(place as usize + 8) }
     }
 
+    /// The slabs behind and before one in its list.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(in super::super) fn links(&self, place: u32) -> Links {
+        // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that
+        // the last byte stays below 0x80.
+        let header = self.header(place);
+        let (first, last) = (word(header, 0), word(header, 12));
+        Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
+    }
+
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(in super::super) fn set_links(&mut self, place: u32, Links { next, prev }: Links) {
+        let header = self.header_mut(place);
+        let first = header[0] as u32 | prev << 8;
+        header[..4].copy_from_slice(&first.to_le_bytes());
+        header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
+    }
+
     #[inline]
     pub(super) fn set_next(&mut self, place: u32, next: u32) {
         self.set_word(place as usize + 4, next);
@@ -214,19 +232,4 @@ pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
 #[inline]
 fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
-}
-
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-pub(in super::super) fn links(header: &Header) -> Links {
-    // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that the
-    // last byte stays below 0x80.
-    let (first, last) = (word(header, 0), word(header, 12));
-    Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
-}
-
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-pub(in super::super) fn set_links(header: &mut Header, Links { next, prev }: Links) {
-    let first = header[0] as u32 | prev << 8;
-    header[..4].copy_from_slice(&first.to_le_bytes());
-    header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
 }
