@@ -39,8 +39,8 @@ pub(super) struct FixedArena {
     /// A slot was left to a block that became too small for it, since there was no other: from then on a slot may be given back
     /// with less than it was taken for.
     loose: bool,
-    runs: Runs,
-    slabs: Slabs,
+    pub(super) runs: Runs,
+    pub(super) slabs: Slabs,
 }
 
 impl FixedArena {
@@ -167,11 +167,6 @@ impl FixedArena {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
-    /// Does what a slot that was given back has left to do.
-    pub(super) fn freed(&mut self, chore: Chore) {
-        self.slabs.freed(&mut self.runs, chore);
-    }
-
     /// A block for a layout, and the bytes that it can use.
     #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
@@ -181,11 +176,7 @@ impl FixedArena {
                 if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
                     return Some((self.space.find_addr(at)?, bytes));
                 }
-                let runs = &mut self.runs;
-                let opened = self.slabs.turn(runs, class)
-                    || self.slabs.open(runs, class)
-                    || (self.slabs.reclaim(runs) | runs.give_asides() && self.slabs.open(runs, class));
-                if !opened {
+                if !(self.turn(class) || self.open(class) || self.settle() && self.open(class)) {
                     break;
                 }
             }
@@ -389,7 +380,7 @@ impl FixedArena {
 
     /// Makes free what is kept for requests to come. Whether there was anything.
     pub(super) fn settle(&mut self) -> bool {
-        self.slabs.reclaim(&mut self.runs) | self.runs.give_asides()
+        self.reclaim() | self.runs.give_asides()
     }
 
     /// The bytes of the longest free run that a block can have.

@@ -11,9 +11,11 @@
 
 #![forbid(unsafe_code)]
 
+mod lists;
+
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
-use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
+use super::runs::shadow::{self, Header, SLAB_BYTE};
 
 /// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
 /// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
@@ -158,33 +160,6 @@ impl Slabs {
         Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
-    /// Makes another slab the first, where that is full: the next one. Whether there was one.
-    pub(super) fn turn(&mut self, runs: &mut Runs, class: usize) -> bool {
-        let first = self.cuts[class][FIRST];
-        first != 0 && self.drop_first(runs, class, first) != 0
-    }
-
-    /// Takes the first slab off its list. The next one, which is the first now.
-    fn drop_first(&mut self, runs: &mut Runs, class: usize, first: u32) -> u32 {
-        let next = runs.shadow.links(first).next;
-        self.cuts[class][FIRST] = next;
-        set_prev(runs, next, 0);
-        next
-    }
-
-    /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
-    pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
-        let cut = &mut self.cuts[class];
-        let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
-        let Some(start) = runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
-        let header = runs.shadow.header_mut(start + 1);
-        *header = [0; LEAST as usize];
-        header[0] = SLAB_BYTE | class as u8;
-        shadow::set_bits(header, all(cut));
-        cut[FIRST] = start + 1;
-        true
-    }
-
     /// What lives at a granule, or else last before it: where that starts, and which slab it is.
     #[inline]
     pub(super) fn find(&self, runs: &Runs, granule: usize) -> Option<(u32, Option<Found>)> {
@@ -246,89 +221,9 @@ impl Slabs {
         (cut[BYTES] as usize, if has_chore { place } else { 0 })
     }
 
-    /// A slab that is not the first was full, or is empty now.
-    pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
-        let header = runs.shadow.header(place);
-        let (class, free) = (class_of(header), shadow::bits(header));
-        if free & (free - 1) == 0 {
-            self.link(runs, place, class);
-        } else {
-            self.emptied(runs, place, class);
-        }
-    }
-
-    /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
-    /// fill up and the higher run empty.
-    fn link(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let mut first = self.cuts[class][FIRST];
-        if first != 0 {
-            let free = shadow::bits(runs.shadow.header(first));
-            if free == 0 || free == all(&self.cuts[class]) {
-                let next = self.drop_first(runs, class, first);
-                if free != 0 {
-                    self.close(runs, first, class);
-                }
-                first = next;
-            }
-        }
-        let mut links = Links { next: first, prev: 0 };
-        if first != 0 && first < place {
-            links = Links { next: set_next(runs, first, place), prev: first };
-        } else {
-            self.cuts[class][FIRST] = place;
-        }
-        runs.shadow.set_links(place, links);
-        set_prev(runs, links.next, place);
-    }
-
-    /// The last slot of a slab came back that is not the first of its list: it is closed.
-    fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let Links { next, prev } = runs.shadow.links(place);
-        set_prev(runs, next, prev);
-        set_next(runs, prev, next);
-        self.close(runs, place, class);
-    }
-
-    fn close(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        runs.free(place - 1, self.cuts[class][GRANULES]);
-    }
-
-    /// Closes the empty slabs that stay. Whether there were any.
-    pub(super) fn reclaim(&mut self, runs: &mut Runs) -> bool {
-        let mut any = false;
-        for class in 0..self.cuts.len() {
-            let place = self.cuts[class][FIRST];
-            if place != 0 && shadow::bits(runs.shadow.header(place)) == all(&self.cuts[class]) {
-                self.drop_first(runs, class, place);
-                self.close(runs, place, class);
-                any = true;
-            }
-        }
-        any
-    }
-
     /// How many slots of a slab are taken.
     pub(super) fn count(&self, runs: &Runs, found: Found) -> u32 {
         let header: &Header = runs.shadow.header(found.start + 1);
         self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
     }
-}
-
-fn class_of(header: &Header) -> usize {
-    (header[0] ^ SLAB_BYTE) as usize
-}
-
-fn set_prev(runs: &mut Runs, place: u32, prev: u32) {
-    if place != 0 {
-        let links = runs.shadow.links(place);
-        runs.shadow.set_links(place, Links { prev, ..links });
-    }
-}
-
-/// Returns the one that was next before.
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-fn set_next(runs: &mut Runs, place: u32, next: u32) -> u32 {
-    let links = runs.shadow.links(place);
-    runs.shadow.set_links(place, Links { next, ..links });
-    links.next
 }
