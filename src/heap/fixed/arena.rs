@@ -55,21 +55,21 @@ impl FixedArena {
         }
     }
 
-    /// Divides whole granules, which are counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
+    /// Divides so many granules, counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
     /// made where it is to stand.
     #[inline]
     pub(super) fn divide(
         arena: &mut Option<FixedArena>,
         range: &'static mut [MaybeUninit<u8>],
+        granules: u32,
         plan: Plan,
         mut meta: Borrowed<'static>,
     ) -> Option<()> {
         let Plan { granule_shift, flat, asides, .. } = plan;
-        let granules = (range.len() >> granule_shift) as u32;
         let space = Extent::new(range);
         let skew = (space.skew_bytes() >> granule_shift) as u32;
-        let (runs, words) = Runs::new(&mut meta, granules, skew, flat, asides, Slabs::words(plan))?;
-        let slabs = Slabs::new(words, plan);
+        let slabs = Slabs::new(&mut meta, plan)?;
+        let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
         let arena = arena.insert(FixedArena { space, granule_shift, loose: false, runs, slabs });
         arena.runs.open();
         Some(())
@@ -77,7 +77,7 @@ impl FixedArena {
 
     /// The bytes of tables for so many granules.
     pub(super) const fn table_bytes(granules: u32, plan: Plan) -> usize {
-        Runs::table_bytes(granules, plan.flat, plan.asides, Slabs::words(plan))
+        Runs::table_bytes(granules, plan.flat, plan.asides) + Slabs::table_bytes(plan)
     }
 
     /// Whether an address lies in the range, and where.

@@ -104,9 +104,9 @@ pub(super) fn divide(
     let bytes = bytes.get_mut(skip..).unwrap_or_default();
     let granules = most(bytes.len(), plan);
     let parts = bytes.split_at_mut_checked(granules << plan.granule_shift);
-    let divided = parts
-        .filter(|_| granules > 0)
-        .and_then(|(range, tables)| FixedArena::divide(arena, range, plan, Borrowed::new(tables)));
+    let divided = parts.filter(|_| granules > 0).and_then(|(range, tables)| {
+        FixedArena::divide(arena, range, granules as u32, plan, Borrowed::new(tables))
+    });
     // The tables find the room that was counted.
     divided
         .ok_or(NotClaimed::TooSmall { given_bytes: given as u64, least_bytes: (skip + LEAST_BYTES) as u64 })

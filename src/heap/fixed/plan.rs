@@ -109,13 +109,12 @@ impl Sizes {
         Some(*class as usize)
     }
 
-    /// The bytes of the slots of a class: 64 of the smallest have room for a header.
-    pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
-        let half = 256 >> self.shift;
-        let class = class + least_units(self.shift) - 1;
-        let band = if class < 2 * half { 0 } else { 1 + (class >= 3 * half) as usize };
-        let units = (class + 1 - band * half) << band;
-        (units << self.shift) as u32
+    /// The bytes of the slots of the class behind one, by its bytes; of the first behind none.
+    pub(super) const fn next(&self, bytes: u32) -> u32 {
+        let band = if bytes < 1024 { bytes / 512 } else { 2 };
+        let next = bytes + (1 << self.shift << band);
+        // 64 of the smallest have room for a header.
+        if next < LEAST_BYTES as u32 / 64 { LEAST_BYTES as u32 / 64 } else { next }
     }
 }
 
@@ -145,6 +144,12 @@ mod tests {
     fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
         for sizes in [&MANY, &FEW] {
             assert!(sizes.count() <= 128);
+            let mut slot_bytes = [0; 128];
+            let mut last = 0;
+            for bytes in &mut slot_bytes {
+                last = sizes.next(last);
+                *bytes = last as usize;
+            }
             for bytes in 1..=MOST_SLOT_BYTES {
                 let class = sizes.class(bytes - 1).unwrap();
                 if class >= sizes.count() {
@@ -154,13 +159,10 @@ mod tests {
                     );
                     continue;
                 }
-                assert!(sizes.slot_bytes(class) as usize >= bytes);
-                assert!(
-                    class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
-                    "{bytes}"
-                );
+                assert!(slot_bytes[class] >= bytes);
+                assert!(class == 0 || slot_bytes[class - 1] < bytes || bytes <= 16, "{bytes}");
                 let align = 1 << bytes.trailing_zeros();
-                assert!(align <= 8 || (sizes.slot_bytes(class) as usize).is_multiple_of(align), "{bytes}");
+                assert!(align <= 8 || slot_bytes[class].is_multiple_of(align), "{bytes}");
             }
             assert_eq!((sizes.class(usize::MAX), sizes.class(MOST_SLOT_BYTES)), (None, None));
         }

@@ -54,16 +54,15 @@ impl Runs {
         if flat { 0 } else { List::of(granules).row() + 1 }
     }
 
-    /// The bytes of the tables, of which so many more, and those of what is set aside, are counted in words of four bytes.
-    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize, words: usize) -> usize {
-        let bits = Bits::words(granules + 1) * size_of::<usize>();
+    /// The bytes of the tables, where so many lengths are set aside.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize) -> usize {
+        let bits = Bits::words_upto(granules) * size_of::<usize>();
         let rest = if flat { bits } else { Shadow::len_for(granules) };
-        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        bits + rest + (words + rows + asides) * 4
+        bits + rest + Self::rows(granules, flat) * size_of::<Row>() + asides * size_of::<u32>()
     }
 
-    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside: [`open`](Self::open)
-    /// follows. `None`: the tables find no room.
+    /// The spans of a free range, of which so many lengths are set aside: [`open`](Self::open) follows. `None`: the tables find no
+    /// room.
     #[inline]
     pub(super) fn new(
         meta: &mut Borrowed<'static>,
@@ -71,23 +70,15 @@ impl Runs {
         skew: u32,
         flat: bool,
         asides: usize,
-        words: usize,
-    ) -> Option<(Runs, &'static mut [u32])> {
-        let bits = Bits::words(granules + 1);
-        let table: &'static mut [usize] = meta.find_table(if flat { 2 * bits } else { bits })?;
-        let (starts, used) = table.split_at_mut_checked(bits)?;
-        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.find_table(rows + asides + words)?;
-        let (rows, rest) = table.split_at_mut_checked(rows)?;
-        let (aside, words) = rest.split_at_mut_checked(asides)?;
-        let shadow = meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?;
-        let runs = Runs {
-            starts: Bits::new(starts),
-            used: Bits::new(used),
-            shadow: Shadow::new(shadow),
-            rows: rows.as_chunks_mut().0,
+    ) -> Option<Runs> {
+        let bits = Bits::words_upto(granules);
+        Some(Runs {
+            starts: Bits::new(meta.find_table(bits)?),
+            used: Bits::new(meta.find_table(if flat { bits } else { 0 })?),
+            rows: meta.find_table(Self::rows(granules, flat))?,
+            aside: if asides == 0 { &mut [] } else { meta.find_table(asides)? },
+            shadow: Shadow::new(meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?),
             filled: 0,
-            aside,
             plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
             turn: 0,
             granules,
@@ -95,8 +86,7 @@ impl Runs {
             flat,
             high: 0,
             bound: granules,
-        };
-        Some((runs, words))
+        })
     }
 
     /// Makes one free span of all granules.
@@ -423,8 +413,8 @@ mod tests {
 
     fn runs(flat: bool, skew: u32) -> Runs {
         let asides = if flat || !COPIES { 0 } else { 112 };
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides, 0) + 8].leak();
-        let mut runs = Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0;
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides) + 8].leak();
+        let mut runs = Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides).unwrap();
         runs.open();
         runs
     }

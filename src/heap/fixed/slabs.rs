@@ -16,11 +16,11 @@ mod lists;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
 use super::runs::shadow::{self, Header, SLAB_BYTE};
+use crate::arena::Borrowed;
 
 /// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
 /// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
-type Cut = [u32; CUT_WORDS];
-const CUT_WORDS: usize = 8;
+type Cut = [u32; 8];
 const FIRST: usize = 0;
 const INVERSE: usize = 1;
 const BYTES: usize = 2;
@@ -45,11 +45,13 @@ fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     // Three slots at least; 64 of the smallest have a header.
     let least_granules = least_granules.max(3 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
     let most_granules = (2 * least_granules).min(MOST_GRANULES);
-    let (mut best, mut least) = ((0, 0), u32::MAX);
+    let (mut best, mut least) = ((0, 0), 1);
     for slots in 1..=64 {
-        let granules = (slots * slot_bytes).div_ceil(GRANULE);
-        let wasted = (granules * GRANULE - slots * slot_bytes) * 65_536 / granules;
-        if granules >= least_granules && granules <= most_granules && wasted < least {
+        let bytes = slots * slot_bytes;
+        let granules = (bytes + GRANULE - 1) / GRANULE;
+        let wasted = bytes.wrapping_neg() % GRANULE;
+        // The share: of the granules.
+        if granules >= least_granules && granules <= most_granules && wasted * best.0 < least * granules {
             (best, least) = ((granules, slots), wasted);
         }
     }
@@ -99,22 +101,29 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// The words of the table.
-    pub(super) const fn words(plan: Plan) -> usize {
-        if plan.flat { 0 } else { plan.sizes.count() * CUT_WORDS }
+    /// How many classes there are.
+    const fn classes(plan: Plan) -> usize {
+        if plan.flat { 0 } else { plan.sizes.count() }
     }
 
-    /// Slabs, with their table in `words`.
-    pub(super) fn new(words: &'static mut [u32], plan: Plan) -> Slabs {
-        let cuts = words.as_chunks_mut().0;
-        for (class, row) in cuts.iter_mut().enumerate() {
-            let bytes = plan.sizes.slot_bytes(class);
+    /// The bytes of the table.
+    pub(super) const fn table_bytes(plan: Plan) -> usize {
+        Slabs::classes(plan) * size_of::<Cut>()
+    }
+
+    /// Slabs; `None` where their table finds no room.
+    #[inline]
+    pub(super) fn new(meta: &mut Borrowed<'static>, plan: Plan) -> Option<Slabs> {
+        let cuts: &'static mut [Cut] = meta.find_table(Slabs::classes(plan))?;
+        let mut bytes = 0;
+        for row in cuts.iter_mut() {
+            bytes = plan.sizes.next(bytes);
             let (granules, slots) = slab_of(bytes, plan.slab_granules);
             let twos = bytes.trailing_zeros();
             let all = !0u64 >> (64 - slots);
             *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
-        Slabs { cuts, sizes: plan.sizes }
+        Some(Slabs { cuts, sizes: plan.sizes })
     }
 
     /// None.

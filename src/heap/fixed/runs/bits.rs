@@ -11,9 +11,9 @@ const WIDE: u32 = usize::BITS;
 pub(super) struct Bits(&'static mut [usize]);
 
 impl Bits {
-    /// The words that hold so many bits.
-    pub(super) const fn words(bits: u32) -> usize {
-        bits.div_ceil(WIDE) as usize
+    /// The words that hold the bits up to one.
+    pub(super) const fn words_upto(last: u32) -> usize {
+        (last / WIDE) as usize + 1
     }
 
     pub(super) const fn new(words: &'static mut [usize]) -> Bits {
@@ -103,7 +103,7 @@ mod tests {
     proptest! {
         #[test]
         fn bits_are_found_from_both_sides(set in prop::collection::vec(0u32..200, 0..8), at in 0u32..200, to in 0u32..200) {
-            let mut bits = Bits::new(vec![0; Bits::words(200)].leak());
+            let mut bits = Bits::new(vec![0; Bits::words_upto(199)].leak());
             let mut model = [false; 200];
             for one in set {
                 bits.set(one);
