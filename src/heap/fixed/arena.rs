@@ -254,11 +254,13 @@ impl FixedArena {
     }
 
     /// The live block that starts at `at`, or what there is instead.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
-        let (start, slab) = self.slabs.find(&self.runs, granule as usize).unwrap_or((0, None));
         // It lies in what starts last before it, or in nothing.
-        let (held, end) = match slab {
+        let Some(start) = self.runs.start_of(granule as usize) else { return Held::Free };
+        let start = start as u32;
+        let (held, end) = match self.slabs.find(&self.runs, start) {
             Some(slab) => {
                 let held = match self.slabs.slot(slab, at) {
                     Some(slot) if self.slabs.is_free(&self.runs, slot) => Held::Free,
@@ -277,6 +279,7 @@ impl FixedArena {
     }
 
     /// The bytes that a live block can use.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn held_bytes(&self, held: &Held) -> usize {
         match *held {
             Held::Slot(slot) => self.slabs.bytes(slot.class),
@@ -394,7 +397,7 @@ impl FixedArena {
         loop {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
-            let (_, slab) = self.slabs.find(&self.runs, start as usize)?;
+            let slab = self.slabs.find(&self.runs, start);
             let slab = slab.map(|slab| (slab, self.slabs.count(&self.runs, slab)));
             from = match slab {
                 Some((slab, _)) => self.slabs.end(slab),

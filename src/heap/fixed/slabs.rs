@@ -141,7 +141,7 @@ impl Slabs {
     /// The bytes of a slot.
     #[inline]
     pub(super) fn bytes(&self, class: usize) -> usize {
-        self.cuts[class][BYTES] as usize
+        self.cuts.get(class).map_or(0, |cut| cut[BYTES] as usize)
     }
 
     /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
@@ -169,25 +169,24 @@ impl Slabs {
         Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
-    /// What lives at a granule, or else last before it: where that starts, and which slab it is.
+    /// The slab that starts at a granule where something live starts, if that is one.
     #[inline]
-    pub(super) fn find(&self, runs: &Runs, granule: usize) -> Option<(u32, Option<Found>)> {
-        let start = runs.start_of(granule)? as u32;
+    pub(super) fn find(&self, runs: &Runs, start: u32) -> Option<Found> {
         if runs.is_flat() {
-            return Some((start, None));
+            return None;
         }
-        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE);
-        Some((start, class.map(|class| Found { start, class: class as usize })))
+        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)?;
+        Some(Found { start, class: class as usize })
     }
 
     /// Where a slab ends, in granules.
     pub(super) fn end(&self, found: Found) -> u32 {
-        found.start + self.cuts[found.class][GRANULES]
+        found.start + self.cuts.get(found.class).map_or(0, |cut| cut[GRANULES])
     }
 
     /// The slot of a slab that starts at a byte, if one does.
     pub(super) fn slot(&self, Found { start, class }: Found, at: usize) -> Option<Seen> {
-        let slot = slot_of(&self.cuts[class], at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
+        let slot = slot_of(self.cuts.get(class)?, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
         Some(Seen { place: start + 1, class, bit: 1 << slot })
     }
 

@@ -27,7 +27,7 @@ impl Bits {
 
     #[inline]
     pub(super) fn is_set(&self, at: u32) -> bool {
-        self.0[(at / WIDE) as usize] >> (at % WIDE) & 1 != 0
+        self.0.get((at / WIDE) as usize).is_some_and(|word| word >> (at % WIDE) & 1 != 0)
     }
 
     /// The word of a bit, and the bit in it.
@@ -38,12 +38,16 @@ impl Bits {
 
     #[inline]
     pub(super) fn set(&mut self, at: u32) {
-        self.0[(at / WIDE) as usize] |= 1 << (at % WIDE);
+        if let Some((word, bit)) = self.word_mut(at as usize) {
+            *word |= bit;
+        }
     }
 
     #[inline]
     pub(super) fn clear(&mut self, at: u32) {
-        self.0[(at / WIDE) as usize] &= !(1 << (at % WIDE));
+        if let Some((word, bit)) = self.word_mut(at as usize) {
+            *word &= !bit;
+        }
     }
 
     /// The last set bit up to `at`.
@@ -83,12 +87,15 @@ impl Bits {
     }
 
     /// Turns every bit of `range` over.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn flip(&mut self, range: Range<u32>) {
         let mut at = range.start;
         while at < range.end {
             let end = (at - at % WIDE + WIDE).min(range.end);
             let ones = !0 >> (WIDE - (end - at));
-            self.0[(at / WIDE) as usize] ^= ones << (at % WIDE);
+            if let Some(word) = self.0.get_mut((at / WIDE) as usize) {
+                *word ^= ones << (at % WIDE);
+            }
             at = end;
         }
     }

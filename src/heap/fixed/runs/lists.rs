@@ -25,7 +25,7 @@ impl Runs {
             return self.shadow.set_short(place, granules);
         }
         let list = List::of(granules);
-        let row = &mut self.rows[list.row()];
+        let Some(row) = self.rows.get_mut(list.row()) else { return };
         let next = row[list.column()];
         row[list.column()] = place;
         if next == 0 {
@@ -57,7 +57,7 @@ impl Runs {
             return self.shadow.set_next(prev, next);
         }
         let list = List::of(granules);
-        let row = &mut self.rows[list.row()];
+        let Some(row) = self.rows.get_mut(list.row()) else { return };
         row[list.column()] = next;
         if next == 0 {
             row[FILLED] &= !(1 << list.column());
@@ -141,18 +141,18 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn at_or_above(&self, list: List) -> u32 {
-        let Some(row) = self.rows.get(list.row()) else { return 0 };
+        let Some(mut row) = self.rows.get(list.row()) else { return 0 };
         let mut columns = row[FILLED] & !0 << list.column();
-        let mut at = list.row();
         if columns == 0 {
-            let above = self.filled & !1 << at;
-            if above == 0 {
-                return 0;
+            // Where there is none above, there is no row of that number.
+            let above = self.filled & !1 << list.row();
+            match self.rows.get(above.trailing_zeros() as usize) {
+                Some(next) => row = next,
+                None => return 0,
             }
-            at = above.trailing_zeros() as usize;
-            columns = self.rows[at][FILLED];
+            columns = row[FILLED];
         }
-        self.rows[at][columns.trailing_zeros() as usize % FILLED]
+        row[columns.trailing_zeros() as usize % FILLED]
     }
 
     /// Whether no free span is longer than about a sixteenth of the range.
