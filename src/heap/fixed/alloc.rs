@@ -102,7 +102,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[cold]
-    #[inline(never)]
+    #[cfg_attr(not(panic = "abort"), inline(never))]
     fn take_global_anyhow(&self, layout: Layout) -> *mut u8 {
         let mut block = None;
         without_unwinding(&mut || block = self.take_anyhow(layout));
@@ -136,7 +136,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[cold]
-    #[inline(never)]
+    #[cfg_attr(not(panic = "abort"), inline(never))]
     fn misused_quietly(&self, at: *mut u8, layout: Layout, why: BadFree) {
         without_unwinding(&mut || self.misused(at, layout.size(), why));
     }

@@ -173,10 +173,10 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
-                    return Some((self.space.find_addr(at)?, bytes));
+                if let Some(at) = self.slabs.take_in(&mut self.runs, class) {
+                    return Some((self.space.find_addr(at)?, self.slabs.bytes(class)));
                 }
-                if !(self.turn(class) || self.open(class) || self.settle() && self.open(class)) {
+                if !(self.turn(class) || self.open(class) || self.settle()) {
                     break;
                 }
             }
@@ -199,10 +199,12 @@ impl FixedArena {
             return None;
         }
         let align = (layout.align() >> self.granule_shift).max(1) as u32;
-        let start = match self.runs.take(granules, align) {
-            Some(start) => start,
-            None if !self.settle() => return None,
-            None => self.runs.take(granules, align)?,
+        let start = loop {
+            match self.runs.take(granules, align) {
+                Some(start) => break start,
+                None if self.settle() => {}
+                None => return None,
+            }
         };
         Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
     }
@@ -229,27 +231,27 @@ impl FixedArena {
 
     /// Gives a live block back, whatever it was taken for.
     fn free_held(&mut self, held: &Held) -> usize {
-        match *held {
-            Held::Slot(slot) => match self.slabs.give_seen(&mut self.runs, slot).1 {
+        match held.what {
+            What::Slot(slot) => match self.slabs.give_seen(&mut self.runs, slot).1 {
                 0 => {}
                 chore => self.freed(chore),
             },
-            Held::Span { start, granules } => self.runs.free(start, granules),
-            Held::Free | Held::Inside => {}
+            What::Span { start, granules } => self.runs.free(start, granules),
+            What::Free | What::Inside => {}
         }
-        self.held_bytes(held)
+        held.bytes
     }
 
     /// Whether a live block was taken for a layout, or left to it.
     fn is_for(&self, held: &Held, layout: Layout) -> bool {
-        match *held {
-            Held::Slot(Seen { class, .. }) => {
+        match held.what {
+            What::Slot(Seen { class, .. }) => {
                 let given = self.slabs.class(last(layout));
                 given == Some(class)
                     || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
             }
-            Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
-            Held::Free | Held::Inside => false,
+            What::Span { granules, .. } => granules == self.granules_for(layout.size()),
+            What::Free | What::Inside => false,
         }
     }
 
@@ -258,62 +260,49 @@ impl FixedArena {
     fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
         // It lies in what starts last before it, or in nothing.
-        let Some(start) = self.runs.start_of(granule as usize) else { return Held::Free };
-        let start = start as u32;
-        let (held, end) = match self.slabs.find(&self.runs, start) {
-            Some(slab) => {
-                let held = match self.slabs.slot(slab, at) {
-                    Some(slot) if self.slabs.is_free(&self.runs, slot) => Held::Free,
-                    Some(slot) => Held::Slot(slot),
-                    None => Held::Inside,
-                };
-                (held, self.slabs.end(slab))
-            }
-            None => {
-                let granules = self.runs.live(start).unwrap_or(0);
-                let starts = self.bytes_of(start) == at;
-                (if starts { Held::Span { start, granules } } else { Held::Inside }, start + granules)
-            }
+        let Some(start) = self.runs.start_of(granule as usize) else {
+            return Held { bytes: 0, what: What::Free };
         };
-        if granule >= end { Held::Free } else { held }
-    }
-
-    /// The bytes that a live block can use.
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn held_bytes(&self, held: &Held) -> usize {
-        match *held {
-            Held::Slot(slot) => self.slabs.bytes(slot.class),
-            Held::Span { granules, .. } => self.bytes_of(granules),
-            Held::Free | Held::Inside => 0,
+        let start = start as u32;
+        let (bytes, what, end);
+        if let Some(slab) = self.slabs.find(&self.runs, start) {
+            bytes = slab.bytes();
+            what = match slab.slot(at) {
+                Some(slot) if self.slabs.is_free(&self.runs, slot) => What::Free,
+                Some(slot) => What::Slot(slot),
+                None => What::Inside,
+            };
+            end = slab.end();
+        } else {
+            let granules = self.runs.live(start).unwrap_or(0);
+            bytes = self.bytes_of(granules);
+            what = if self.bytes_of(start) == at { What::Span { start, granules } } else { What::Inside };
+            end = start + granules;
         }
+        Held { bytes, what: if granule >= end { What::Free } else { what } }
     }
 
     /// Why what starts at `at` was refused, to be given back with so many bytes.
     pub(super) fn why(&self, at: usize, given_bytes: usize) -> BadFree {
         let (offset_bytes, given_bytes) = (at as u64, given_bytes as u64);
-        match self.held(at) {
-            Held::Free => BadFree::AlreadyFree { offset_bytes },
-            Held::Inside => BadFree::Interior { offset_bytes },
-            held => {
-                BadFree::WrongSize { offset_bytes, held_bytes: self.held_bytes(&held) as u64, given_bytes }
-            }
+        let held = self.held(at);
+        match held.what {
+            What::Free => BadFree::AlreadyFree { offset_bytes },
+            What::Inside => BadFree::Interior { offset_bytes },
+            _ => BadFree::WrongSize { offset_bytes, held_bytes: held.bytes as u64, given_bytes },
         }
     }
 
     /// The bytes that the live block at `at` can use.
     pub(super) fn usable_bytes(&self, at: usize) -> Option<usize> {
-        match self.held(at) {
-            Held::Free | Held::Inside => None,
-            held => Some(self.held_bytes(&held)),
-        }
+        let held = self.held(at);
+        held.is_live().then_some(held.bytes)
     }
 
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
     pub(super) fn free_unsized(&mut self, at: usize) -> Option<usize> {
-        match self.held(at) {
-            Held::Free | Held::Inside => None,
-            held => Some(self.free_held(&held)),
-        }
+        let held = self.held(at);
+        held.is_live().then(|| self.free_held(&held))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -333,15 +322,15 @@ impl FixedArena {
         if !is_span && !self.is_for(&held, old) {
             return None;
         }
-        let had = self.held_bytes(&held);
-        let (start, granules) = match held {
+        let had = held.bytes;
+        let (start, granules) = match held.what {
             // A slot stays what it is.
-            Held::Slot(slot) if new_class == Some(slot.class) => {
+            What::Slot(slot) if new_class == Some(slot.class) => {
                 return Some(Resized::Done { had, has: had });
             }
-            Held::Slot(_) => return Some(Resized::Move),
-            Held::Span { start, granules } => (start, granules),
-            Held::Free | Held::Inside => return None,
+            What::Slot(_) => return Some(Resized::Move),
+            What::Span { start, granules } => (start, granules),
+            What::Free | What::Inside => return None,
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -360,7 +349,7 @@ impl FixedArena {
     fn span_of(&self, at: usize, layout: Layout) -> Option<Held> {
         let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
         let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
-        is_live.then_some(Held::Span { start, granules })
+        is_live.then(|| Held { bytes: self.bytes_of(granules), what: What::Span { start, granules } })
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
@@ -398,9 +387,9 @@ impl FixedArena {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
             let slab = self.slabs.find(&self.runs, start);
-            let slab = slab.map(|slab| (slab, self.slabs.count(&self.runs, slab)));
+            let slab = slab.map(|slab| (slab, slab.count(&self.runs)));
             from = match slab {
-                Some((slab, _)) => self.slabs.end(slab),
+                Some((slab, _)) => slab.end(),
                 None => start + self.runs.live(start)?,
             };
             if slab.is_some_and(|(_, taken)| taken == 0) {
@@ -410,10 +399,7 @@ impl FixedArena {
                 addr: self.space.find_addr(at)?,
                 offset: Offset(at as u64),
                 bytes: self.bytes_of(from - start) as u64,
-                slots: slab.map(|(slab, taken)| LiveSlots {
-                    slot_bytes: self.slabs.bytes(slab.class) as u64,
-                    taken,
-                }),
+                slots: slab.map(|(slab, taken)| LiveSlots { slot_bytes: slab.bytes() as u64, taken }),
             });
         }
     }
@@ -440,8 +426,13 @@ fn last(layout: Layout) -> usize {
     layout.size().wrapping_sub(1) | (layout.align() - 1)
 }
 
-/// What starts at a byte.
-enum Held {
+/// What starts at a byte, and the bytes that it can use.
+struct Held {
+    bytes: usize,
+    what: What,
+}
+
+enum What {
     /// A live block: a slot.
     Slot(Seen),
     /// A live block: a span.
@@ -450,4 +441,10 @@ enum Held {
     Free,
     /// Nothing: it lies inside a live block.
     Inside,
+}
+
+impl Held {
+    fn is_live(&self) -> bool {
+        matches!(self.what, What::Slot(_) | What::Span { .. })
+    }
 }

@@ -193,7 +193,8 @@ impl Runs {
     /// The best fit of a flat range: the place where it starts; 0 where there is none.
     #[inline(never)]
     fn take_flat(&mut self, granules: u32, align: u32) -> u32 {
-        let (mut best, mut least, mut end) = (0, u32::MAX, 0);
+        // By how much it is too long; by far more than any is where it is too short.
+        let (mut best, mut least, mut end) = (0, 1 << 31, 0);
         loop {
             let start;
             (start, end) = self.free_flat(end);
@@ -201,11 +202,12 @@ impl Runs {
             if has == 0 {
                 break;
             }
-            if has >= granules && has < least {
+            let over = has.wrapping_sub(granules);
+            if over < least {
                 let place = self.aligned(start + 1, align);
                 if place + granules <= end + 1 {
-                    (best, least) = (place, has);
-                    if has == granules {
+                    (best, least) = (place, over);
+                    if over == 0 {
                         break;
                     }
                 }

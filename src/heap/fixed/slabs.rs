@@ -36,22 +36,20 @@ fn all(cut: &Cut) -> u64 {
 
 /// The bytes of a granule.
 const GRANULE: u32 = 1 << SLAB_GRANULE_SHIFT;
-/// The most granules of a slab.
-const MOST_GRANULES: u32 = 255;
 
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     // Three slots at least; 64 of the smallest have a header.
     let least_granules = least_granules.max(3 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
-    let most_granules = (2 * least_granules).min(MOST_GRANULES);
     let (mut best, mut least) = ((0, 0), 1);
-    for slots in 1..=64 {
+    for slots in 1..65 {
         let bytes = slots * slot_bytes;
         let granules = (bytes + GRANULE - 1) / GRANULE;
         let wasted = bytes.wrapping_neg() % GRANULE;
         // The share: of the granules.
-        if granules >= least_granules && granules <= most_granules && wasted * best.0 < least * granules {
+        if granules >= least_granules && granules <= 2 * least_granules && wasted * best.0 < least * granules
+        {
             (best, least) = ((granules, slots), wasted);
         }
     }
@@ -80,9 +78,34 @@ pub(super) type Chore = u32;
 
 /// A slab that was found.
 #[derive(Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct Found<'a> {
     start: u32,
-    pub(super) class: usize,
+    class: usize,
+    cut: &'a Cut,
+}
+
+impl Found<'_> {
+    /// The slot that starts at a byte, if one does.
+    pub(super) fn slot(self, at: usize) -> Option<Seen> {
+        let slot = slot_of(self.cut, at - ((self.start as usize) << SLAB_GRANULE_SHIFT))?;
+        Some(Seen { place: self.start + 1, class: self.class, bit: 1 << slot })
+    }
+
+    /// Where it ends, in granules.
+    pub(super) fn end(self) -> u32 {
+        self.start + self.cut[GRANULES]
+    }
+
+    /// The bytes of a slot.
+    pub(super) fn bytes(self) -> usize {
+        self.cut[BYTES] as usize
+    }
+
+    /// How many slots are taken.
+    pub(super) fn count(self, runs: &Runs) -> u32 {
+        let header: &Header = runs.shadow.header(self.start + 1);
+        self.cut[SLOTS] - shadow::bits(header).count_ones()
+    }
 }
 
 /// A slot that was looked at: the place of its slab, its class, and its bit.
@@ -147,13 +170,14 @@ impl Slabs {
     /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
     #[inline(always)]
     pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
-        self.take_in(runs, self.sizes.class(last)?)
+        let class = self.sizes.class(last)?;
+        Some((self.take_in(runs, class)?, self.bytes(class)))
     }
 
-    /// The same for a class.
+    /// Takes a slot of a class, if the first slab has one. Where it starts, in bytes.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
+    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<usize> {
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
         if place == 0 {
@@ -166,28 +190,17 @@ impl Slabs {
         }
         shadow::set_bits(header, free & (free - 1));
         let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
-        Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
+        Some(start + free.trailing_zeros() as usize * cut[BYTES] as usize)
     }
 
     /// The slab that starts at a granule where something live starts, if that is one.
     #[inline]
-    pub(super) fn find(&self, runs: &Runs, start: u32) -> Option<Found> {
+    pub(super) fn find(&self, runs: &Runs, start: u32) -> Option<Found<'_>> {
         if runs.is_flat() {
             return None;
         }
-        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)?;
-        Some(Found { start, class: class as usize })
-    }
-
-    /// Where a slab ends, in granules.
-    pub(super) fn end(&self, found: Found) -> u32 {
-        found.start + self.cuts.get(found.class).map_or(0, |cut| cut[GRANULES])
-    }
-
-    /// The slot of a slab that starts at a byte, if one does.
-    pub(super) fn slot(&self, Found { start, class }: Found, at: usize) -> Option<Seen> {
-        let slot = slot_of(self.cuts.get(class)?, at - ((start as usize) << SLAB_GRANULE_SHIFT))?;
-        Some(Seen { place: start + 1, class, bit: 1 << slot })
+        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
+        Some(Found { start, class, cut: self.cuts.get(class)? })
     }
 
     /// Whether a slot is free.
@@ -227,11 +240,5 @@ impl Slabs {
         shadow::set_bits(header, free | bit);
         let has_chore = place != cut[FIRST] && (free == 0 || free | bit == all(cut));
         (cut[BYTES] as usize, if has_chore { place } else { 0 })
-    }
-
-    /// How many slots of a slab are taken.
-    pub(super) fn count(&self, runs: &Runs, found: Found) -> u32 {
-        let header: &Header = runs.shadow.header(found.start + 1);
-        self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
     }
 }

@@ -75,15 +75,16 @@ impl Runs {
         let mut list = List::of(granules);
         let mut place = 0;
         if !list.is_exact() {
-            let (mut best, mut least) = (0, u32::MAX);
+            // By how much it is too long; by far more than any is where it is too short.
+            let (mut best, mut least) = (0, 1 << 31);
             place = self.rows.get(list.row()).map_or(0, |row| row[list.column()]);
             for _ in 0..LOOKED {
                 if place == 0 {
                     break;
                 }
-                let has = self.shadow.listed(place);
-                if has >= granules && has < least {
-                    (best, least) = (place, has);
+                let over = self.shadow.listed(place).wrapping_sub(granules);
+                if over < least {
+                    (best, least) = (place, over);
                 }
                 place = self.shadow.next(place);
             }

@@ -173,7 +173,8 @@ impl Shadow {
     /// The free spans behind and before one in its list.
     #[inline]
     pub(super) fn around(&self, place: u32) -> Links {
-        Links { next: self.word(place as usize + 4), prev: self.word(place as usize + 8) }
+        let header = self.header(place);
+        Links { next: word(header, 4), prev: word(header, 8) }
     }
 
     /// The slabs behind and before one in its list.
