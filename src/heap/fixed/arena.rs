@@ -173,8 +173,8 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some(at) = self.slabs.take_in(&mut self.runs, class) {
-                    return Some((self.space.find_addr(at)?, self.slabs.bytes(class)));
+                if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
+                    return Some((self.space.find_addr(at)?, bytes));
                 }
                 if !(self.turn(class) || self.open(class) || self.settle()) {
                     break;
@@ -317,20 +317,23 @@ impl FixedArena {
     ) -> Option<Resized> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
         let span = if COPIES { self.span_of(at, old) } else { None };
-        let is_span = span.is_some();
-        let held = span.unwrap_or_else(|| self.held(at));
-        if !is_span && !self.is_for(&held, old) {
-            return None;
-        }
-        let had = held.bytes;
-        let (start, granules) = match held.what {
-            // A slot stays what it is.
-            What::Slot(slot) if new_class == Some(slot.class) => {
-                return Some(Resized::Done { had, has: had });
+        let (start, granules) = match span {
+            Some(span) => span,
+            None => {
+                let held = self.held(at);
+                if !self.is_for(&held, old) {
+                    return None;
+                }
+                match held.what {
+                    // A slot stays what it is.
+                    What::Slot(slot) if new_class == Some(slot.class) => {
+                        return Some(Resized::Done { had: held.bytes, has: held.bytes });
+                    }
+                    What::Slot(_) => return Some(Resized::Move),
+                    What::Span { start, granules } => (start, granules),
+                    What::Free | What::Inside => return None,
+                }
             }
-            What::Slot(_) => return Some(Resized::Move),
-            What::Span { start, granules } => (start, granules),
-            What::Free | What::Inside => return None,
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
@@ -342,14 +345,14 @@ impl FixedArena {
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Some(Resized::Done { had, has: self.bytes_of(wants) })
+        Some(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
     }
 
-    /// The live span that starts at `at` and was taken for a layout, if there is one.
-    fn span_of(&self, at: usize, layout: Layout) -> Option<Held> {
+    /// The live span that starts at `at` and was taken for a layout, if there is one: its first granule, and how many it has.
+    fn span_of(&self, at: usize, layout: Layout) -> Option<(u32, u32)> {
         let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
         let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
-        is_live.then(|| Held { bytes: self.bytes_of(granules), what: What::Span { start, granules } })
+        is_live.then_some((start, granules))
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when

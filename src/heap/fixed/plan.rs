@@ -82,7 +82,8 @@ impl Sizes {
         let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0 };
         let mut eighth = 0;
         while eighth < MOST_SLOT_BYTES / 8 {
-            let class = class_of(eighth * 8, shift);
+            let last = eighth * 8;
+            let class = if is_spans(last) { NO_CLASS } else { class_of(last, shift) as u8 };
             if COPIES {
                 sizes.classes[eighth] = class;
             }
@@ -103,7 +104,8 @@ impl Sizes {
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
         if !COPIES {
-            return (last < MOST_SLOT_BYTES).then(|| class_of(last, self.shift) as usize);
+            let has_class = last < MOST_SLOT_BYTES && !is_spans(last);
+            return has_class.then(|| class_of(last, self.shift));
         }
         let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
@@ -118,17 +120,19 @@ impl Sizes {
     }
 }
 
-/// The class of sizes up to the largest slot, told by the last byte.
-const fn class_of(last: usize, shift: u32) -> u8 {
-    // Spans serve what is more than the shortest has, and ends at most a thirty-second of it, in whole eights, before their end.
+/// Whether spans serve a size, told by the last byte: more than what the shortest has, of which they lose at most a thirty-second,
+/// counted in whole eights.
+const fn is_spans(last: usize) -> bool {
     let lost = !last & (GRANULE - 8);
-    if last >= LEAST_BYTES && lost * 31 <= (last | 7) + 1 {
-        return NO_CLASS;
-    }
+    last >= LEAST_BYTES && lost * 31 <= (last | 7) + 1
+}
+
+/// The class of another size up to the largest slot.
+const fn class_of(last: usize, shift: u32) -> usize {
     // Each band has half as many classes for its length as the one before it.
     let band = if last < 1024 { last / 512 } else { 2 };
     let class = (last >> shift >> band) + band * (256 >> shift);
-    class.saturating_sub(least_units(shift) - 1) as u8
+    class.saturating_sub(least_units(shift) - 1)
 }
 
 /// The units of the smallest slots, of which 64 make the shortest span.
@@ -151,7 +155,7 @@ mod tests {
                 *bytes = last as usize;
             }
             for bytes in 1..=MOST_SLOT_BYTES {
-                let class = sizes.class(bytes - 1).unwrap();
+                let class = sizes.class(bytes - 1).unwrap_or(usize::MAX);
                 if class >= sizes.count() {
                     assert!(
                         bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7,

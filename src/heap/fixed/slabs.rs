@@ -45,7 +45,7 @@ fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     let (mut best, mut least) = ((0, 0), 1);
     for slots in 1..65 {
         let bytes = slots * slot_bytes;
-        let granules = (bytes + GRANULE - 1) / GRANULE;
+        let granules = (bytes + GRANULE - 1) >> SLAB_GRANULE_SHIFT;
         let wasted = bytes.wrapping_neg() % GRANULE;
         // The share: of the granules.
         if granules >= least_granules && granules <= 2 * least_granules && wasted * best.0 < least * granules
@@ -170,14 +170,13 @@ impl Slabs {
     /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
     #[inline(always)]
     pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
-        let class = self.sizes.class(last)?;
-        Some((self.take_in(runs, class)?, self.bytes(class)))
+        self.take_in(runs, self.sizes.class(last)?)
     }
 
-    /// Takes a slot of a class, if the first slab has one. Where it starts, in bytes.
+    /// The same for a class.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<usize> {
+    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
         if place == 0 {
@@ -190,7 +189,7 @@ impl Slabs {
         }
         shadow::set_bits(header, free & (free - 1));
         let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
-        Some(start + free.trailing_zeros() as usize * cut[BYTES] as usize)
+        Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
     /// The slab that starts at a granule where something live starts, if that is one.

@@ -97,10 +97,19 @@ impl<const ARENAS: usize> State<ARENAS> {
     #[inline(never)]
     pub(super) fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
         let range = Range::new(start, len)?;
-        if let Some(Range { start, end }) = self.ranges.iter().find(|other| other.overlaps(range)) {
-            return Err(NotClaimed::Overlaps { start: *start as u64, claimed_bytes: (end - start) as u64 });
+        let mut free = None;
+        for noted in &mut self.ranges {
+            if noted.overlaps(range) {
+                let Range { start, end } = *noted;
+                return Err(NotClaimed::Overlaps {
+                    start: start as u64,
+                    claimed_bytes: (end - start) as u64,
+                });
+            }
+            if *noted == Range::NONE {
+                free.get_or_insert(noted);
+            }
         }
-        let free = self.ranges.iter_mut().find(|range| **range == Range::NONE);
         *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = range;
         Ok(range)
     }

@@ -76,14 +76,19 @@ impl Shadow {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn word(&self, at: usize) -> u32 {
-        u32::from_le_bytes(*self.bytes(at))
+        self.0
+            .get(at..at + 4)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 
     /// Writes them.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn set_word(&mut self, at: usize, word: u32) {
-        *self.bytes_mut(at) = word.to_le_bytes();
+        if let Some(bytes) = self.0.get_mut(at..at + 4).and_then(|rest| rest.first_chunk_mut()) {
+            *bytes = word.to_le_bytes();
+        }
     }
 
     /// The granules of the live span at a place; more than any span has where that is a slab.
@@ -97,14 +102,26 @@ impl Shadow {
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn set_live(&mut self, place: u32, granules: u32) {
         self.set_word(place as usize, granules.swap_bytes());
-        self.0[(place + granules) as usize - 1] = 0;
+        self.set_byte(place + granules - 1, 0);
+    }
+
+    #[inline]
+    fn byte(&self, place: u32) -> u8 {
+        self.0.get(place as usize).map_or(0, |byte| *byte)
+    }
+
+    #[inline]
+    fn set_byte(&mut self, place: u32, byte: u8) {
+        if let Some(place) = self.0.get_mut(place as usize) {
+            *place = byte;
+        }
     }
 
     /// The granules of the free span at a place; none where one was set aside.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
-        let first = self.0[place as usize];
+        let first = self.byte(place);
         if first & FREE_BYTE == 0 {
             0
         } else if first & SHORT_BYTE == SHORT_BYTE {
@@ -125,7 +142,7 @@ impl Shadow {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
-        let last = self.0[place as usize - 1];
+        let last = self.byte(place - 1);
         if last & FREE_BYTE == 0 {
             0
         } else if last & SHORT_BYTE == SHORT_BYTE {
@@ -139,8 +156,8 @@ impl Shadow {
     #[inline]
     pub(super) fn set_short(&mut self, place: u32, granules: u32) {
         let byte = SHORT_BYTE | granules as u8;
-        self.0[place as usize] = byte;
-        self.0[(place + granules) as usize - 1] = byte;
+        self.set_byte(place, byte);
+        self.set_byte(place + granules - 1, byte);
     }
 
     /// A free span stands at a place, first of a list with this one behind it.

@@ -23,12 +23,22 @@ impl FixedArena {
 
     /// Makes another slab the first, where that is full: the next one. Whether there was one.
     pub(in super::super) fn turn(&mut self, class: usize) -> bool {
-        self.drop_first(class, true);
-        self.first(class) != 0
+        let first = self.first(class);
+        first != 0 && self.unlist_first(class, first) != 0
+    }
+
+    /// Takes the first slab off its list. The next one, which is the first now.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn unlist_first(&mut self, class: usize, first: u32) -> u32 {
+        let next = self.runs.shadow.links(first).next;
+        self.set_first(class, next);
+        set_prev(&mut self.runs.shadow, next, 0);
+        next
     }
 
     /// Takes the first slab off its list if it is empty, and closes it; or if it is `full`, where that is asked for. Whether it was
     /// empty.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn drop_first(&mut self, class: usize, full: bool) -> bool {
         let first = self.first(class);
@@ -38,9 +48,7 @@ impl FixedArena {
         let free = shadow::bits(self.runs.shadow.header(first));
         let is_empty = self.slabs.cuts.get(class).is_some_and(|cut| all(cut) == free);
         if is_empty || (full && free == 0) {
-            let next = self.runs.shadow.links(first).next;
-            self.set_first(class, next);
-            set_prev(&mut self.runs.shadow, next, 0);
+            self.unlist_first(class, first);
             if is_empty {
                 self.close(class, first);
             }
