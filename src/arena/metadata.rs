@@ -76,23 +76,41 @@ impl<'a> Borrowed<'a> {
         self.left.len()
     }
 
-    /// So many zeroed bytes at a multiple of `align`, a power of two; none where more than `usize::MAX` are asked for. One function
-    /// for tables of every type, since code is dear where memory is.
+    /// A table of `len` zeros, if there is room for it.
+    #[inline]
+    pub(crate) fn find_table<T: Plain>(&mut self, len: usize) -> Option<&'a mut [T]> {
+        let bytes = self.carve(len.checked_mul(size_of::<T>())?, align_of::<T>())?;
+        // SAFETY: 1. `carve` has aligned the start to `T`, and `len * size_of::<T>()` bytes follow. 2. They are initialised
+        // to zero, which is a value of `T: Plain`. 3. The borrow is exclusive for 'a: `carve` gave the rest away.
+        Some(unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
+    }
+
+    /// So many zeroed bytes at a multiple of `align`, a power of two. One function for tables of every type, since code is dear
+    /// where memory is.
     #[inline(never)]
-    fn carve(&mut self, bytes: Option<usize>, align: usize) -> Result<&'a mut [MaybeUninit<u8>], NoTable> {
-        let left = core::mem::take(&mut self.left);
-        let skip = (left.as_ptr() as usize).wrapping_neg() & (align - 1);
-        let needed = bytes.and_then(|bytes| bytes.checked_add(skip));
-        let Some(needed) = needed.filter(|&needed| needed <= left.len()) else {
-            let left_bytes = Some(left.len() as u64);
-            self.left = left;
-            return Err(NoTable { needed_bytes: needed.map_or(u64::MAX, |bytes| bytes as u64), left_bytes });
-        };
-        let (carved, left) = left.split_at_mut(needed);
-        self.left = left;
-        let table = &mut carved[skip..];
+    fn carve(&mut self, bytes: usize, align: usize) -> Option<&'a mut [MaybeUninit<u8>]> {
+        let skip = self.skip(align);
+        let table = self.left.split_off_mut(..bytes.saturating_add(skip))?;
+        let table = table.get_mut(skip..)?;
         table.fill(MaybeUninit::new(0));
-        Ok(table)
+        Some(table)
+    }
+
+    /// The bytes before the next multiple of `align`.
+    #[inline]
+    fn skip(&self, align: usize) -> usize {
+        (self.left.as_ptr() as usize).wrapping_neg() & (align - 1)
+    }
+
+    /// Says that a table of so many bytes finds no room.
+    #[cold]
+    #[inline(never)]
+    fn no_table(&self, bytes: Option<usize>, align: usize) -> NoTable {
+        let needed = bytes.and_then(|bytes| bytes.checked_add(self.skip(align)));
+        NoTable {
+            needed_bytes: needed.map_or(u64::MAX, |bytes| bytes as u64),
+            left_bytes: Some(self.left.len() as u64),
+        }
     }
 }
 
@@ -101,10 +119,7 @@ impl<'a> Metadata for Borrowed<'a> {
 
     #[inline]
     fn table<T: Plain>(&mut self, len: usize) -> Result<&'a mut [T], NoTable> {
-        let bytes = self.carve(len.checked_mul(size_of::<T>()), align_of::<T>())?;
-        // SAFETY: 1. `carve` has aligned the start to `T`, and `len * size_of::<T>()` bytes follow. 2. They are initialised
-        // to zero, which is a value of `T: Plain`. 3. The borrow is exclusive for 'a: `carve` gave the rest away.
-        Ok(unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) })
+        self.find_table(len).ok_or_else(|| self.no_table(len.checked_mul(size_of::<T>()), align_of::<T>()))
     }
 }
 

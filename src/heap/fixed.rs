@@ -105,10 +105,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// [`NotClaimed`]; the heap is as it was.
     #[allow(unsafe_code)]
     pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
-        let range = state::Range::new(start as usize, len)?;
         // Noted before anything is written: who claims a range twice finds its blocks unharmed.
-        self.held().note(range)?;
-        // SAFETY: 1. `Range::new` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
+        let range = self.held().note(start as usize, len)?;
+        // SAFETY: 1. `note` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
         // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
         self.divide(range, bytes)
@@ -119,8 +118,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let range = state::Range::new(bytes.as_ptr() as usize, bytes.len())?;
-        self.held().note(range)?;
+        let range = self.held().note(bytes.as_ptr() as usize, bytes.len())?;
         self.divide(range, bytes)
     }
 
@@ -132,8 +130,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// Divides a range that was noted. Not under the lock, since a large range takes a while.
     fn divide(&self, range: state::Range, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let arena = claim::divide(bytes);
-        self.held().settle(range, arena)
+        let mut arena = None;
+        let divided = claim::divide(bytes, &mut arena);
+        let bytes = self.held().settle(range, arena);
+        divided.map(|()| bytes as u64)
     }
 
     /// A block for `layout`. Zero bytes get a block too.
@@ -155,6 +155,9 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block without asking anybody else. What is rare is called last, with the lock in hand.
     #[inline]
     fn take_at_hand(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+        if !COPIES {
+            return Self::take_else(self.held(), layout);
+        }
         let mut state = self.state.lock();
         match state.take_at_hand(layout).or_else(|| state.take_aside(layout)) {
             Some((at, bytes)) => NonNull::new(at).map(|at| (at, bytes)),
@@ -171,27 +174,28 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[cold]
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if self.call_low_memory(layout) {
-            let block = self.held().allocate(layout);
-            if block.is_some() {
-                return block;
-            }
-        }
-        self.held().failed();
-        None
-    }
-
-    fn call_low_memory(&self, layout: Layout) -> bool {
-        /// Lets the function be called again, also when it panics.
-        struct Done<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
-        impl<L: RawMutex, const ARENAS: usize> Drop for Done<'_, L, ARENAS> {
+        /// Lets the function be called again when it panics.
+        struct Unwound<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
+        impl<L: RawMutex, const ARENAS: usize> Drop for Unwound<'_, L, ARENAS> {
             fn drop(&mut self) {
                 self.0.held().low_memory_done();
             }
         }
-        let Some((call, report)) = self.held().begin_low_memory(layout) else { return false };
-        let _done = Done(self);
-        call(&report)
+        let mut state = self.held();
+        if let Some(call) = state.begin_low_memory() {
+            let report = state.report(layout);
+            drop(state);
+            let unwound = Unwound(self);
+            let has_more = call(&report);
+            core::mem::forget(unwound);
+            state = self.held();
+            state.low_memory_done();
+            if has_more && let Some(block) = state.allocate(layout) {
+                return Some(block);
+            }
+        }
+        state.failed();
+        None
     }
 
     /// Gives a block back that was allocated with `layout`.
@@ -204,15 +208,18 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[allow(unsafe_code)]
     #[inline]
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
-        let mut state = self.state.lock();
-        match state.give_at_hand(at.as_ptr(), layout) {
-            Some(0) => Ok(()),
-            Some(chore) => {
-                Self::give_last(state, chore);
-                Ok(())
-            }
-            None => Self::give_else(state, at, layout),
+        if COPIES {
+            let mut state = self.state.lock();
+            return match state.give_at_hand(at.as_ptr(), layout) {
+                Some(0) => Ok(()),
+                Some(chore) => {
+                    Self::give_last(state, chore);
+                    Ok(())
+                }
+                None => Self::give_else(state, at, layout),
+            };
         }
+        Self::give_else(self.held(), at, layout)
     }
 
     #[inline(never)]
@@ -221,10 +228,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         at: NonNull<u8>,
         layout: Layout,
     ) -> Result<(), BadFree> {
-        match state.set_aside(at.as_ptr(), layout).or_else(|| state.give_span(at, layout)) {
-            Some(()) => Ok(()),
-            None => state.free(at, layout),
-        }
+        state.give_else(at, layout).ok_or_else(|| state.why(at, layout.size()))
     }
 
     #[inline(never)]
@@ -241,7 +245,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn free_unsized(&self, at: NonNull<u8>) -> Result<(), BadFree> {
-        self.held().free_unsized(at)
+        let mut state = self.held();
+        state.free_unsized(at).ok_or_else(|| state.why(at, 0))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
@@ -253,7 +258,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// As [`free`](Self::free).
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.held().resize(at, old, new_bytes, false)
+        let mut state = self.held();
+        state.resize(at, old, new_bytes, false).ok_or_else(|| state.why(at, old.size()))
     }
 
     /// The bytes that the live block at `at` can use.
@@ -261,7 +267,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// [`BadFree`] when no live block starts there.
     pub fn usable_bytes(&self, at: NonNull<u8>) -> Result<u64, BadFree> {
-        self.held().usable_bytes(at)
+        let mut state = self.held();
+        state.usable_bytes(at).ok_or_else(|| state.why(at, 0))
     }
 
     /// Sets what happens on a bad free through `GlobalAlloc` or `Allocator`.

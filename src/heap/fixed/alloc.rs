@@ -13,36 +13,25 @@ use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
 
 impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
-    /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `Ok(None)`: there
-    /// is no memory, not by `take` either.
+    /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `None`: there is no
+    /// memory, or the block is not live, or not of layout `old`; then it is neither read nor written, and the program is told. A
+    /// `global` allocator must not unwind.
     ///
     /// # Safety
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
-    ///
-    /// # Errors
-    /// [`BadFree`] when the block is not live, or not of layout `old`. It is neither read nor written then.
-    unsafe fn move_to(
-        &self,
-        at: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        take: impl Fn() -> Option<NonNull<u8>>,
-    ) -> Result<Option<NonNull<u8>>, BadFree> {
+    unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout, global: bool) -> Option<NonNull<u8>> {
         let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
-        // Not in the scrutinee, which would hold the lock on.
-        let placed = self.held().place(at, old, new, aligned)?;
+        let mut state = self.held();
+        let Some(placed) = state.place(at, old, new, aligned) else {
+            self.refused(state, at, old, global);
+            return None;
+        };
+        drop(state);
         let to = match placed {
-            Some(to) if to == at => return Ok(Some(at)),
+            Some(to) if to == at => return Some(at),
             Some(to) => to,
-            // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-            None if aligned && new.size() <= old.size() => {
-                self.held().shrink_anyhow(at, old, new.size())?;
-                return Ok(Some(at));
-            }
-            None => match take() {
-                Some(to) => to,
-                None => return Ok(None),
-            },
+            None if global => NonNull::new(self.take_global_anyhow(new))?,
+            None => self.take_anyhow(new)?.0,
         };
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart.
@@ -52,9 +41,26 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         match if COPIES { state.give_at_hand(at.as_ptr(), old) } else { None } {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
-            None => Self::give_else(state, at, old)?,
+            None if state.give_else(at, old).is_some() => {}
+            None => {
+                self.refused(state, at, old, global);
+                return None;
+            }
         }
-        Ok(Some(to))
+        Some(to)
+    }
+
+    /// Tells the program of a block that is not what it was to be given back as.
+    #[cold]
+    #[inline(never)]
+    fn refused(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout, global: bool) {
+        let why = state.why(at, layout.size());
+        drop(state);
+        if global {
+            self.misused_quietly(at.as_ptr(), layout, why);
+        } else {
+            self.misused(at.as_ptr(), layout.size(), why);
+        }
     }
 
     /// `move_to` for `Allocator`.
@@ -62,20 +68,17 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let take = || self.take_anyhow(new).map(|block| block.0);
         // SAFETY: 1. The caller's promise, handed on.
-        match unsafe { self.move_to(at, old, new, take) } {
-            Ok(to) => Ok(NonNull::slice_from_raw_parts(to.ok_or(AllocError)?, new.size())),
-            Err(why) => {
-                self.misused(at.as_ptr(), old.size(), why);
-                Err(AllocError)
-            }
-        }
+        let to = unsafe { self.move_to(at, old, new, false) }.ok_or(AllocError)?;
+        Ok(NonNull::slice_from_raw_parts(to, new.size()))
     }
 
     /// `take` for `GlobalAlloc`: the function for low memory may run in it, and must not unwind.
     #[inline(always)]
     fn take_global(&self, layout: Layout) -> *mut u8 {
+        if !COPIES {
+            return self.take_global_else(self.held(), layout);
+        }
         // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
         match state.take_at_hand(layout) {
@@ -111,7 +114,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[cold]
-    #[inline(never)]
+    #[cfg_attr(not(panic = "abort"), inline(never))]
     fn take_global_anyhow(&self, layout: Layout) -> *mut u8 {
         let mut block = None;
         without_unwinding(&mut || block = self.take_anyhow(layout));
@@ -133,13 +136,13 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_global_else(&self, state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
         let Some(at) = NonNull::new(at) else {
             drop(state);
             return self.given_null(layout);
         };
-        if let Err(why) = Self::give_else(state, at, layout) {
-            self.misused_quietly(at.as_ptr(), layout, why);
+        if state.give_else(at, layout).is_none() {
+            self.refused(state, at, layout, true);
         }
     }
 
@@ -160,7 +163,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[cold]
-    #[inline(never)]
+    #[cfg_attr(not(panic = "abort"), inline(never))]
     fn misused_quietly(&self, at: *mut u8, layout: Layout, why: BadFree) {
         without_unwinding(&mut || self.misused(at, layout.size(), why));
     }
@@ -176,6 +179,9 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        if !COPIES {
+            return self.give_global_else(self.held(), at, layout);
+        }
         let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
         match state.give_at_hand(at, layout) {
             Some(0) => {}
@@ -199,31 +205,26 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
         else {
             return self.not_moved(at, old, new_bytes);
         };
-        let mut state = self.state.lock();
-        // A slot's bytes are few: they are copied under the lock, since taking it twice costs more.
-        match if COPIES { state.take_for_slot(old_at, old, new) } else { None } {
-            Some(None) => return at,
-            Some(Some((to, slot))) => {
-                // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks lie
-                // apart.
-                unsafe { ptr::copy_nonoverlapping(at, to, old.size().min(new_bytes)) };
-                match state.give_seen(slot) {
-                    0 => {}
-                    chore => Self::give_last(state, chore),
+        if COPIES {
+            let mut state = self.state.lock();
+            // A slot's bytes are few: they are copied under the lock, since taking it twice costs more.
+            match state.take_for_slot(old_at, old, new) {
+                Some(None) => return at,
+                Some(Some((to, slot))) => {
+                    // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks
+                    // lie apart.
+                    unsafe { ptr::copy_nonoverlapping(at, to, old.size().min(new_bytes)) };
+                    match state.give_seen(slot) {
+                        0 => {}
+                        chore => Self::give_last(state, chore),
+                    }
+                    return to;
                 }
-                return to;
+                None => {}
             }
-            None => {}
         }
-        drop(state);
         // SAFETY: 1. The caller uses the old address no more unless it gets null.
-        match unsafe { self.move_to(old_at, old, new, || NonNull::new(self.take_global_anyhow(new))) } {
-            Ok(to) => to.map_or(ptr::null_mut(), NonNull::as_ptr),
-            Err(why) => {
-                self.misused_quietly(at, old, why);
-                ptr::null_mut()
-            }
-        }
+        unsafe { self.move_to(old_at, old, new, true) }.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 }
 

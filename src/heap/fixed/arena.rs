@@ -10,11 +10,12 @@ use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
 use super::runs::shadow::LEAST;
 use super::slabs::{Chore, Given, Seen, Slabs};
-use crate::arena::{Borrowed, LiveSlots, LiveSpan, NoArena};
+use crate::arena::{Borrowed, LiveSlots, LiveSpan};
 use crate::error::BadFree;
 use crate::size::Offset;
-use crate::space::{Fixed, Space};
+use crate::space::{Extent, MAX_ALIGN};
 use core::alloc::Layout;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// What is to be done with a block that is to have another size.
@@ -33,20 +34,20 @@ pub(super) enum Resized {
 
 /// A range, divided.
 pub(super) struct FixedArena {
-    space: Fixed<'static>,
+    space: Extent<'static>,
     granule_shift: u32,
     /// A slot was left to a block that became too small for it, since there was no other: from then on a slot may be given back
     /// with less than it was taken for.
     loose: bool,
-    runs: Runs,
-    slabs: Slabs,
+    pub(super) runs: Runs,
+    pub(super) slabs: Slabs,
 }
 
 impl FixedArena {
     /// An arena without memory.
     pub(super) const fn none() -> Self {
         FixedArena {
-            space: Fixed::none(),
+            space: Extent::none(),
             granule_shift: 0,
             loose: false,
             runs: Runs::none(),
@@ -54,28 +55,35 @@ impl FixedArena {
         }
     }
 
-    /// Divides `space`, which is counted as `plan` says, with its tables from `meta`.
-    pub(super) fn new(
-        space: Fixed<'static>,
+    /// Divides so many granules, counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
+    /// made where it is to stand.
+    #[inline]
+    pub(super) fn divide(
+        arena: &mut Option<FixedArena>,
+        range: &'static mut [MaybeUninit<u8>],
+        granules: u32,
         plan: Plan,
         mut meta: Borrowed<'static>,
-    ) -> Result<Self, NoArena> {
-        let granules = (space.len_bytes() >> plan.granule_shift) as u32;
-        let skew = (space.alignment().skew_bytes >> plan.granule_shift) as u32;
-        let (runs, words) = Runs::new(&mut meta, granules, skew, plan.flat, plan.asides, Slabs::words(plan))?;
-        let slabs = Slabs::new(words, plan);
-        Ok(FixedArena { space, granule_shift: plan.granule_shift, loose: false, runs, slabs })
+    ) -> Option<()> {
+        let Plan { granule_shift, flat, asides, .. } = plan;
+        let space = Extent::new(range);
+        let skew = (space.skew_bytes() >> granule_shift) as u32;
+        let slabs = Slabs::new(&mut meta, plan)?;
+        let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
+        let arena = arena.insert(FixedArena { space, granule_shift, loose: false, runs, slabs });
+        arena.runs.open();
+        Some(())
     }
 
     /// The bytes of tables for so many granules.
     pub(super) const fn table_bytes(granules: u32, plan: Plan) -> usize {
-        Runs::table_bytes(granules, plan.flat, plan.asides, Slabs::words(plan))
+        Runs::table_bytes(granules, plan.flat, plan.asides) + Slabs::table_bytes(plan)
     }
 
     /// Whether an address lies in the range, and where.
     #[inline]
     pub(super) fn offset(&self, at: NonNull<u8>) -> Option<usize> {
-        self.space.offset(at).map(|at| at.0 as usize)
+        self.space.offset(at)
     }
 
     #[inline]
@@ -171,25 +179,16 @@ impl FixedArena {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
-    /// Does what a slot that was given back has left to do.
-    pub(super) fn freed(&mut self, chore: Chore) {
-        self.slabs.freed(&mut self.runs, chore);
-    }
-
     /// A block for a layout, and the bytes that it can use.
     #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes)) = self.slabs.take(&mut self.runs, last(layout)) {
+                if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
                     return Some((self.space.find_addr(at)?, bytes));
                 }
-                let runs = &mut self.runs;
-                let opened = self.slabs.turn(runs, class)
-                    || self.slabs.open(runs, class)
-                    || (self.slabs.reclaim(runs) | runs.give_asides() && self.slabs.open(runs, class));
-                if !opened {
+                if !(self.turn(class) || self.open(class) || self.settle()) {
                     break;
                 }
             }
@@ -208,109 +207,115 @@ impl FixedArena {
     #[inline]
     fn allocate_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         let granules = self.granules_for(layout.size());
-        if layout.align() as u64 > self.space.alignment().max_bytes {
+        if layout.align() > MAX_ALIGN {
             return None;
         }
         let align = (layout.align() >> self.granule_shift).max(1) as u32;
-        let start = match self.runs.take(granules, align) {
-            Some(start) => start,
-            None if !self.settle() => return None,
-            None => self.runs.take(granules, align)?,
+        let start = loop {
+            match self.runs.take(granules, align) {
+                Some(start) => break start,
+                None if self.settle() => {}
+                None => return None,
+            }
         };
         Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
     }
 
     /// Gives the block at `at` back. The bytes it could use.
+    /// `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline]
-    pub(super) fn free(&mut self, at: usize, layout: Layout) -> Result<usize, BadFree> {
-        if let Some(class) = self.slabs.class(last(layout))
-            && self.free_slot(at, class)
-        {
-            return Ok(self.slabs.bytes(class));
+    pub(super) fn free(&mut self, at: usize, layout: Layout) -> Option<usize> {
+        if COPIES && let Some(given) = self.slabs.give_any(&mut self.runs, at, last(layout)) {
+            let (bytes, chore) = (given.bytes(), given.chore());
+            self.freed_if(chore);
+            return Some(bytes);
         }
-        let held = self.held_for(at, layout)?;
-        Ok(self.free_held(at, held))
+        let held = self.held(at);
+        self.is_for(&held, layout).then(|| self.free_held(&held))
     }
 
-    /// Gives the slot of a class back that starts at `at`. `false`: there is none.
-    fn free_slot(&mut self, at: usize, class: usize) -> bool {
-        let Some(given) = self.slabs.give_any(&mut self.runs, at, class) else { return false };
-        match given.chore() {
-            0 => {}
-            chore => self.freed(chore),
+    /// Does what a slot that was given back has left to do, if there is anything.
+    #[inline]
+    fn freed_if(&mut self, chore: Chore) {
+        if chore != 0 {
+            self.freed(chore);
         }
-        true
     }
 
     /// Gives a live block back, whatever it was taken for.
-    fn free_held(&mut self, at: usize, held: Held) -> usize {
-        match held {
-            Held::Slot(class) => _ = self.free_slot(at, class),
-            Held::Span { start, granules } => self.runs.free(start, granules),
+    fn free_held(&mut self, held: &Held) -> usize {
+        match held.what {
+            What::Slot(slot) => {
+                let chore = self.slabs.give_seen(&mut self.runs, slot).chore();
+                self.freed_if(chore);
+            }
+            What::Span { start, granules } => self.runs.free(start, granules),
+            What::Free | What::Inside => {}
         }
-        self.held_bytes(held)
+        held.bytes
     }
 
-    /// The live block that starts at `at` and was taken for a layout, or left to it.
-    fn held_for(&self, at: usize, layout: Layout) -> Result<Held, BadFree> {
-        let held = self.held(at)?;
-        let is_its = match held {
-            Held::Slot(class) => {
+    /// Whether a live block was taken for a layout, or left to it.
+    fn is_for(&self, held: &Held, layout: Layout) -> bool {
+        match held.what {
+            What::Slot(Seen { class, .. }) => {
                 let given = self.slabs.class(last(layout));
                 given == Some(class)
                     || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
             }
-            Held::Span { granules, .. } => granules == self.granules_for(layout.size()),
-        };
-        if is_its {
-            return Ok(held);
+            What::Span { granules, .. } => granules == self.granules_for(layout.size()),
+            What::Free | What::Inside => false,
         }
-        let (held_bytes, given_bytes) = (self.held_bytes(held) as u64, layout.size() as u64);
-        Err(BadFree::WrongSize { offset_bytes: at as u64, held_bytes, given_bytes })
     }
 
-    /// The live block that starts at `at`.
-    fn held(&self, at: usize) -> Result<Held, BadFree> {
-        let offset_bytes = at as u64;
+    /// The live block that starts at `at`, or what there is instead.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
-        let (start, slab) = self.slabs.find(&self.runs, granule as usize).unwrap_or((0, None));
         // It lies in what starts last before it, or in nothing.
-        let (held, end) = match slab {
-            Some(slab) => {
-                let taken = self.slabs.taken(&self.runs, slab, at);
-                if taken == Some(false) {
-                    return Err(BadFree::AlreadyFree { offset_bytes });
-                }
-                (taken.map(|_| Held::Slot(slab.class)), self.slabs.end(slab))
-            }
-            None => {
-                let granules = self.runs.live(start).unwrap_or(0);
-                let starts = self.bytes_of(start) == at;
-                (starts.then_some(Held::Span { start, granules }), start + granules)
-            }
+        let Some(start) = self.runs.start_of(granule as usize) else {
+            return Held { bytes: 0, what: What::Free };
         };
-        if granule >= end {
-            return Err(BadFree::AlreadyFree { offset_bytes });
+        let start = start as u32;
+        let (bytes, what, end);
+        if let Some(slab) = self.slabs.find(&self.runs, start) {
+            bytes = slab.bytes();
+            what = match slab.slot(at) {
+                Some(slot) if self.slabs.is_free(&self.runs, slot) => What::Free,
+                Some(slot) => What::Slot(slot),
+                None => What::Inside,
+            };
+            end = slab.end();
+        } else {
+            let granules = self.runs.live(start).unwrap_or(0);
+            bytes = self.bytes_of(granules);
+            what = if self.bytes_of(start) == at { What::Span { start, granules } } else { What::Inside };
+            end = start + granules;
         }
-        held.ok_or(BadFree::Interior { offset_bytes })
+        Held { bytes, what: if granule >= end { What::Free } else { what } }
     }
 
-    fn held_bytes(&self, held: Held) -> usize {
-        match held {
-            Held::Slot(class) => self.slabs.bytes(class),
-            Held::Span { granules, .. } => self.bytes_of(granules),
+    /// Why what starts at `at` was refused, to be given back with so many bytes.
+    pub(super) fn why(&self, at: usize, given_bytes: usize) -> BadFree {
+        let (offset_bytes, given_bytes) = (at as u64, given_bytes as u64);
+        let held = self.held(at);
+        match held.what {
+            What::Free => BadFree::AlreadyFree { offset_bytes },
+            What::Inside => BadFree::Interior { offset_bytes },
+            _ => BadFree::WrongSize { offset_bytes, held_bytes: held.bytes as u64, given_bytes },
         }
     }
 
     /// The bytes that the live block at `at` can use.
-    pub(super) fn usable_bytes(&self, at: usize) -> Result<usize, BadFree> {
-        self.held(at).map(|held| self.held_bytes(held))
+    pub(super) fn usable_bytes(&self, at: usize) -> Option<usize> {
+        let held = self.held(at);
+        held.is_live().then_some(held.bytes)
     }
 
     /// Gives the block at `at` back, whatever its size. The bytes it could use.
-    pub(super) fn free_unsized(&mut self, at: usize) -> Result<usize, BadFree> {
-        let held = self.held(at)?;
-        Ok(self.free_held(at, held))
+    pub(super) fn free_unsized(&mut self, at: usize) -> Option<usize> {
+        let held = self.held(at);
+        held.is_live().then(|| self.free_held(&held))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands, if that can be done; if it
@@ -322,37 +327,45 @@ impl FixedArena {
         old: Layout,
         new_bytes: usize,
         may_move: bool,
-    ) -> Result<Resized, BadFree> {
+    ) -> Option<Resized> {
         let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
-        let held = match if COPIES { self.span_of(at, old) } else { None } {
+        let span = if COPIES { self.span_of(at, old) } else { None };
+        let (start, granules) = match span {
             Some(span) => span,
-            None => self.held_for(at, old)?,
-        };
-        let had = self.held_bytes(held);
-        let (start, granules) = match held {
-            // A slot stays what it is.
-            Held::Slot(class) if new_class == Some(class) => return Ok(Resized::Done { had, has: had }),
-            Held::Slot(_) => return Ok(Resized::Move),
-            Held::Span { start, granules } => (start, granules),
+            None => {
+                let held = self.held(at);
+                if !self.is_for(&held, old) {
+                    return None;
+                }
+                match held.what {
+                    // A slot stays what it is.
+                    What::Slot(slot) if new_class == Some(slot.class) => {
+                        return Some(Resized::Done { had: held.bytes, has: held.bytes });
+                    }
+                    What::Slot(_) => return Some(Resized::Move),
+                    What::Span { start, granules } => (start, granules),
+                    What::Free | What::Inside => return None,
+                }
+            }
         };
         let wants = self.granules_for(new_bytes);
         if wants > self.runs.granules()
             || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
             || (wants > granules && !self.runs.extend(start, granules, wants))
         {
-            return Ok(Resized::Move);
+            return Some(Resized::Move);
         }
         if wants < granules {
             self.runs.cut(start, granules, wants);
         }
-        Ok(Resized::Done { had, has: self.bytes_of(wants) })
+        Some(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
     }
 
-    /// The live span that starts at `at` and was taken for a layout, if there is one.
-    fn span_of(&self, at: usize, layout: Layout) -> Option<Held> {
+    /// The live span that starts at `at` and was taken for a layout, if there is one: its first granule, and how many it has.
+    fn span_of(&self, at: usize, layout: Layout) -> Option<(u32, u32)> {
         let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
         let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
-        is_live.then_some(Held::Span { start, granules })
+        is_live.then_some((start, granules))
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
@@ -381,7 +394,7 @@ impl FixedArena {
 
     /// Makes free what is kept for requests to come. Whether there was anything.
     pub(super) fn settle(&mut self) -> bool {
-        self.slabs.reclaim(&mut self.runs) | self.runs.give_asides()
+        self.reclaim() | self.runs.give_asides()
     }
 
     /// The bytes of the longest free run that a block can have.
@@ -395,10 +408,10 @@ impl FixedArena {
         loop {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
-            let (_, slab) = self.slabs.find(&self.runs, start as usize)?;
-            let slab = slab.map(|slab| (slab, self.slabs.count(&self.runs, slab)));
+            let slab = self.slabs.find(&self.runs, start);
+            let slab = slab.map(|slab| (slab, slab.count(&self.runs)));
             from = match slab {
-                Some((slab, _)) => self.slabs.end(slab),
+                Some((slab, _)) => slab.end(),
                 None => start + self.runs.live(start)?,
             };
             if slab.is_some_and(|(_, taken)| taken == 0) {
@@ -408,10 +421,7 @@ impl FixedArena {
                 addr: self.space.find_addr(at)?,
                 offset: Offset(at as u64),
                 bytes: self.bytes_of(from - start) as u64,
-                slots: slab.map(|(slab, taken)| LiveSlots {
-                    slot_bytes: self.slabs.bytes(slab.class) as u64,
-                    taken,
-                }),
+                slots: slab.map(|(slab, taken)| LiveSlots { slot_bytes: slab.bytes() as u64, taken }),
             });
         }
     }
@@ -438,9 +448,25 @@ fn last(layout: Layout) -> usize {
     layout.size().wrapping_sub(1) | (layout.align() - 1)
 }
 
-/// A live block: a slot of a class, or a span.
-#[derive(Clone, Copy)]
-enum Held {
-    Slot(usize),
+/// What starts at a byte, and the bytes that it can use.
+struct Held {
+    bytes: usize,
+    what: What,
+}
+
+enum What {
+    /// A live block: a slot.
+    Slot(Seen),
+    /// A live block: a span.
     Span { start: u32, granules: u32 },
+    /// Nothing: it is free memory, or a free slot.
+    Free,
+    /// Nothing: it lies inside a live block.
+    Inside,
+}
+
+impl Held {
+    fn is_live(&self) -> bool {
+        matches!(self.what, What::Slot(_) | What::Span { .. })
+    }
 }

@@ -10,10 +10,18 @@ use crate::error::OutOfMemory;
 pub type LowMemory = fn(&OutOfMemory) -> bool;
 
 /// Calls `call`. Where a global allocator must not unwind, neither does this: a panic in `call` ends the program.
+#[cfg(not(panic = "abort"))]
 // Only Rust calls it: "C" stands for what it does about panics.
 #[allow(improper_ctypes_definitions)]
 #[cold]
 #[inline(never)]
 pub(super) extern "C" fn without_unwinding(call: &mut dyn FnMut()) {
+    call();
+}
+
+/// Calls `call`. Nothing unwinds in this program.
+#[cfg(panic = "abort")]
+#[inline]
+pub(super) fn without_unwinding(call: &mut impl FnMut()) {
     call();
 }

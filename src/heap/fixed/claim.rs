@@ -5,7 +5,6 @@
 use super::arena::FixedArena;
 use super::plan::Plan;
 use crate::arena::{Borrowed, NoArena};
-use crate::space::Fixed;
 use core::fmt;
 use core::mem::MaybeUninit;
 
@@ -90,24 +89,34 @@ impl fmt::Display for NotClaimed {
 
 impl core::error::Error for NotClaimed {}
 
-/// An arena over `bytes`, with its tables at their end.
+/// Makes an arena over `bytes`, with its tables at their end, where it is to stand.
 ///
 /// The blocks come first, so they are aligned as well as the memory itself is: a range that starts at a multiple of 4 KiB
 /// and is as long holds as many blocks aligned to that as can be.
-pub(super) fn divide(bytes: &'static mut [MaybeUninit<u8>]) -> Result<FixedArena, NotClaimed> {
-    let plan = Plan::of(bytes.len());
-    let granule = 1 << plan.granule_shift;
-    let skip = (bytes.as_ptr() as usize).wrapping_neg() & (granule - 1);
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+pub(super) fn divide(
+    bytes: &'static mut [MaybeUninit<u8>],
+    arena: &mut Option<FixedArena>,
+) -> Result<(), NotClaimed> {
     let given = bytes.len();
+    let plan = Plan::of(given);
+    let skip = (bytes.as_ptr() as usize).wrapping_neg() & ((1 << plan.granule_shift) - 1);
     let bytes = bytes.get_mut(skip..).unwrap_or_default();
     let granules = most(bytes.len(), plan);
-    if granules == 0 {
-        return Err(too_small(skip, given));
-    }
-    let (range, tables) = bytes.split_at_mut(granules * granule);
-    FixedArena::new(Fixed::with_geometry(range, plan.geometry()), plan, Borrowed::new(tables))
-        .map_err(NotClaimed::NoArena)
+    let parts = bytes.split_at_mut_checked(granules << plan.granule_shift);
+    let divided = parts.filter(|_| granules > 0).and_then(|(range, tables)| {
+        FixedArena::divide(arena, range, granules as u32, plan, Borrowed::new(tables))
+    });
+    // The tables find the room that was counted.
+    divided
+        .ok_or(NotClaimed::TooSmall { given_bytes: given as u64, least_bytes: (skip + LEAST_BYTES) as u64 })
 }
+
+/// What the smallest arena needs, from its first granule on.
+const LEAST_BYTES: usize = {
+    let plan = Plan::of(0);
+    (1 << plan.granule_shift) + FixedArena::table_bytes(1, plan)
+};
 
 /// The most granules that fit `len` bytes, which start with one, with the tables for them behind.
 fn most(len: usize, plan: Plan) -> usize {
@@ -121,12 +130,4 @@ fn most(len: usize, plan: Plan) -> usize {
         if fits { fit = granules } else { end = granules }
     }
     fit
-}
-
-/// What the smallest arena needs, `skip` bytes behind the start.
-#[cold]
-fn too_small(skip: usize, given: usize) -> NotClaimed {
-    let plan = Plan::of(0);
-    let least_bytes = skip as u64 + (1 << plan.granule_shift) + FixedArena::table_bytes(1, plan) as u64;
-    NotClaimed::TooSmall { given_bytes: given as u64, least_bytes }
 }

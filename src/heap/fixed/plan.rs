@@ -4,12 +4,12 @@
 
 use super::COPIES;
 use super::runs::shadow::{LEAST, MOST_GRANULES};
-use crate::size::Geometry;
 
 /// log2 of the bytes of a granule where there are slabs.
 pub(super) const SLAB_GRANULE_SHIFT: u32 = 6;
 /// The bytes of the shortest span there.
 const LEAST_BYTES: usize = (LEAST as usize) << SLAB_GRANULE_SHIFT;
+const GRANULE: usize = 1 << SLAB_GRANULE_SHIFT;
 /// The largest slot.
 pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
 /// The longest range, whose granules can all be named.
@@ -56,31 +56,21 @@ impl Plan {
             }
         }
     }
-
-    /// The same for a space.
-    pub(super) const fn geometry(self) -> Geometry {
-        Geometry::spans(1 << self.granule_shift)
-    }
 }
 
 /// Size classes: multiples of 8 up to 512, of 16 up to 1,024, of 32 up to 2,048; or of twice as much. Sizes of more than 1,024 bytes that
 /// are a multiple of a granule or a little less have none: as spans they waste nothing, and leave what is free to everybody.
 #[derive(Debug)]
 pub(super) struct Sizes {
-    /// The class of each multiple of 8, less one.
-    classes: [u8; MOST_SLOT_BYTES / 8],
+    /// The class of each multiple of 8, less one; none where code is dear: there each is computed.
+    classes: [u8; CLASSES],
     shift: u32,
     count: u8,
 }
 
+const CLASSES: usize = if COPIES { MOST_SLOT_BYTES / 8 } else { 0 };
 /// The class of sizes that have none.
 const NO_CLASS: u8 = u8::MAX;
-
-/// Whether spans serve a size of whole eights, of more than what the shortest has: a thirty-second of them is lost at most.
-const fn is_spans(bytes: usize) -> bool {
-    let rounded = bytes.next_multiple_of(1 << SLAB_GRANULE_SHIFT);
-    bytes > LEAST_BYTES && (rounded - bytes) * 32 <= rounded
-}
 
 /// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
 static MANY: Sizes = Sizes::new(3);
@@ -89,28 +79,20 @@ static FEW: Sizes = Sizes::new(4);
 
 impl Sizes {
     const fn new(shift: u32) -> Sizes {
-        let mut classes = [0; MOST_SLOT_BYTES / 8];
-        // Classes before the first band's end, in units of the first band.
-        let band = 512 >> shift;
-        let first = least_units(shift) - 1;
-        let (mut eighth, mut count) = (0, 0);
-        while eighth < classes.len() {
-            let units = eighth >> (shift - 3);
-            let class = match units / band {
-                0 => units,
-                1 => band + (units - band) / 2,
-                _ => band + band / 2 + (units - 2 * band) / 4,
-            };
-            let class = if class > first { (class - first) as u8 } else { 0 };
-            if is_spans((eighth + 1) * 8) {
-                classes[eighth] = NO_CLASS;
-            } else {
-                classes[eighth] = class;
-                count = class + 1;
+        let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0 };
+        let mut eighth = 0;
+        while eighth < MOST_SLOT_BYTES / 8 {
+            let last = eighth * 8;
+            let class = if is_spans(last) { NO_CLASS } else { class_of(last, shift) as u8 };
+            if COPIES {
+                sizes.classes[eighth] = class;
+            }
+            if class != NO_CLASS {
+                sizes.count = class + 1;
             }
             eighth += 1;
         }
-        Sizes { classes, shift, count }
+        sizes
     }
 
     /// How many classes there are.
@@ -121,23 +103,36 @@ impl Sizes {
     /// The class of a size that is at most that of the largest slot, told by its `last` byte. None is as large as `NO_CLASS`.
     #[inline]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
+        if !COPIES {
+            let has_class = last < MOST_SLOT_BYTES && !is_spans(last);
+            return has_class.then(|| class_of(last, self.shift));
+        }
         let class = self.classes.get(last >> 3)?;
         Some(*class as usize)
     }
 
-    /// The bytes of the slots of a class: 64 of the smallest have room for a header.
-    pub(super) const fn slot_bytes(&self, class: usize) -> u32 {
-        let band = 512 >> self.shift;
-        let class = class + least_units(self.shift) - 1;
-        let units = if class < band {
-            class + 1
-        } else if class < band + band / 2 {
-            band + (class - band + 1) * 2
-        } else {
-            2 * band + (class - band - band / 2 + 1) * 4
-        };
-        (units << self.shift) as u32
+    /// The bytes of the slots of the class behind one, by its bytes; of the first behind none.
+    pub(super) const fn next(&self, bytes: u32) -> u32 {
+        let band = if bytes < 1024 { bytes / 512 } else { 2 };
+        let next = bytes + (1 << self.shift << band);
+        // 64 of the smallest have room for a header.
+        if next < LEAST_BYTES as u32 / 64 { LEAST_BYTES as u32 / 64 } else { next }
     }
+}
+
+/// Whether spans serve a size, told by the last byte: more than what the shortest has, of which they lose at most a thirty-second,
+/// counted in whole eights.
+const fn is_spans(last: usize) -> bool {
+    let lost = !last & (GRANULE - 8);
+    last >= LEAST_BYTES && lost * 31 <= (last | 7) + 1
+}
+
+/// The class of another size up to the largest slot.
+const fn class_of(last: usize, shift: u32) -> usize {
+    // Each band has half as many classes for its length as the one before it.
+    let band = if last < 1024 { last / 512 } else { 2 };
+    let class = (last >> shift >> band) + band * (256 >> shift);
+    class.saturating_sub(least_units(shift) - 1)
 }
 
 /// The units of the smallest slots, of which 64 make the shortest span.
@@ -153,8 +148,14 @@ mod tests {
     fn every_size_has_the_smallest_class_that_holds_it_at_its_alignment() {
         for sizes in [&MANY, &FEW] {
             assert!(sizes.count() <= 128);
+            let mut slot_bytes = [0; 128];
+            let mut last = 0;
+            for bytes in &mut slot_bytes {
+                last = sizes.next(last);
+                *bytes = last as usize;
+            }
             for bytes in 1..=MOST_SLOT_BYTES {
-                let class = sizes.class(bytes - 1).unwrap();
+                let class = sizes.class(bytes - 1).unwrap_or(usize::MAX);
                 if class >= sizes.count() {
                     assert!(
                         bytes > LEAST_BYTES && bytes.next_multiple_of(64) * 31 / 32 <= bytes + 7,
@@ -162,13 +163,10 @@ mod tests {
                     );
                     continue;
                 }
-                assert!(sizes.slot_bytes(class) as usize >= bytes);
-                assert!(
-                    class == 0 || (sizes.slot_bytes(class - 1) as usize) < bytes || bytes <= 16,
-                    "{bytes}"
-                );
+                assert!(slot_bytes[class] >= bytes);
+                assert!(class == 0 || slot_bytes[class - 1] < bytes || bytes <= 16, "{bytes}");
                 let align = 1 << bytes.trailing_zeros();
-                assert!(align <= 8 || (sizes.slot_bytes(class) as usize).is_multiple_of(align), "{bytes}");
+                assert!(align <= 8 || slot_bytes[class].is_multiple_of(align), "{bytes}");
             }
             assert_eq!((sizes.class(usize::MAX), sizes.class(MOST_SLOT_BYTES)), (None, None));
         }

@@ -15,8 +15,8 @@ mod lists;
 pub(super) mod shadow;
 
 use super::COPIES;
+use crate::arena::Borrowed;
 use crate::arena::index::fit::List;
-use crate::arena::{Borrowed, Metadata, NoTable};
 use bits::Bits;
 use lists::Row;
 use shadow::{LEAST, Shadow};
@@ -53,53 +53,51 @@ impl Runs {
         if flat { 0 } else { List::of(granules).row() + 1 }
     }
 
-    /// The bytes of the tables, of which so many more, and those of what is set aside, are counted in words of four bytes.
-    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize, words: usize) -> usize {
-        let bits = Bits::bytes(granules + 1);
+    /// The bytes of the tables, where so many lengths are set aside.
+    pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize) -> usize {
+        let bits = Bits::bytes_upto(granules);
         let rest = if flat { bits } else { Shadow::len_for(granules) };
-        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        bits + rest + (words + rows + asides) * 4
+        bits + rest + Self::rows(granules, flat) * size_of::<Row>() + asides * size_of::<u32>()
     }
 
-    /// The spans of a free range, of which so many lengths are set aside, and a table of so many words beside.
+    /// The spans of a free range, of which so many lengths are set aside: [`open`](Self::open) follows. `None`: the tables find no
+    /// room.
+    #[inline]
     pub(super) fn new(
         meta: &mut Borrowed<'static>,
         granules: u32,
         skew: u32,
         flat: bool,
         asides: usize,
-        words: usize,
-    ) -> Result<(Runs, &'static mut [u32]), NoTable> {
-        let bits = Bits::bytes(granules + 1);
-        let starts = Bits::new(meta.table(bits)?);
-        let used = Bits::new(meta.table(if flat { bits } else { 0 })?);
-        let rows = Self::rows(granules, flat) * (List::IN_ROW as usize + 1);
-        let table: &'static mut [u32] = meta.table(rows + asides + words)?;
-        let (rows, rest) = table.split_at_mut(rows);
-        let (aside, words) = rest.split_at_mut(asides);
-        let shadow = meta.table(if flat { 0 } else { Shadow::len_for(granules) })?;
-        let mut runs = Runs {
-            starts,
-            used,
-            shadow: Shadow::new(shadow),
-            rows: rows.as_chunks_mut().0,
+    ) -> Option<Runs> {
+        let bits = Bits::bytes_upto(granules);
+        Some(Runs {
+            starts: Bits::new(meta.find_table(bits)?),
+            used: Bits::new(meta.find_table(if flat { bits } else { 0 })?),
+            rows: meta.find_table(Self::rows(granules, flat))?,
+            aside: if asides == 0 { &mut [] } else { meta.find_table(asides)? },
+            shadow: Shadow::new(meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?),
             filled: 0,
-            aside,
-            plenty: 1 << List::of(granules - granules / 4).row(),
+            plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
             turn: 0,
             granules,
             skew,
             flat,
             high: 0,
             bound: granules,
-        };
-        runs.starts.set(granules as usize);
-        if flat {
-            runs.used.flip(granules..Bits::room(bits));
+        })
+    }
+
+    /// Makes one free span of all granules.
+    #[inline]
+    pub(super) fn open(&mut self) {
+        let granules = self.granules;
+        self.starts.set(granules as usize);
+        if self.flat {
+            self.used.flip(granules..self.used.len());
         } else {
-            runs.insert(1, granules);
+            self.insert(1, granules);
         }
-        Ok((runs, words))
     }
 
     /// No spans, in a range of nothing.
@@ -135,22 +133,22 @@ impl Runs {
         if granules > self.bound {
             return None;
         }
-        let place = if self.flat {
+        let mut place = if self.flat {
             self.take_flat(granules, align)
         } else if align == 1 {
-            match self.fit(granules) {
-                0 => None,
-                place => Some(self.occupy(place, place, granules)),
-            }
+            self.fit(granules)
         } else {
-            self.fit_aligned(granules, align).map(|(place, at)| self.occupy(place, at, granules))
+            self.fit_aligned(granules, align)
         };
-        let Some(place) = place else {
+        if place == 0 {
             if align == 1 {
                 self.bound = granules - 1;
             }
             return None;
-        };
+        }
+        if !self.flat {
+            place = self.occupy(place, self.aligned(place, align), granules);
+        }
         let start = place - 1;
         self.starts.set(start as usize);
         self.high = self.high.max(start + granules);
@@ -191,39 +189,56 @@ impl Runs {
         at
     }
 
-    /// Takes the best fit of a flat range: its place.
-    fn take_flat(&mut self, granules: u32, align: u32) -> Option<u32> {
-        let (place, _) = self.fit_flat(granules, align)?;
-        self.used.flip(place - 1..place - 1 + granules);
-        Some(place)
+    /// Takes the best fit of a flat range: the place where it starts; 0 where there is none.
+    fn take_flat(&mut self, granules: u32, align: u32) -> u32 {
+        let (place, _) = self.fit_flat(granules, align);
+        if place != 0 {
+            self.used.flip(place - 1..place - 1 + granules);
+        }
+        place
     }
 
-    /// The best fit of a flat range: its place, and the granules of the free run that it is in.
+    /// The best fit of a flat range: the place where it starts, 0 where there is none; and by how much the free run that it is in is
+    /// too long.
     #[inline(never)]
-    fn fit_flat(&self, granules: u32, align: u32) -> Option<(u32, u32)> {
-        let (mut best, mut least, mut from) = (None, u32::MAX, 0);
-        while let Some(start) = self.used.next(from, !0) {
-            // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
-            from = self.used.next(start, 0).unwrap_or(self.granules);
-            let has = from - start;
-            if has >= granules && has < least {
+    fn fit_flat(&self, granules: u32, align: u32) -> (u32, u32) {
+        // By far more than any is too long where it is too short.
+        let (mut best, mut least, mut end) = (0, 1 << 31, 0);
+        loop {
+            let start;
+            (start, end) = self.free_flat(end);
+            let has = end - start;
+            if has == 0 {
+                break;
+            }
+            let over = has.wrapping_sub(granules);
+            if over < least {
                 let place = self.aligned(start + 1, align);
-                if place + granules <= from + 1 {
-                    (best, least) = (Some((place, has)), has);
-                    if has == granules {
+                if place + granules <= end + 1 {
+                    (best, least) = (place, over);
+                    if over == 0 {
                         break;
                     }
                 }
             }
         }
-        best
+        (best, least)
+    }
+
+    /// The first free run of a flat range from a granule on: where it starts and ends; twice the same where there is none.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn free_flat(&self, from: u32) -> (u32, u32) {
+        let start = self.used.next(from, !0, self.granules);
+        // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
+        (start, self.used.next(start, 0, self.granules))
     }
 
     /// The granules of the span that starts at a granule of a flat range.
     #[inline(never)]
     fn length_flat(&self, start: u32) -> u32 {
-        let end = self.starts.next(start + 1, 0).unwrap_or(self.granules);
-        self.used.next(start, !0).map_or(end, |free| free.min(end)) - start
+        let end = self.starts.next(start + 1, 0, self.granules);
+        self.used.next(start, !0, end).min(end) - start
     }
 
     /// The granules of the live span that starts at a granule, if one does that is no slab.
@@ -293,14 +308,15 @@ impl Runs {
     }
 
     /// The granules of the free span that starts where another ends; none where that is live.
-    #[inline(always)]
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_at(&self, end: u32) -> u32 {
         if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end + 1) }
     }
 
     /// The free granules of a flat range from one on.
     pub(super) fn free_behind(&self, end: u32) -> u32 {
-        self.used.next(end, 0).unwrap_or(self.granules) - end
+        self.used.next(end, 0, self.granules) - end
     }
 
     /// Lengthens a live span, if the granules behind it are free.
@@ -340,7 +356,8 @@ impl Runs {
     /// The granules of the free span that a request of so many would be cut from, if there is one.
     pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
         if self.flat {
-            return self.fit_flat(granules, 1).map(|(_, has)| has);
+            let (place, over) = self.fit_flat(granules, 1);
+            return (place != 0).then_some(granules + over);
         }
         match self.fit(granules) {
             0 => None,
@@ -362,7 +379,8 @@ impl Runs {
 
     /// The first live span, or slab, that starts from a granule on.
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
-        self.starts.next(granule, 0).filter(|start| *start < self.granules)
+        let start = self.starts.next(granule, 0, self.granules);
+        (start < self.granules).then_some(start)
     }
 
     /// Whether there are no slabs.
@@ -392,18 +410,20 @@ impl Runs {
         if !self.flat {
             return self.longest_listed();
         }
-        let (mut longest, mut from) = (0, 0);
-        while let Some(start) = self.used.next(from, !0) {
-            from = self.used.next(start, 0).unwrap_or(self.granules);
-            longest = longest.max(from - start);
+        let (mut longest, mut end) = (0, 0);
+        loop {
+            let start;
+            (start, end) = self.free_flat(end);
+            if start == end {
+                return longest;
+            }
+            longest = longest.max(end - start);
         }
-        longest
     }
 }
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
-    use super::super::COPIES;
     use super::*;
     use core::mem::MaybeUninit;
     use proptest::prelude::*;
@@ -414,8 +434,10 @@ mod tests {
 
     fn runs(flat: bool, skew: u32) -> Runs {
         let asides = if flat || !COPIES { 0 } else { 112 };
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides, 0) + 8].leak();
-        Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides, 0).unwrap().0
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides) + 8].leak();
+        let mut runs = Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides).unwrap();
+        runs.open();
+        runs
     }
 
     fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {

@@ -11,14 +11,16 @@
 
 #![forbid(unsafe_code)]
 
+mod lists;
+
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
-use super::runs::shadow::{self, Header, LEAST, Links, SLAB_BYTE};
+use super::runs::shadow::{self, Header, SLAB_BYTE};
+use crate::arena::Borrowed;
 
 /// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
 /// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
-type Cut = [u32; CUT_WORDS];
-const CUT_WORDS: usize = 8;
+type Cut = [u32; 8];
 const FIRST: usize = 0;
 const INVERSE: usize = 1;
 const BYTES: usize = 2;
@@ -34,20 +36,20 @@ fn all(cut: &Cut) -> u64 {
 
 /// The bytes of a granule.
 const GRANULE: u32 = 1 << SLAB_GRANULE_SHIFT;
-/// The most granules of a slab.
-const MOST_GRANULES: u32 = 255;
 
 /// Granules and slots of a slab: of the numbers of slots that make enough granules and not twice as many, the one that wastes the
 /// smallest share.
 fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
     // Three slots at least; 64 of the smallest have a header.
     let least_granules = least_granules.max(3 * slot_bytes / GRANULE).min(64 * slot_bytes / GRANULE);
-    let most_granules = (2 * least_granules).min(MOST_GRANULES);
-    let (mut best, mut least) = ((0, 0), u32::MAX);
-    for slots in 1..=64 {
-        let granules = (slots * slot_bytes).div_ceil(GRANULE);
-        let wasted = (granules * GRANULE - slots * slot_bytes) * 65_536 / granules;
-        if granules >= least_granules && granules <= most_granules && wasted < least {
+    let (mut best, mut least) = ((0, 0), 1);
+    for slots in 1..65 {
+        let bytes = slots * slot_bytes;
+        let granules = (bytes + GRANULE - 1) >> SLAB_GRANULE_SHIFT;
+        let wasted = bytes.wrapping_neg() % GRANULE;
+        // The share: of the granules.
+        if granules >= least_granules && granules <= 2 * least_granules && wasted * best.0 < least * granules
+        {
             (best, least) = ((granules, slots), wasted);
         }
     }
@@ -76,12 +78,37 @@ pub(super) type Chore = u32;
 
 /// A slab that was found.
 #[derive(Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct Found<'a> {
     start: u32,
-    pub(super) class: usize,
+    class: usize,
+    cut: &'a Cut,
 }
 
-/// A taken slot that was looked at: the place of its slab, its class, and its bit.
+impl Found<'_> {
+    /// The slot that starts at a byte, if one does.
+    pub(super) fn slot(self, at: usize) -> Option<Seen> {
+        let slot = slot_of(self.cut, at - ((self.start as usize) << SLAB_GRANULE_SHIFT))?;
+        Some(Seen { place: self.start + 1, class: self.class, bit: 1 << slot })
+    }
+
+    /// Where it ends, in granules.
+    pub(super) fn end(self) -> u32 {
+        self.start + self.cut[GRANULES]
+    }
+
+    /// The bytes of a slot.
+    pub(super) fn bytes(self) -> usize {
+        self.cut[BYTES] as usize
+    }
+
+    /// How many slots are taken.
+    pub(super) fn count(self, runs: &Runs) -> u32 {
+        let header: &Header = runs.shadow.header(self.start + 1);
+        self.cut[SLOTS] - shadow::bits(header).count_ones()
+    }
+}
+
+/// A slot that was looked at: the place of its slab, its class, and its bit.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     place: u32,
@@ -130,22 +157,29 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    /// The words of the table.
-    pub(super) const fn words(plan: Plan) -> usize {
-        if plan.flat { 0 } else { plan.sizes.count() * CUT_WORDS }
+    /// How many classes there are.
+    const fn classes(plan: Plan) -> usize {
+        if plan.flat { 0 } else { plan.sizes.count() }
     }
 
-    /// Slabs, with their table in `words`.
-    pub(super) fn new(words: &'static mut [u32], plan: Plan) -> Slabs {
-        let cuts = words.as_chunks_mut().0;
-        for (class, row) in cuts.iter_mut().enumerate() {
-            let bytes = plan.sizes.slot_bytes(class);
+    /// The bytes of the table.
+    pub(super) const fn table_bytes(plan: Plan) -> usize {
+        Slabs::classes(plan) * size_of::<Cut>()
+    }
+
+    /// Slabs; `None` where their table finds no room.
+    #[inline]
+    pub(super) fn new(meta: &mut Borrowed<'static>, plan: Plan) -> Option<Slabs> {
+        let cuts: &'static mut [Cut] = meta.find_table(Slabs::classes(plan))?;
+        let mut bytes = 0;
+        for row in cuts.iter_mut() {
+            bytes = plan.sizes.next(bytes);
             let (granules, slots) = slab_of(bytes, plan.slab_granules);
             let twos = bytes.trailing_zeros();
             let all = !0u64 >> (64 - slots);
             *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
-        Slabs { cuts, sizes: plan.sizes }
+        Some(Slabs { cuts, sizes: plan.sizes })
     }
 
     /// None.
@@ -163,14 +197,19 @@ impl Slabs {
     /// The bytes of a slot.
     #[inline]
     pub(super) fn bytes(&self, class: usize) -> usize {
-        self.cuts[class][BYTES] as usize
+        self.cuts.get(class).map_or(0, |cut| cut[BYTES] as usize)
     }
 
     /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
+    #[inline(always)]
+    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
+        self.take_in(runs, self.sizes.class(last)?)
+    }
+
+    /// The same for a class.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
-        let class = self.sizes.class(last)?;
+    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
         let place = cut[FIRST];
         if place == 0 {
@@ -186,54 +225,19 @@ impl Slabs {
         Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
-    /// Makes another slab the first, where that is full: the next one. Whether there was one.
-    pub(super) fn turn(&mut self, runs: &mut Runs, class: usize) -> bool {
-        let first = self.cuts[class][FIRST];
-        first != 0 && self.drop_first(runs, class, first) != 0
-    }
-
-    /// Takes the first slab off its list. The next one, which is the first now.
-    fn drop_first(&mut self, runs: &mut Runs, class: usize, first: u32) -> u32 {
-        let next = shadow::links(runs.shadow.header(first)).next;
-        self.cuts[class][FIRST] = next;
-        set_prev(runs, next, 0);
-        next
-    }
-
-    /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
-    pub(super) fn open(&mut self, runs: &mut Runs, class: usize) -> bool {
-        let cut = &mut self.cuts[class];
-        let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
-        let Some(start) = runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
-        let header = runs.shadow.header_mut(start + 1);
-        *header = [0; LEAST as usize];
-        header[0] = SLAB_BYTE | class as u8;
-        shadow::set_bits(header, all(cut));
-        cut[FIRST] = start + 1;
-        true
-    }
-
-    /// What lives at a granule, or else last before it: where that starts, and which slab it is.
+    /// The slab that starts at a granule where something live starts, if that is one.
     #[inline]
-    pub(super) fn find(&self, runs: &Runs, granule: usize) -> Option<(u32, Option<Found>)> {
-        let start = runs.start_of(granule)? as u32;
+    pub(super) fn find(&self, runs: &Runs, start: u32) -> Option<Found<'_>> {
         if runs.is_flat() {
-            return Some((start, None));
+            return None;
         }
-        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE);
-        Some((start, class.map(|class| Found { start, class: class as usize })))
+        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
+        Some(Found { start, class, cut: self.cuts.get(class)? })
     }
 
-    /// Where a slab ends, in granules.
-    pub(super) fn end(&self, found: Found) -> u32 {
-        found.start + self.cuts[found.class][GRANULES]
-    }
-
-    /// Whether a slot starts at a byte, and is taken.
-    pub(super) fn taken(&self, runs: &Runs, found: Found, at: usize) -> Option<bool> {
-        let within = at - ((found.start as usize) << SLAB_GRANULE_SHIFT);
-        let slot = slot_of(&self.cuts[found.class], within)?;
-        Some(shadow::bits(runs.shadow.header(found.start + 1)) >> slot & 1 == 0)
+    /// Whether a slot is free.
+    pub(super) fn is_free(&self, runs: &Runs, slot: Seen) -> bool {
+        shadow::bits(runs.shadow.header(slot.place)) & slot.bit != 0
     }
 
     /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
@@ -256,9 +260,10 @@ impl Slabs {
         self.give_from(runs, at, class, start)
     }
 
-    /// The same for a class, wherever in its slab the slot is. (Its size may be one that has another class, or none.)
-    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
-        self.give_from(runs, at, class, runs.start_of(at >> SLAB_GRANULE_SHIFT)?)
+    /// The same, wherever in its slab the slot is.
+    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, last: usize) -> Option<Given<'_>> {
+        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
+        self.give_from(runs, at, self.sizes.class(last)?, start)
     }
 
     #[inline(always)]
@@ -276,78 +281,6 @@ impl Slabs {
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
         Given::new(&self.cuts[class], header, place, free, bit)
-    }
-
-    /// A slab that is not the first was full, or is empty now.
-    pub(super) fn freed(&mut self, runs: &mut Runs, place: Chore) {
-        let header = runs.shadow.header(place);
-        let (class, free) = (class_of(header), shadow::bits(header));
-        if free & (free - 1) == 0 {
-            self.link(runs, place, class);
-        } else {
-            self.emptied(runs, place, class);
-        }
-    }
-
-    /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
-    /// fill up and the higher run empty.
-    fn link(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let mut first = self.cuts[class][FIRST];
-        if first != 0 {
-            let free = shadow::bits(runs.shadow.header(first));
-            if free == 0 || free == all(&self.cuts[class]) {
-                let next = self.drop_first(runs, class, first);
-                if free != 0 {
-                    self.close(runs, first, class);
-                }
-                first = next;
-            }
-        }
-        let mut links = Links { next: first, prev: 0 };
-        if first != 0 && first < place {
-            let header = runs.shadow.header_mut(first);
-            let around = shadow::links(header);
-            shadow::set_links(header, Links { next: place, ..around });
-            links = Links { next: around.next, prev: first };
-        } else {
-            self.cuts[class][FIRST] = place;
-        }
-        shadow::set_links(runs.shadow.header_mut(place), links);
-        set_prev(runs, links.next, place);
-    }
-
-    /// The last slot of a slab came back that is not the first of its list: it is closed.
-    fn emptied(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        let Links { next, prev } = shadow::links(runs.shadow.header(place));
-        set_prev(runs, next, prev);
-        let header = runs.shadow.header_mut(prev);
-        let links = shadow::links(header);
-        shadow::set_links(header, Links { next, ..links });
-        self.close(runs, place, class);
-    }
-
-    fn close(&mut self, runs: &mut Runs, place: u32, class: usize) {
-        runs.free(place - 1, self.cuts[class][GRANULES]);
-    }
-
-    /// Closes the empty slabs that stay. Whether there were any.
-    pub(super) fn reclaim(&mut self, runs: &mut Runs) -> bool {
-        let mut any = false;
-        for class in 0..self.cuts.len() {
-            let place = self.cuts[class][FIRST];
-            if place != 0 && shadow::bits(runs.shadow.header(place)) == all(&self.cuts[class]) {
-                self.drop_first(runs, class, place);
-                self.close(runs, place, class);
-                any = true;
-            }
-        }
-        any
-    }
-
-    /// How many slots of a slab are taken.
-    pub(super) fn count(&self, runs: &Runs, found: Found) -> u32 {
-        let header: &Header = runs.shadow.header(found.start + 1);
-        self.cuts[found.class][SLOTS] - shadow::bits(header).count_ones()
     }
 }
 
@@ -373,16 +306,4 @@ fn taken(cut: &Cut, class: usize, header: &Header, within: usize) -> Option<(u64
     let bit = 1 << slot_of(cut, within)?;
     let free = shadow::bits(header);
     (free & bit == 0).then_some((bit, free))
-}
-
-fn class_of(header: &Header) -> usize {
-    (header[0] ^ SLAB_BYTE) as usize
-}
-
-fn set_prev(runs: &mut Runs, place: u32, prev: u32) {
-    if place != 0 {
-        let header = runs.shadow.header_mut(place);
-        let links = shadow::links(header);
-        shadow::set_links(header, Links { prev, ..links });
-    }
 }

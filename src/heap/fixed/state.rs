@@ -16,7 +16,7 @@ use crate::size::Offset;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-/// A range of claimed memory.
+/// A range of claimed memory; the one of none ends at 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
     start: usize,
@@ -24,8 +24,10 @@ pub(super) struct Range {
 }
 
 impl Range {
+    const NONE: Range = Range { start: 0, end: 0 };
+
     /// `len` bytes from `start`, which can be a slice.
-    pub(super) fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
+    fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
         let given_bytes = len as u64;
         match start.checked_add(len) {
             Some(_) if given_bytes > MOST_BYTES.min(isize::MAX as u64) => {
@@ -45,7 +47,7 @@ impl Range {
 pub(super) struct State<const ARENAS: usize> {
     /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
     arenas: [FixedArena; ARENAS],
-    ranges: [Option<Range>; ARENAS],
+    ranges: [Range; ARENAS],
     peak_in_use_bytes: usize,
     /// By how much less is in use now.
     below_peak_bytes: usize,
@@ -64,7 +66,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
             arenas: [const { FixedArena::none() }; ARENAS],
-            ranges: [None; ARENAS],
+            ranges: [Range::NONE; ARENAS],
             peak_in_use_bytes: 0,
             below_peak_bytes: 0,
             allocations: 0,
@@ -84,50 +86,70 @@ impl<const ARENAS: usize> State<ARENAS> {
     fn divide_memory(&mut self) -> Option<()> {
         let bytes = self.unclaimed.take().and_then(memory::take)?;
         // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
-        let range = Range::new(bytes.as_ptr() as usize, bytes.len()).ok()?;
-        self.note(range).ok()?;
-        self.settle(range, claim::divide(bytes)).ok().map(drop)
+        let range = self.note(bytes.as_ptr() as usize, bytes.len()).ok()?;
+        let mut arena = None;
+        let divided = claim::divide(bytes, &mut arena);
+        self.settle(range, arena);
+        divided.ok()
     }
 
-    /// Takes note of a range that overlaps no other: [`settle`](Self::settle) follows.
-    pub(super) fn note(&mut self, range: Range) -> Result<(), NotClaimed> {
-        if let Some(Range { start, end }) = self.ranges.iter().flatten().find(|other| other.overlaps(range)) {
-            return Err(NotClaimed::Overlaps { start: *start as u64, claimed_bytes: (end - start) as u64 });
+    /// Takes note of `len` bytes from `start`, which can be a slice and overlap no other range: [`settle`](Self::settle) follows.
+    #[inline(never)]
+    pub(super) fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
+        let range = Range::new(start, len)?;
+        let mut free = None;
+        for noted in &mut self.ranges {
+            if noted.overlaps(range) {
+                let Range { start, end } = *noted;
+                return Err(NotClaimed::Overlaps {
+                    start: start as u64,
+                    claimed_bytes: (end - start) as u64,
+                });
+            }
+            if *noted == Range::NONE {
+                free.get_or_insert(noted);
+            }
         }
-        let free = self.ranges.iter_mut().find(|range| range.is_none());
-        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = Some(range);
-        Ok(())
+        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = range;
+        Ok(range)
     }
 
     /// Makes a range that was noted part of the heap, or forgets it. The bytes that blocks can have of it.
-    pub(super) fn settle(
-        &mut self,
-        range: Range,
-        arena: Result<FixedArena, NotClaimed>,
-    ) -> Result<u64, NotClaimed> {
-        let Some(place) = self.ranges.iter().position(|noted| *noted == Some(range)) else { return Ok(0) };
-        match arena {
-            Ok(arena) => {
-                let bytes = arena.bytes() as u64;
-                self.arenas[place] = arena;
-                Ok(bytes)
-            }
-            Err(why) => {
-                self.ranges[place] = None;
-                Err(why)
+    #[inline(never)]
+    pub(super) fn settle(&mut self, range: Range, divided: Option<FixedArena>) -> usize {
+        for (arena, noted) in self.arenas.iter_mut().zip(&mut self.ranges) {
+            if *noted == range {
+                let Some(divided) = divided else {
+                    *noted = Range::NONE;
+                    break;
+                };
+                *arena = divided;
+                return arena.bytes();
             }
         }
+        0
     }
 
     /// The arena that has an address, and where in it that is.
-    #[inline]
-    fn arena_of(&mut self, at: NonNull<u8>) -> Result<(&mut FixedArena, usize), BadFree> {
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn arena_of(&mut self, at: NonNull<u8>) -> Option<(&mut FixedArena, usize)> {
         for arena in &mut self.arenas {
             if let Some(at) = arena.offset(at) {
-                return Ok((arena, at));
+                return Some((arena, at));
             }
         }
-        Err(BadFree::Foreign)
+        None
+    }
+
+    /// Why a block was refused that was to be given back with so many bytes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn why(&mut self, at: NonNull<u8>, given_bytes: usize) -> BadFree {
+        match self.arena_of(at) {
+            Some((arena, at)) => arena.why(at, given_bytes),
+            None => BadFree::Foreign,
+        }
     }
 
     /// A block of the first arena, if one is at hand: the whole path of what is usual.
@@ -189,6 +211,14 @@ impl<const ARENAS: usize> State<ARENAS> {
         let bytes = self.arenas.first_mut()?.give_span(at, layout)?;
         self.freed(bytes);
         Some(())
+    }
+
+    /// Gives a block back that is no slot at hand. `None`: as for [`free`](Self::free).
+    #[inline(always)]
+    pub(super) fn give_else(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+        self.set_aside(at.as_ptr(), layout)
+            .or_else(|| self.give_span(at, layout))
+            .or_else(|| self.free(at, layout))
     }
 
     /// Another block of the first arena for one in a slot, and that slot; none where the slot serves for `new` too. `None`: it cannot
@@ -272,19 +302,20 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
+    /// Gives a block back. `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline(never)]
-    pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
+    pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free(at, layout)?;
         self.freed(bytes);
-        Ok(())
+        Some(())
     }
 
-    pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Result<(), BadFree> {
+    pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free_unsized(at)?;
         self.freed(bytes);
-        Ok(())
+        Some(())
     }
 
     /// Whether the block has its new size where it stands. With `may_move` it stays also where another would serve better.
@@ -295,17 +326,18 @@ impl<const ARENAS: usize> State<ARENAS> {
         old: Layout,
         new_bytes: usize,
         may_move: bool,
-    ) -> Result<bool, BadFree> {
+    ) -> Option<bool> {
         let (arena, at) = self.arena_of(at)?;
         let Resized::Done { had, has } = arena.resize(at, old, new_bytes, may_move)? else {
-            return Ok(false);
+            return Some(false);
         };
         self.below_peak_bytes += had;
         self.grew(has);
-        Ok(true)
+        Some(true)
     }
 
     /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
+    /// `Some(None)`: there is none.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn place(
         &mut self,
@@ -313,36 +345,31 @@ impl<const ARENAS: usize> State<ARENAS> {
         old: Layout,
         new: Layout,
         may_stay: bool,
-    ) -> Result<Option<NonNull<u8>>, BadFree> {
+    ) -> Option<Option<NonNull<u8>>> {
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };
         if self.resize(at, old, bytes, may_stay)? && may_stay {
-            return Ok(Some(at));
+            return Some(Some(at));
         }
         if COPIES {
             let at_hand = self.take_at_hand(new).or_else(|| self.take_aside(new));
             let at_hand = at_hand.and_then(|block| NonNull::new(block.0));
             if let Some(at) = at_hand.or_else(|| self.take_span(new).map(|block| block.0)) {
-                return Ok(Some(at));
+                return Some(Some(at));
             }
         }
-        Ok(self.allocate(new).map(|block| block.0))
-    }
-
-    /// Makes a block smaller for which there is no other place.
-    pub(super) fn shrink_anyhow(
-        &mut self,
-        at: NonNull<u8>,
-        old: Layout,
-        new_bytes: usize,
-    ) -> Result<(), BadFree> {
-        if !self.resize(at, old, new_bytes, false)? {
+        if let Some((to, _)) = self.allocate(new) {
+            return Some(Some(to));
+        }
+        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        let stays = may_stay && new.size() <= old.size();
+        if stays && !self.resize(at, old, new.size(), false)? {
             self.arena_of(at)?.0.stay();
         }
-        Ok(())
+        Some(stays.then_some(at))
     }
 
-    pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Result<u64, BadFree> {
+    pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Option<u64> {
         let (arena, at) = self.arena_of(at)?;
         arena.usable_bytes(at).map(|bytes| bytes as u64)
     }
@@ -357,11 +384,11 @@ impl<const ARENAS: usize> State<ARENAS> {
         self.misuse
     }
 
-    /// The function for low memory and what to tell it, unless there is none or it runs already.
-    pub(super) fn begin_low_memory(&mut self, layout: Layout) -> Option<(LowMemory, OutOfMemory)> {
+    /// The function for low memory, unless there is none or it runs already.
+    pub(super) fn begin_low_memory(&mut self) -> Option<LowMemory> {
         let call = self.low_memory.filter(|_| !self.low_memory_runs)?;
         self.low_memory_runs = true;
-        Some((call, self.report(layout)))
+        Some(call)
     }
 
     pub(super) fn low_memory_done(&mut self) {

@@ -28,7 +28,8 @@ pub(crate) struct List(u32);
 
 impl List {
     /// The list of free spans of `length` granules.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(crate) const fn of(length: u32) -> List {
         if length < LISTS {
             return List(length);

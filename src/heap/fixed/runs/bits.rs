@@ -21,19 +21,19 @@ const NEAR: usize = WIDE as usize - 7;
 pub(super) struct Bits(&'static mut [u8]);
 
 impl Bits {
-    /// The bytes that hold so many bits.
-    pub(super) const fn bytes(bits: u32) -> usize {
-        bits.div_ceil(WIDE) as usize * BYTES + LEAD
-    }
-
-    /// The bits that so many bytes hold.
-    pub(super) const fn room(bytes: usize) -> u32 {
-        (bytes - LEAD) as u32 * 8
+    /// The bytes that hold the bits up to one.
+    pub(super) const fn bytes_upto(last: u32) -> usize {
+        (last / WIDE + 1) as usize * BYTES + LEAD
     }
 
     /// All clear.
     pub(super) const fn new(bytes: &'static mut [u8]) -> Bits {
         Bits(bytes)
+    }
+
+    /// All bits.
+    pub(super) fn len(&self) -> u32 {
+        (self.0.len() - LEAD) as u32 * 8
     }
 
     /// The byte of a bit, if there is one, and the bit in it.
@@ -100,31 +100,34 @@ impl Bits {
         (upto != 0).then(|| at + upto.ilog2() as usize - (WIDE as usize - 1))
     }
 
-    /// The first bit from `at` on that is set, or clear if `flip` is all ones.
-    pub(super) fn next(&self, at: u32, flip: usize) -> Option<u32> {
-        let words = self.words().get((at / WIDE) as usize..)?;
+    /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn next(&self, at: u32, flip: usize, none: u32) -> u32 {
+        let words = self.words().get((at / WIDE) as usize..).unwrap_or_default();
         let mut mask = !0 << (at % WIDE);
         let mut start = at & !(WIDE - 1);
         for word in words {
             let found = (usize::from_le_bytes(*word) ^ flip) & mask;
             if found != 0 {
-                return Some(start + found.trailing_zeros());
+                return start + found.trailing_zeros();
             }
             mask = !0;
             start += WIDE;
         }
-        None
+        none
     }
 
     /// Turns every bit of `range` over.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn flip(&mut self, range: Range<u32>) {
         let mut at = range.start;
         let (words, _) = self.0.as_chunks_mut();
         while at < range.end {
             let end = (at - at % WIDE + WIDE).min(range.end);
             let ones = !0 >> (WIDE - (end - at));
-            let word: &mut [u8; BYTES] = &mut words[(at / WIDE) as usize + LEAD / BYTES];
-            *word = (usize::from_le_bytes(*word) ^ ones << (at % WIDE)).to_le_bytes();
+            if let Some(word) = words.get_mut((at / WIDE) as usize + LEAD / BYTES) {
+                *word = (usize::from_le_bytes(*word) ^ ones << (at % WIDE)).to_le_bytes();
+            }
             at = end;
         }
     }
@@ -139,7 +142,7 @@ mod tests {
     proptest! {
         #[test]
         fn bits_are_found_from_both_sides(set in prop::collection::vec(0u32..200, 0..8), at in 0u32..200, to in 0u32..200) {
-            let mut bits = Bits::new(vec![0; Bits::bytes(200)].leak());
+            let mut bits = Bits::new(vec![0; Bits::bytes_upto(199)].leak());
             let mut model = [false; 200];
             for one in set {
                 bits.set(one as usize);
@@ -156,9 +159,9 @@ mod tests {
             prop_assert_eq!(bits.last(at as usize), (0..=at as usize).rev().find(|one| model[*one]));
             let near = (0..=at as usize).rev().take(NEAR).find(|one| model[*one]);
             prop_assert!(!COPIES || bits.last_near(at as usize) == near || near.is_none());
-            prop_assert_eq!(bits.next(at, 0), (at..200).find(|one| model[*one as usize]));
-            let clear = bits.next(at, !0).filter(|one| *one < 200);
-            prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]));
+            prop_assert_eq!(bits.next(at, 0, 200), (at..200).find(|one| model[*one as usize]).unwrap_or(200));
+            let clear = bits.next(at, !0, 200).min(200);
+            prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]).unwrap_or(200));
         }
     }
 }

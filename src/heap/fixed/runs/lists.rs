@@ -25,7 +25,7 @@ impl Runs {
             return self.shadow.set_short(place, granules);
         }
         let list = List::of(granules);
-        let row = &mut self.rows[list.row()];
+        let Some(row) = self.rows.get_mut(list.row()) else { return };
         let next = row[list.column()];
         row[list.column()] = place;
         if next == 0 {
@@ -57,7 +57,7 @@ impl Runs {
             return self.shadow.set_next(prev, next);
         }
         let list = List::of(granules);
-        let row = &mut self.rows[list.row()];
+        let Some(row) = self.rows.get_mut(list.row()) else { return };
         row[list.column()] = next;
         if next == 0 {
             row[FILLED] &= !(1 << list.column());
@@ -75,15 +75,16 @@ impl Runs {
         let mut list = List::of(granules);
         let mut place = 0;
         if !list.is_exact() {
-            let (mut best, mut least) = (0, u32::MAX);
+            // By how much it is too long; by far more than any is where it is too short.
+            let (mut best, mut least) = (0, 1 << 31);
             place = self.rows.get(list.row()).map_or(0, |row| row[list.column()]);
             for _ in 0..LOOKED {
                 if place == 0 {
                     break;
                 }
-                let has = self.shadow.listed(place);
-                if has >= granules && has < least {
-                    (best, least) = (place, has);
+                let over = self.shadow.listed(place).wrapping_sub(granules);
+                if over < least {
+                    (best, least) = (place, over);
                 }
                 place = self.shadow.next(place);
             }
@@ -103,20 +104,23 @@ impl Runs {
         place
     }
 
-    /// A free span and the place in it where a run with an alignment starts: in one of about the length, else in one that is long
-    /// enough wherever it starts, else in any.
+    /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
+    /// else any. Its place; 0 where there is none.
     #[inline(never)]
-    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> Option<(u32, u32)> {
-        let surely = || {
-            let place = self.fit(granules + align - 1);
-            (place != 0).then(|| (place, self.aligned(place, align)))
-        };
-        let found = self.scan(granules, align, ALIGNED_LOOKED).or_else(surely);
-        found.or_else(|| self.scan(granules, align, u32::MAX))
+    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
+        let place = self.scan(granules, align, ALIGNED_LOOKED);
+        if place != 0 {
+            return place;
+        }
+        let place = self.fit(granules + align - 1);
+        if place != 0 {
+            return place;
+        }
+        self.scan(granules, align, u32::MAX)
     }
 
     /// Looks at so many spans, those of about the length first.
-    fn scan(&self, granules: u32, align: u32, most: u32) -> Option<(u32, u32)> {
+    fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
         let (mut list, mut place) = (List::of(granules), 0);
         for _ in 0..most {
             if place == 0 {
@@ -125,31 +129,31 @@ impl Runs {
                     break;
                 }
             }
-            let (has, at) = (self.shadow.listed(place), self.aligned(place, align));
-            if at + granules <= place + has {
-                return Some((place, at));
+            let has = self.shadow.listed(place);
+            if self.aligned(place, align) + granules <= place + has {
+                return place;
             }
             (list, place) = (List::of(has).next(), self.shadow.next(place));
         }
-        None
+        0
     }
 
     /// The first span of the lowest list from `list` on that is not empty.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn at_or_above(&self, list: List) -> u32 {
-        let Some(row) = self.rows.get(list.row()) else { return 0 };
+        let Some(mut row) = self.rows.get(list.row()) else { return 0 };
         let mut columns = row[FILLED] & !0 << list.column();
-        let mut at = list.row();
         if columns == 0 {
-            let above = self.filled & !1 << at;
-            if above == 0 {
-                return 0;
+            // Where there is none above, there is no row of that number.
+            let above = self.filled & !1 << list.row();
+            match self.rows.get(above.trailing_zeros() as usize) {
+                Some(next) => row = next,
+                None => return 0,
             }
-            at = above.trailing_zeros() as usize;
-            columns = self.rows[at][FILLED];
+            columns = row[FILLED];
         }
-        self.rows[at][columns.trailing_zeros() as usize % FILLED]
+        row[columns.trailing_zeros() as usize % FILLED]
     }
 
     /// Whether no free span is longer than about a sixteenth of the range.

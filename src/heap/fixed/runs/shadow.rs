@@ -59,7 +59,8 @@ impl Shadow {
     }
 
     /// The first bytes of the span at a place.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn header(&self, place: u32) -> &Header {
         self.bytes(place as usize)
     }
@@ -79,28 +80,62 @@ impl Shadow {
     }
 
     /// The first bytes of the span at a place, to be written.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn header_mut(&mut self, place: u32) -> &mut Header {
         self.bytes_mut(place as usize)
+    }
+
+    /// The four bytes from one on.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn word(&self, at: usize) -> u32 {
+        self.0
+            .get(at..at + 4)
+            .and_then(|rest| rest.first_chunk())
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+
+    /// Writes them.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn set_word(&mut self, at: usize, word: u32) {
+        if let Some(bytes) = self.0.get_mut(at..at + 4).and_then(|rest| rest.first_chunk_mut()) {
+            *bytes = word.to_le_bytes();
+        }
     }
 
     /// The granules of the live span at a place; more than any span has where that is a slab.
     #[inline]
     pub(super) fn live(&self, place: u32) -> u32 {
-        u32::from_be_bytes(*self.bytes(place as usize))
+        self.word(place as usize).swap_bytes()
     }
 
     /// A live span stands at a place.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn set_live(&mut self, place: u32, granules: u32) {
-        *self.bytes_mut(place as usize) = granules.to_be_bytes();
-        self.0[(place + granules) as usize - 1] = 0;
+        self.set_word(place as usize, granules.swap_bytes());
+        self.set_byte(place + granules - 1, 0);
+    }
+
+    #[inline]
+    fn byte(&self, place: u32) -> u8 {
+        self.0.get(place as usize).map_or(0, |byte| *byte)
+    }
+
+    #[inline]
+    fn set_byte(&mut self, place: u32, byte: u8) {
+        if let Some(place) = self.0.get_mut(place as usize) {
+            *place = byte;
+        }
     }
 
     /// The granules of the free span at a place; none where one was set aside.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
-        let first = self.0[place as usize];
+        let first = self.byte(place);
         if first & FREE_BYTE == 0 {
             0
         } else if first & SHORT_BYTE == SHORT_BYTE {
@@ -111,7 +146,8 @@ impl Shadow {
     }
 
     /// The same for one in a list.
-    #[inline]
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn listed(&self, place: u32) -> u32 {
         self.live(place) & !FREE
     }
@@ -120,13 +156,13 @@ impl Shadow {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
-        let last = self.0[place as usize - 1];
+        let last = self.byte(place - 1);
         if last & FREE_BYTE == 0 {
             0
         } else if last & SHORT_BYTE == SHORT_BYTE {
             (last & SHORT_MASK) as u32
         } else {
-            u32::from_le_bytes(*self.bytes(place as usize - 4)) & !FREE
+            self.word(place as usize - 4) & !FREE
         }
     }
 
@@ -134,8 +170,8 @@ impl Shadow {
     #[inline]
     pub(super) fn set_short(&mut self, place: u32, granules: u32) {
         let byte = SHORT_BYTE | granules as u8;
-        self.0[place as usize] = byte;
-        self.0[(place + granules) as usize - 1] = byte;
+        self.set_byte(place, byte);
+        self.set_byte(place + granules - 1, byte);
     }
 
     /// A free span stands at a place, first of a list with this one behind it.
@@ -145,30 +181,48 @@ impl Shadow {
         header[..4].copy_from_slice(&(granules | FREE).to_be_bytes());
         header[4..8].copy_from_slice(&next.to_le_bytes());
         header[8..12].copy_from_slice(&0u32.to_le_bytes());
-        *self.bytes_mut((place + granules) as usize - 4) = (granules | FREE).to_le_bytes();
+        self.set_word((place + granules) as usize - 4, granules | FREE);
     }
 
     /// The free span behind one in its list.
     #[inline]
     pub(super) fn next(&self, place: u32) -> u32 {
-        u32::from_le_bytes(*self.bytes(place as usize + 4))
+        self.word(place as usize + 4)
     }
 
     /// The free spans behind and before one in its list.
     #[inline]
     pub(super) fn around(&self, place: u32) -> Links {
-        let links: &[u8; 8] = self.bytes(place as usize + 4);
-        Links { next: word(links, 0), prev: word(links, 4) }
+        let header = self.header(place);
+        Links { next: word(header, 4), prev: word(header, 8) }
+    }
+
+    /// The slabs behind and before one in its list.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(in super::super) fn links(&self, place: u32) -> Links {
+        // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that
+        // the last byte stays below 0x80.
+        let header = self.header(place);
+        let (first, last) = (word(header, 0), word(header, 12));
+        Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
+    }
+
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(in super::super) fn set_links(&mut self, place: u32, Links { next, prev }: Links) {
+        let header = self.header_mut(place);
+        let first = header[0] as u32 | prev << 8;
+        header[..4].copy_from_slice(&first.to_le_bytes());
+        header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
     }
 
     #[inline]
     pub(super) fn set_next(&mut self, place: u32, next: u32) {
-        *self.bytes_mut(place as usize + 4) = next.to_le_bytes();
+        self.set_word(place as usize + 4, next);
     }
 
     #[inline]
     pub(super) fn set_prev(&mut self, place: u32, prev: u32) {
-        *self.bytes_mut(place as usize + 8) = prev.to_le_bytes();
+        self.set_word(place as usize + 8, prev);
     }
 }
 
@@ -217,19 +271,4 @@ pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
 #[inline]
 fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
-}
-
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-pub(in super::super) fn links(header: &Header) -> Links {
-    // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that the
-    // last byte stays below 0x80.
-    let (first, last) = (word(header, 0), word(header, 12));
-    Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
-}
-
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-pub(in super::super) fn set_links(header: &mut Header, Links { next, prev }: Links) {
-    let first = header[0] as u32 | prev << 8;
-    header[..4].copy_from_slice(&first.to_le_bytes());
-    header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
 }

@@ -1,0 +1,135 @@
+//! The slabs of a class that have a free slot, in a list: opening, linking and closing them.
+
+#![forbid(unsafe_code)]
+
+use super::super::arena::FixedArena;
+use super::super::plan::SLAB_GRANULE_SHIFT;
+use super::super::runs::shadow::{self, LEAST, Links, SLAB_BYTE, Shadow};
+use super::{Chore, FIRST, GRANULES, TWOS, all};
+
+impl FixedArena {
+    /// The place of the first slab of a class; 0 where it has none.
+    #[inline]
+    fn first(&self, class: usize) -> u32 {
+        self.slabs.cuts.get(class).map_or(0, |cut| cut[FIRST])
+    }
+
+    #[inline]
+    fn set_first(&mut self, class: usize, place: u32) {
+        if let Some(cut) = self.slabs.cuts.get_mut(class) {
+            cut[FIRST] = place;
+        }
+    }
+
+    /// Makes another slab the first, where that is full: the next one. Whether there was one.
+    pub(in super::super) fn turn(&mut self, class: usize) -> bool {
+        let first = self.first(class);
+        first != 0 && self.unlist_first(class, first) != 0
+    }
+
+    /// Takes the first slab off its list. The next one, which is the first now.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn unlist_first(&mut self, class: usize, first: u32) -> u32 {
+        let next = self.runs.shadow.links(first).next;
+        self.set_first(class, next);
+        set_prev(&mut self.runs.shadow, next, 0);
+        next
+    }
+
+    /// Takes the first slab off its list if it is empty, and closes it; or if it is `full`, where that is asked for. Whether it was
+    /// empty.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn drop_first(&mut self, class: usize, full: bool) -> bool {
+        let first = self.first(class);
+        if first == 0 {
+            return false;
+        }
+        let free = shadow::bits(self.runs.shadow.header(first));
+        let is_empty = self.slabs.cuts.get(class).is_some_and(|cut| all(cut) == free);
+        if is_empty || (full && free == 0) {
+            self.unlist_first(class, first);
+            if is_empty {
+                self.close(class, first);
+            }
+        }
+        is_empty
+    }
+
+    /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
+    pub(in super::super) fn open(&mut self, class: usize) -> bool {
+        let Some(cut) = self.slabs.cuts.get_mut(class) else { return false };
+        let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
+        let Some(start) = self.runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
+        let header = self.runs.shadow.header_mut(start + 1);
+        *header = [0; LEAST as usize];
+        header[0] = SLAB_BYTE | class as u8;
+        shadow::set_bits(header, all(cut));
+        cut[FIRST] = start + 1;
+        true
+    }
+
+    /// Does what a slot that was given back has left to do: its slab, which is not the first, was full, or is empty now.
+    pub(in super::super) fn freed(&mut self, place: Chore) {
+        let header = self.runs.shadow.header(place);
+        let (class, free) = ((header[0] ^ SLAB_BYTE) as usize, shadow::bits(header));
+        if free & (free - 1) == 0 {
+            self.link(place, class);
+        } else {
+            self.emptied(place, class);
+        }
+    }
+
+    /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
+    /// fill up and the higher run empty.
+    fn link(&mut self, place: u32, class: usize) {
+        self.drop_first(class, true);
+        let first = self.first(class);
+        let mut links = Links { next: first, prev: 0 };
+        if first != 0 && first < place {
+            links = Links { next: set_next(&mut self.runs.shadow, first, place), prev: first };
+        } else {
+            self.set_first(class, place);
+        }
+        self.runs.shadow.set_links(place, links);
+        set_prev(&mut self.runs.shadow, links.next, place);
+    }
+
+    /// The last slot of a slab came back that is not the first of its list: it is closed.
+    fn emptied(&mut self, place: u32, class: usize) {
+        let Links { next, prev } = self.runs.shadow.links(place);
+        set_prev(&mut self.runs.shadow, next, prev);
+        set_next(&mut self.runs.shadow, prev, next);
+        self.close(class, place);
+    }
+
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn close(&mut self, class: usize, place: u32) {
+        if let Some(cut) = self.slabs.cuts.get(class) {
+            self.runs.free(place - 1, cut[GRANULES]);
+        }
+    }
+
+    /// Closes the empty slabs that stay. Whether there were any.
+    pub(in super::super) fn reclaim(&mut self) -> bool {
+        let mut any = false;
+        for class in 0..self.slabs.cuts.len() {
+            any |= self.drop_first(class, false);
+        }
+        any
+    }
+}
+
+fn set_prev(shadow: &mut Shadow, place: u32, prev: u32) {
+    if place != 0 {
+        let links = shadow.links(place);
+        shadow.set_links(place, Links { prev, ..links });
+    }
+}
+
+/// Returns the one that was next before.
+fn set_next(shadow: &mut Shadow, place: u32, next: u32) -> u32 {
+    let links = shadow.links(place);
+    shadow.set_links(place, Links { next, ..links });
+    links.next
+}
