@@ -118,7 +118,8 @@ impl FixedArena {
     /// A span for a layout that was set aside, if one was. Where it starts, and its bytes.
     #[inline(always)]
     pub(super) fn take_aside(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
-        if layout.align() > GRANULE {
+        // What has a class waits for its slabs: a span would leave their slots to nobody.
+        if layout.align() > GRANULE || self.slabs.class(last(layout)).is_some() {
             return None;
         }
         let start = self.runs.take_aside(aside_length(layout))? as usize;
