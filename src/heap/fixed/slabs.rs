@@ -2,7 +2,8 @@
 //!
 //! 1. A slab is a live span of exactly the granules that its slots need. Its header stands in the span's shadow: its size class, its
 //!    neighbours in the list of its class, one bit for each free slot. So slabs have no table.
-//! 2. The slab of a block is the last live span that starts before its end: a look at one or two words of bits.
+//! 2. The slab of a block is the last live span that starts before its end: mostly one word of bits that ends with that granule tells it,
+//!    else a search (`runs/bits.rs`).
 //! 3. Sizes are 8 bytes apart, or 16 (`plan.rs`). What is larger than the largest slot comes from spans, whose granule is little
 //!    then.
 //! 4. The first slab of a list may be full, or empty: nothing is done about it until another is to be the first. So a program that
