@@ -8,7 +8,7 @@ use crate::sync::HostLock;
 use core::ptr::NonNull;
 
 /// The blocks of a class that a thread keeps where most of the class's slabs is free: each may keep a whole slab.
-const LEAN: usize = 8;
+const LEAN: usize = 16;
 
 /// A cache in whose seat this thread is inside, or that is nobody's: nobody else reads or writes what the hits do not.
 #[derive(Clone, Copy)]
