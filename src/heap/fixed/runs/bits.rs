@@ -13,10 +13,6 @@ const BYTES: usize = size_of::<usize>();
 /// Bytes before the first bit, in which no bit is set: a word that ends at any byte can be read.
 const LEAD: usize = if COPIES { BYTES } else { 0 };
 
-/// So many bits are in a word that ends with the byte of the last of them, wherever in that byte it stands.
-#[cfg(test)]
-const NEAR: usize = WIDE as usize - 7;
-
 /// A table of bits. It is read by words, or one that ends at any byte, and changed by bytes.
 pub(super) struct Bits(&'static mut [u8]);
 
@@ -138,6 +134,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::vec;
+
+    /// So many bits are in a word that ends with the byte of the last of them, wherever in that byte it stands.
+    const NEAR: usize = WIDE as usize - 7;
 
     proptest! {
         #[test]
