@@ -130,9 +130,9 @@ fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::S
         let mut done = Vec::new();
         loop {
             let next = waiting.lock().next();
-            let Some((number, share)) = next else { return Ok(done) };
+            let Some((number, mut share)) = next else { return Ok(done) };
             let block = share.block;
-            done.push((number, block, fill(file, share, summed(block))?));
+            done.push((number, block, fill(file, &mut share, summed(block))?));
         }
     };
     let results: Vec<_> = std::thread::scope(|scope| {
@@ -172,10 +172,10 @@ fn read(inner: &Inner, blocks: &[Block]) -> Result<Vec<crate::tensor::storage::S
 }
 
 /// Fills a share with the file's bytes, all of them, and sums them if that is wanted.
-fn fill(file: &SharedFile, mut share: Share<'_>, summed: bool) -> Result<Hasher> {
+fn fill(file: &SharedFile, share: &mut Share<'_>, summed: bool) -> Result<Hasher> {
     let mut hasher = Hasher::new();
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-    if super::large_pages::fill(file, &mut share, summed.then_some(&mut hasher)) {
+    if super::large_pages::fill(file, share, summed.then_some(&mut hasher)) {
         return Ok(hasher);
     }
     let mut at = share.at;

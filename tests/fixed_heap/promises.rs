@@ -100,6 +100,31 @@ fn a_block_grows_in_place_into_free_neighbours_and_shrinks_in_place() {
 }
 
 #[test]
+fn a_block_that_becomes_shorter_moves_to_a_hole_that_it_fills_better_than_what_it_would_leave_behind() {
+    let ram = Ram::new(68 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 64 << 10).unwrap();
+    // SAFETY: 1. Each block is used with its newest layout, and not after its free.
+    unsafe {
+        let hole = heap.alloc(layout(512, 8));
+        let large = heap.alloc(layout(2000, 8));
+        large.write_bytes(7, 2000);
+        let behind = heap.alloc(layout(64, 8));
+        heap.dealloc(hole, layout(512, 8));
+        let tight = heap.realloc(large, layout(2000, 8), 500);
+        assert_eq!(tight, hole, "all of 2,000 bytes are one run again");
+        assert!((0..500).all(|at| tight.add(at).read() == 7));
+        assert_eq!(heap.alloc(layout(2000, 8)), large);
+        // The rest of a block is a better place for a shorter one than a hole that it leaves more of.
+        assert_eq!(heap.realloc(large, layout(2000, 8), 1900), large);
+        for (at, bytes) in [(tight, 500), (large, 1900), (behind, 64)] {
+            heap.dealloc(at, layout(bytes, 8));
+        }
+    }
+    assert_eq!(heap.stats().in_use_bytes, 0);
+}
+
+#[test]
 fn an_alignment_of_4_kib_costs_no_more_than_the_block() {
     let ram = Ram::new(40 << 10);
     let heap = FixedHeap::<SpinLock>::empty();

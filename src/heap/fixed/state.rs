@@ -152,7 +152,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
-    /// A block of the first arena, if one is at hand: the whole path of what is usual.
+    /// A slot of the first arena, if one is at hand: the whole path of what is usual.
     #[inline(always)]
     pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
         let taken = self.arenas.first_mut()?.take_at_hand(layout)?;
@@ -160,7 +160,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(taken)
     }
 
-    /// Gives a block of the first arena back, if it is at a glance what it should be, and nothing is to be merged. What is to be done.
+    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
     pub(super) fn give_at_hand(&mut self, at: *mut u8, layout: Layout) -> Option<Chore> {
         let given = self.arenas.first_mut()?.give_at_hand(at, layout)?;
