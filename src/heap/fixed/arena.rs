@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod lists;
+
 use super::COPIES;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;

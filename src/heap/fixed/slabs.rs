@@ -12,8 +12,6 @@
 
 #![forbid(unsafe_code)]
 
-mod lists;
-
 use super::plan::{Plan, SLAB_GRANULE_SHIFT, Sizes};
 use super::runs::Runs;
 use super::runs::shadow::{self, Header, SLAB_BYTE};
@@ -21,17 +19,17 @@ use crate::arena::Borrowed;
 
 /// A size class: the place of the first slab of its list, what divides by the bytes of a slot, these, slots of a slab, a bit
 /// for each of them, granules of a slab, log2 of the largest power of two in the bytes of a slot.
-type Cut = [u32; 8];
-const FIRST: usize = 0;
+pub(super) type Cut = [u32; 8];
+pub(super) const FIRST: usize = 0;
 const INVERSE: usize = 1;
 const BYTES: usize = 2;
 const SLOTS: usize = 3;
-const GRANULES: usize = 6;
-const TWOS: usize = 7;
+pub(super) const GRANULES: usize = 6;
+pub(super) const TWOS: usize = 7;
 
 /// A bit for each slot.
 #[inline]
-fn all(cut: &Cut) -> u64 {
+pub(super) fn all(cut: &Cut) -> u64 {
     cut[4] as u64 | (cut[5] as u64) << 32
 }
 
@@ -153,7 +151,7 @@ impl<'a> Given<'a> {
 /// The slabs of a range.
 pub(super) struct Slabs {
     /// One for each class; none where there are no slabs.
-    cuts: &'static mut [Cut],
+    pub(super) cuts: &'static mut [Cut],
     sizes: &'static Sizes,
 }
 

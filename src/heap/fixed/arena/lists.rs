@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::super::arena::FixedArena;
 use super::super::plan::SLAB_GRANULE_SHIFT;
 use super::super::runs::shadow::{self, LEAST, Links, SLAB_BYTE, Shadow};
-use super::{Chore, FIRST, GRANULES, TWOS, all};
+use super::super::slabs::{Chore, FIRST, GRANULES, TWOS, all};
+use super::FixedArena;
 
 impl FixedArena {
     /// The place of the first slab of a class; 0 where it has none.
