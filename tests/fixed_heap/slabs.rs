@@ -157,3 +157,47 @@ fn empty_slabs_that_are_kept_are_there_for_a_large_request() {
     let all = heap.allocate(layout(largest, 8)).unwrap();
     give_all(&heap, [all.addr], layout(largest, 8));
 }
+
+#[test]
+fn slabs_that_ran_empty_are_not_in_the_way_of_a_long_block_in_a_short_range() {
+    let ram = Ram::new(1 << 20);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 1 << 20).unwrap();
+    let blocks: Vec<_> = (1..=40)
+        .map(|size| layout(16 * size, 8))
+        .map(|layout| (heap.allocate(layout).unwrap().addr, layout))
+        .collect();
+    // Each of its own size, so of a slab of its own. The one of the last to go may stay, and lies first.
+    for (at, layout) in blocks.iter().rev() {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { heap.free(*at, *layout) }.unwrap();
+    }
+    let long = heap.allocate(layout(600 << 10, 8)).unwrap().addr;
+    let behind = long.addr().get() - blocks[0].0.addr().get();
+    assert!(behind <= 2 << 10, "the long block lies {behind} bytes behind the first");
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn where_memory_is_scarce_a_slot_that_is_a_little_larger_serves_before_a_slab_is_opened() {
+    let ram = Ram::new(8 << 20);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 8 << 20).unwrap();
+    let of = |bytes| heap.allocate(layout(bytes, 8)).unwrap();
+    let larger = of(264);
+    let plenty = of(256);
+    assert_eq!((larger.bytes, plenty.bytes), (264, 256), "each has its class while memory is plenty");
+    let _long = of(6 << 20);
+    let (lent, small, aligned) = (of(248), of(242), heap.allocate(layout(192, 64)).unwrap());
+    assert_eq!((lent.bytes, small.bytes), (256, 256), "the next class that has a slab");
+    assert_eq!(aligned.bytes, 192, "256 bytes are more than a sixteenth too many");
+    // SAFETY: 1. Nobody uses the block.
+    let refused = unsafe { heap.free(lent.addr, layout(257, 8)) };
+    assert!(matches!(refused, Err(BadFree::WrongSize { held_bytes: 256, .. })), "{refused:?}");
+    // SAFETY: 1. Nobody uses the block; a second free of it is refused.
+    unsafe {
+        heap.free(lent.addr, layout(248, 8)).unwrap();
+        assert!(matches!(heap.free(lent.addr, layout(248, 8)), Err(BadFree::AlreadyFree { .. })));
+        heap.free(small.addr, layout(242, 8)).unwrap();
+    }
+}

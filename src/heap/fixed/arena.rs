@@ -38,9 +38,11 @@ pub(super) enum Resized {
 pub(super) struct FixedArena {
     space: Extent<'static>,
     granule_shift: u32,
-    /// A slot was left to a block that became too small for it, since there was no other: from then on a slot may be given back
-    /// with less than it was taken for.
+    /// A slot was left to a block that became too small for it, or taken for one that is, to save memory: from then on a slot may be
+    /// given back with less than it was taken for.
     loose: bool,
+    /// The class that may keep an empty slab, where only one may.
+    kept: usize,
     pub(super) runs: Runs,
     pub(super) slabs: Slabs,
 }
@@ -52,6 +54,7 @@ impl FixedArena {
             space: Extent::none(),
             granule_shift: 0,
             loose: false,
+            kept: 0,
             runs: Runs::none(),
             slabs: Slabs::none(),
         }
@@ -72,7 +75,7 @@ impl FixedArena {
         let skew = (space.skew_bytes() >> granule_shift) as u32;
         let slabs = Slabs::new(&mut meta, plan)?;
         let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
-        let arena = arena.insert(FixedArena { space, granule_shift, loose: false, runs, slabs });
+        let arena = arena.insert(FixedArena { space, granule_shift, loose: false, kept: 0, runs, slabs });
         arena.runs.open();
         Some(())
     }
@@ -188,10 +191,14 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                if let Some((at, bytes)) = self.slabs.take_in(&mut self.runs, class) {
+                let slot = self.slabs.take_in(&mut self.runs, class);
+                if slot.is_none() && self.turn(class) {
+                    continue;
+                }
+                if let Some((at, bytes)) = slot.or_else(|| self.take_larger(class, layout)) {
                     return Some((self.space.find_addr(at)?, bytes));
                 }
-                if !(self.turn(class) || self.open(class) || self.settle()) {
+                if !(self.open(class) || self.settle()) {
                     break;
                 }
             }

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) slab_granules: u32,
     /// How many of the shorter lengths of spans are set aside.
     pub(super) asides: usize,
+    /// Whether each class may keep an empty slab.
+    pub(super) keep: bool,
 }
 
 impl Plan {
@@ -35,7 +37,7 @@ impl Plan {
     ///
     /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
     /// pass over the bits of at most 10,240 granules. From there on most sizes up to 2 KiB come from slabs (see [`Sizes`]); below 4 MiB from
-    /// fewer and smaller ones, and nothing is set aside.
+    /// fewer and smaller ones, of which one stays when it is empty, and nothing is set aside.
     pub(super) const fn of(len: usize) -> Plan {
         let granule_shift = match len >> 10 {
             0..16 => 3,
@@ -45,7 +47,7 @@ impl Plan {
         };
         let flat = granule_shift < SLAB_GRANULE_SHIFT;
         if len < 4 << 20 {
-            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }
+            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0, keep: false }
         } else {
             Plan {
                 granule_shift,
@@ -53,6 +55,7 @@ impl Plan {
                 sizes: &MANY,
                 slab_granules: 40,
                 asides: if COPIES { 112 } else { 0 },
+                keep: true,
             }
         }
     }

@@ -8,7 +8,9 @@
 //!    then.
 //! 4. The first slab of a list may be full, or empty: nothing is done about it until another is to be the first. So a program that
 //!    takes a block and gives it back, again and again, opens no slab for it, and changes no list. No other slab in a list is either.
-//!    Before a request fails, the empty ones are closed.
+//!    Before a request fails, the empty ones are closed. A short range, which they would cut to pieces, keeps one of them only.
+//! 5. Where memory is no longer plenty, a class whose slabs are full takes a slot of another that is a little larger before it opens a
+//!    slab.
 
 #![forbid(unsafe_code)]
 
@@ -118,6 +120,7 @@ pub(super) struct Seen {
 /// A slot that was given back.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
+    slabs: &'a Slabs,
     cut: &'a Cut,
     place: u32,
     before: u64,
@@ -127,10 +130,17 @@ pub(super) struct Given<'a> {
 impl<'a> Given<'a> {
     /// Makes a taken slot of the slab at a place free.
     #[inline(always)]
-    fn new(cut: &'a Cut, header: &mut Header, place: u32, before: u64, bit: u64) -> Given<'a> {
+    fn new(
+        slabs: &'a Slabs,
+        cut: &'a Cut,
+        header: &mut Header,
+        place: u32,
+        before: u64,
+        bit: u64,
+    ) -> Given<'a> {
         let free = before | bit;
         shadow::set_bits(header, free);
-        Given { cut, place, before, free }
+        Given { slabs, cut, place, before, free }
     }
 
     /// The bytes of the slot.
@@ -144,7 +154,7 @@ impl<'a> Given<'a> {
     pub(super) fn chore(self) -> Chore {
         // Which slab a block is of nobody foretells; that it was full, or is empty now, is rare: that is asked first.
         let is_edge = self.before == 0 || self.free == all(self.cut);
-        if is_edge && self.place != self.cut[FIRST] { self.place } else { 0 }
+        if is_edge && (self.place != self.cut[FIRST] || !self.slabs.keep) { self.place } else { 0 }
     }
 }
 
@@ -153,6 +163,8 @@ pub(super) struct Slabs {
     /// One for each class; none where there are no slabs.
     pub(super) cuts: &'static mut [Cut],
     sizes: &'static Sizes,
+    /// Whether each list may keep an empty slab.
+    keep: bool,
 }
 
 impl Slabs {
@@ -178,12 +190,12 @@ impl Slabs {
             let all = !0u64 >> (64 - slots);
             *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
-        Some(Slabs { cuts, sizes: plan.sizes })
+        Some(Slabs { cuts, sizes: plan.sizes, keep: plan.keep })
     }
 
     /// None.
     pub(super) const fn none() -> Slabs {
-        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes }
+        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes, keep: true }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.
@@ -271,7 +283,7 @@ impl Slabs {
         let place = place_of(start);
         let header = runs.shadow.find_mut(place)?;
         let (bit, free) = taken(cut, class, header, within(place, at))?;
-        Some(Given::new(cut, header, place, free, bit))
+        Some(Given::new(self, cut, header, place, free, bit))
     }
 
     /// Gives a slot back that was looked at.
@@ -279,7 +291,7 @@ impl Slabs {
     pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> Given<'_> {
         let header = runs.shadow.header_mut(place);
         let free = shadow::bits(header);
-        Given::new(&self.cuts[class], header, place, free, bit)
+        Given::new(self, &self.cuts[class], header, place, free, bit)
     }
 }
 

@@ -2,10 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::COPIES;
 use super::super::plan::SLAB_GRANULE_SHIFT;
 use super::super::runs::shadow::{self, LEAST, Links, SLAB_BYTE, Shadow};
 use super::super::slabs::{Chore, FIRST, GRANULES, TWOS, all};
 use super::FixedArena;
+use core::alloc::Layout;
+use core::mem;
 
 impl FixedArena {
     /// The place of the first slab of a class; 0 where it has none.
@@ -56,6 +59,33 @@ impl FixedArena {
         is_empty
     }
 
+    /// Where memory is not plenty, a slot of a class that is larger by at most a sixteenth: where it starts, in bytes, and its length.
+    /// So what is free of one class serves others, before a slab is cut from what is free for all.
+    pub(super) fn take_larger(&mut self, class: usize, layout: Layout) -> Option<(usize, usize)> {
+        if !COPIES || self.runs.has_plenty() {
+            return None;
+        }
+        let bytes = self.slabs.bytes(class);
+        for larger in class + 1..self.slabs.cuts.len() {
+            let larger_bytes = self.slabs.bytes(larger);
+            if larger_bytes > bytes + bytes / 16 {
+                break;
+            }
+            if !larger_bytes.is_multiple_of(layout.align()) {
+                continue;
+            }
+            let mut slot = self.slabs.take_in(&mut self.runs, larger);
+            if slot.is_none() && self.turn(larger) {
+                slot = self.slabs.take_in(&mut self.runs, larger);
+            }
+            if slot.is_some() {
+                self.loose = true;
+                return slot;
+            }
+        }
+        None
+    }
+
     /// Opens a slab, in a list that has none: takes a span for it. `false`: there is none.
     pub(in super::super) fn open(&mut self, class: usize) -> bool {
         let Some(cut) = self.slabs.cuts.get_mut(class) else { return false };
@@ -69,14 +99,28 @@ impl FixedArena {
         true
     }
 
-    /// Does what a slot that was given back has left to do: its slab, which is not the first, was full, or is empty now.
+    /// Does what a slot that was given back has left to do: its slab was full, or is empty now; and it is not the first of its list,
+    /// or only one slab is kept that is empty.
     pub(in super::super) fn freed(&mut self, place: Chore) {
         let header = self.runs.shadow.header(place);
         let (class, free) = ((header[0] ^ SLAB_BYTE) as usize, shadow::bits(header));
-        if free & (free - 1) == 0 {
+        let was_full = free & (free - 1) == 0;
+        if place == self.first(class) {
+            if !was_full {
+                self.keep(class);
+            }
+        } else if was_full {
             self.link(place, class);
         } else {
             self.emptied(place, class);
+        }
+    }
+
+    /// The first slab of a class is empty, and the one that is kept: the one of another class is no longer.
+    fn keep(&mut self, class: usize) {
+        let before = mem::replace(&mut self.kept, class);
+        if before != class {
+            self.drop_first(before, false);
         }
     }
 

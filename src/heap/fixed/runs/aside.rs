@@ -52,10 +52,16 @@ impl Runs {
         true
     }
 
+    /// Whether about half of the range lies free in one run.
+    #[inline(always)]
+    pub(in super::super) fn has_plenty(&self) -> bool {
+        self.filled >= self.plenty
+    }
+
     /// One step towards nothing set aside.
     #[inline]
     pub(super) fn drain(&mut self) {
-        if self.filled >= self.plenty || self.aside.is_empty() {
+        if self.has_plenty() || self.aside.is_empty() {
             return;
         }
         self.turn = if self.turn == 0 { self.aside.len() } else { self.turn } - 1;
