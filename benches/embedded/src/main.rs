@@ -105,8 +105,7 @@ fn small(memory: Memory) {
     let columns = ["4 KiB", "16 KiB", "64 KiB", "1 MiB", "own bytes"].map(String::from);
     head("Mixed sizes to a sixteenth of the memory, in use at the first failure, %", &columns);
     for kind in KINDS {
-        let rounds = |bytes: usize| ((64 << 20) / bytes).clamp(20, 1000);
-        let of = |bytes| Some(fill::efficiency(kind, memory.first(bytes), fill::mixed(bytes), rounds(bytes)));
+        let of = |bytes| Some(fill::efficiency(kind, memory.first(bytes), fill::mixed(bytes), 1000));
         let own = kind.own_bytes(memory.first(SIZES[0]));
         row(kind.name, SIZES.map(of).into_iter().chain([Some(own as f64)]), 1);
     }

@@ -42,7 +42,7 @@ pub(super) struct FixedArena {
     /// given back with less than it was taken for.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
-    kept: usize,
+    kept: u8,
     pub(super) runs: Runs,
     pub(super) slabs: Slabs,
 }

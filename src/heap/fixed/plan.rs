@@ -28,8 +28,6 @@ pub(super) struct Plan {
     pub(super) slab_granules: u32,
     /// How many of the shorter lengths of spans are set aside.
     pub(super) asides: usize,
-    /// Whether each class may keep an empty slab.
-    pub(super) keep: bool,
 }
 
 impl Plan {
@@ -47,7 +45,7 @@ impl Plan {
         };
         let flat = granule_shift < SLAB_GRANULE_SHIFT;
         if len < 4 << 20 {
-            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0, keep: false }
+            Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }
         } else {
             Plan {
                 granule_shift,
@@ -55,7 +53,6 @@ impl Plan {
                 sizes: &MANY,
                 slab_granules: 40,
                 asides: if COPIES { 112 } else { 0 },
-                keep: true,
             }
         }
     }
@@ -69,6 +66,8 @@ pub(super) struct Sizes {
     classes: [u8; CLASSES],
     shift: u32,
     count: u8,
+    /// Whether each class may keep an empty slab.
+    pub(super) keep: bool,
 }
 
 const CLASSES: usize = if COPIES { MOST_SLOT_BYTES / 8 } else { 0 };
@@ -76,13 +75,13 @@ const CLASSES: usize = if COPIES { MOST_SLOT_BYTES / 8 } else { 0 };
 const NO_CLASS: u8 = u8::MAX;
 
 /// Multiples of 8: 97 % of a slab is what was asked for, whatever the size.
-static MANY: Sizes = Sizes::new(3);
+static MANY: Sizes = Sizes::new(3, true);
 /// Multiples of 16: half as many slabs that hold little.
-static FEW: Sizes = Sizes::new(4);
+static FEW: Sizes = Sizes::new(4, false);
 
 impl Sizes {
-    const fn new(shift: u32) -> Sizes {
-        let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0 };
+    const fn new(shift: u32, keep: bool) -> Sizes {
+        let mut sizes = Sizes { classes: [0; CLASSES], shift, count: 0, keep };
         let mut eighth = 0;
         while eighth < MOST_SLOT_BYTES / 8 {
             let last = eighth * 8;

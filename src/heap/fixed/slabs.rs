@@ -154,7 +154,7 @@ impl<'a> Given<'a> {
     pub(super) fn chore(self) -> Chore {
         // Which slab a block is of nobody foretells; that it was full, or is empty now, is rare: that is asked first.
         let is_edge = self.before == 0 || self.free == all(self.cut);
-        if is_edge && (self.place != self.cut[FIRST] || !self.slabs.keep) { self.place } else { 0 }
+        if is_edge && (self.place != self.cut[FIRST] || !self.slabs.sizes.keep) { self.place } else { 0 }
     }
 }
 
@@ -163,8 +163,6 @@ pub(super) struct Slabs {
     /// One for each class; none where there are no slabs.
     pub(super) cuts: &'static mut [Cut],
     sizes: &'static Sizes,
-    /// Whether each list may keep an empty slab.
-    keep: bool,
 }
 
 impl Slabs {
@@ -190,12 +188,12 @@ impl Slabs {
             let all = !0u64 >> (64 - slots);
             *row = [0, inverse(bytes >> twos), bytes, slots, all as u32, (all >> 32) as u32, granules, twos];
         }
-        Some(Slabs { cuts, sizes: plan.sizes, keep: plan.keep })
+        Some(Slabs { cuts, sizes: plan.sizes })
     }
 
     /// None.
     pub(super) const fn none() -> Slabs {
-        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes, keep: true }
+        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.

@@ -118,7 +118,7 @@ impl FixedArena {
 
     /// The first slab of a class is empty, and the one that is kept: the one of another class is no longer.
     fn keep(&mut self, class: usize) {
-        let before = mem::replace(&mut self.kept, class);
+        let before = mem::replace(&mut self.kept, class as u8) as usize;
         if before != class {
             self.drop_first(before, false);
         }
