@@ -49,7 +49,7 @@ pub fn step(most_bytes: usize) -> impl Strategy<Value = Step> {
 }
 
 pub fn script(most_bytes: usize) -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(most_bytes), 1..120)
+    prop::collection::vec(step(most_bytes), 1..if cfg!(miri) { 10 } else { 120 })
 }
 
 pub struct Live<A> {

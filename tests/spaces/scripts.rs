@@ -15,13 +15,13 @@ use std::mem::MaybeUninit;
 fn run_carved<I: IndexKind>(bytes: &mut [MaybeUninit<u8>], script: &[Step]) {
     let space = WithIndex::<_, I>::new(Fixed::new(bytes));
     let needed = Arena::<WithIndex<Fixed, I>, Borrowed>::metadata_bytes(&space) as usize;
-    let mut tables = vec![MaybeUninit::uninit(); needed + 8];
+    let mut tables = Box::<[u8]>::new_uninit_slice(needed + 8);
     let pool = Pool::<_, SpinLock, _>::new(space, Borrowed::new(&mut tables), PoolConfig::DEFAULT).unwrap();
     run(&pool, script);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 96 }, ..ProptestConfig::default() })]
 
     #[test]
     fn the_script_holds_on_simulated_device_memory(script in script(64 << 20), config in config()) {
@@ -39,7 +39,7 @@ proptest! {
     fn the_script_holds_on_a_fixed_array_of_any_size_and_start(
         script in script(128 << 10), len in 0usize..512 << 10, skip in 0usize..5000,
     ) {
-        let mut bytes = vec![MaybeUninit::uninit(); len + skip];
+        let mut bytes = Box::<[u8]>::new_uninit_slice(len + skip);
         run_carved::<ByTree>(&mut bytes[skip..], &script);
         run_carved::<ByFit<Unframed>>(&mut bytes[skip..], &script);
     }
@@ -47,7 +47,7 @@ proptest! {
     #[test]
     fn the_script_holds_on_a_fixed_array_counted_like_the_host(script in script(1 << 20), skip in 0usize..70_000) {
         let geometry = Geometry::spans(4 << 10).slabs(16 << 10, 16);
-        let mut bytes = vec![MaybeUninit::uninit(); (4 << 20) + skip];
+        let mut bytes = Box::<[u8]>::new_uninit_slice((4 << 20) + skip);
         let config = PoolConfig::DEFAULT;
         run(&pool::<_, ByTree>(Fixed::with_geometry(&mut bytes[skip..], geometry), config), &script);
         run(&pool::<_, ByFit>(Fixed::with_geometry(&mut bytes[skip..], geometry), config), &script);
