@@ -245,12 +245,12 @@ fn everything_else_comes_from_the_pool_aligned() -> Result<()> {
 #[test]
 fn zeros_are_zeros_in_memory_that_was_used_before() -> Result<()> {
     for dtype in DType::ALL {
-        for _ in 0..3 {
+        for _ in 0..if cfg!(miri) { 1 } else { 3 } {
             drop(Tensor::new(&[50, 40], TensorBuf::<u64>::from_fn(&[2000], |_| u64::MAX)?)?);
             let t = Tensor::zeros_with(&[50, 40], dtype, &Device::host())?;
             assert_eq!(t.dtype(), dtype);
             assert_eq!(t.byte_len(), 2000 * dtype.size_bytes());
-            assert!(t.as_bytes().unwrap().iter().all(|&byte| byte == 0), "{t:?}");
+            assert!(t.as_bytes().unwrap() == vec![0; t.byte_len()], "{t:?}");
         }
     }
     Ok(())

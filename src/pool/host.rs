@@ -76,6 +76,10 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
 fn around_forks() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
+        // Miri forks nothing.
+        if cfg!(miri) {
+            return;
+        }
         #[cfg(unix)]
         // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
         unsafe {

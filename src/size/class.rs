@@ -124,6 +124,7 @@ mod tests {
     const DEVICE: Classes = Classes::of(Geometry::spans(64 << 10).slabs(64 << 10, 512));
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, too much of it to interpret")]
     fn every_size_gets_the_smallest_class_that_holds_it() {
         for classes in [HOST, DEVICE] {
             let mut class = SizeClass(0);
@@ -141,6 +142,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, too much of it to interpret")]
     fn slots_of_an_aligned_size_are_multiples_of_the_alignment() {
         for classes in [HOST, DEVICE] {
             for align in (0..=15).map(|shift| 1u64 << shift) {

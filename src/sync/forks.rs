@@ -12,6 +12,10 @@ pub(crate) trait AcrossForks: Sized + Send + 'static {
 
 /// From now on the lock is taken before a fork, and let go on both sides. To be called once.
 pub(crate) fn around_forks<T: AcrossForks>() {
+    // Miri forks nothing.
+    if cfg!(miri) {
+        return;
+    }
     #[cfg(unix)]
     // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
     unsafe {

@@ -1,4 +1,4 @@
-//! The randomized script of `tests/spaces.rs` for a heap on bare metal: no overlap, alignment, bytes intact, the numbers true
+//! The randomized script of `tests/spaces/` for a heap on bare metal: no overlap, alignment, bytes intact, the numbers true
 //! after every step, bad frees refused, everything returned.
 
 use crate::tally::Tally;

@@ -64,6 +64,6 @@ impl Live {
 
     pub fn holds(&self, bytes: usize, pattern: u8) -> bool {
         // SAFETY: 1. As in `fill`, which has written all of it.
-        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), bytes) }.iter().all(|&byte| byte == pattern)
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), bytes) == vec![pattern; bytes] }
     }
 }

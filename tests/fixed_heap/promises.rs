@@ -10,11 +10,13 @@ use std::alloc::GlobalAlloc;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Mutex;
 
 #[test]
 fn the_tables_take_a_small_share_of_the_memory() {
     let mut told = Vec::new();
-    for len in (11..=25).flat_map(|shift| [1usize << shift, (1 << shift) + (1 << (shift - 2))]) {
+    let most_shift = if cfg!(miri) { 15 } else { 25 };
+    for len in (11..=most_shift).flat_map(|shift| [1usize << shift, (1 << shift) + (1 << (shift - 2))]) {
         let ram = Ram::new(len);
         let heap = FixedHeap::<SpinLock, 1>::empty();
         let bytes = ram.give(&heap, 0, len).unwrap();
@@ -32,6 +34,7 @@ fn the_tables_take_a_small_share_of_the_memory() {
 
 #[cfg(target_pointer_width = "64")]
 #[test]
+#[cfg_attr(miri, ignore = "Miri keeps a gigabyte of notes for a gigabyte")]
 fn a_heap_of_1_gib_serves_large_and_small_blocks() {
     let ram = Ram::new(1 << 30);
     let heap = FixedHeap::<SpinLock, 1>::empty();
@@ -170,6 +173,7 @@ fn a_bad_free_is_counted_and_told_as_the_program_chose() {
 
 /// A global allocator must not unwind, so there a panic ends the program: which is another one here.
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic() {
     const MARK: &str = "FIXED_HEAP_TEST_FREES_TWICE";
     const NAME: &str =
@@ -241,8 +245,11 @@ fn a_static_array_serves_one_heap_only() {
 
 #[test]
 fn threads_whose_first_requests_meet_all_have_a_block() {
-    for _ in 0..300 {
+    /// What is reachable is not lost.
+    static KEPT: Mutex<Vec<&StaticMemory<{ 64 << 10 }>>> = Mutex::new(Vec::new());
+    for _ in 0..if cfg!(miri) { 3 } else { 300 } {
         let memory: &'static StaticMemory<{ 64 << 10 }> = Box::leak(Box::new(StaticMemory::new()));
+        KEPT.lock().unwrap().push(memory);
         let heap: FixedHeap = FixedHeap::over(memory);
         let ready = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
@@ -262,10 +269,11 @@ fn threads_whose_first_requests_meet_all_have_a_block() {
 fn eight_threads_find_a_static_array_divided() {
     static MEMORY: StaticMemory<{ 1 << 20 }> = StaticMemory::new();
     static HEAP: FixedHeap = FixedHeap::over(&MEMORY);
+    const ROUNDS: usize = if cfg!(miri) { 10 } else { 200 };
     std::thread::scope(|scope| {
         for thread in 0..8u8 {
             scope.spawn(move || {
-                for round in 0..200usize {
+                for round in 0..ROUNDS {
                     let layout = layout(1 + round * 7 % 3000, 1 << (round % 7));
                     let at = HEAP.allocate(layout).unwrap().addr;
                     let block = Live { at, layout, pattern: thread };
@@ -278,7 +286,10 @@ fn eight_threads_find_a_static_array_divided() {
         }
     });
     let stats = HEAP.stats();
-    assert_eq!((stats.blocks, stats.in_use_bytes, stats.allocations, stats.failures), (0, 0, 1600, 0));
+    assert_eq!(
+        (stats.blocks, stats.in_use_bytes, stats.allocations, stats.failures),
+        (0, 0, 8 * ROUNDS as u64, 0)
+    );
 }
 
 #[test]

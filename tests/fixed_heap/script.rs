@@ -27,6 +27,9 @@ enum Step {
 
 const RAM: usize = 768 << 10;
 
+/// Scripts are shorter where each step is interpreted.
+const SHORTER: usize = if cfg!(miri) { 20 } else { 1 };
+
 fn step() -> impl Strategy<Value = Step> {
     let bytes = prop_oneof![
         6 => 0..=300usize,
@@ -131,8 +134,9 @@ impl<L: RawMutex> Shadow<'_, L> {
                 match NonNull::new(at) {
                     Some(at) => {
                         // SAFETY: 1. The block is new, and zeroed.
-                        let zeros = || unsafe { std::slice::from_raw_parts(at.as_ptr(), bytes) };
-                        assert!(!zeroed || zeros().iter().all(|&byte| byte == 0));
+                        let zeros =
+                            || unsafe { std::slice::from_raw_parts(at.as_ptr(), bytes) == vec![0; bytes] };
+                        assert!(!zeroed || zeros());
                         self.took(at, layout);
                     }
                     None => assert_eq!(heap.stats().failures, failures + 1),
@@ -168,7 +172,7 @@ impl<L: RawMutex> Shadow<'_, L> {
                 };
                 if let (Ok(to), true) = (&to, zeroed && bytes > old.size()) {
                     // SAFETY: 1. The block is as long as `new`, and zeroed behind what it had.
-                    assert!(unsafe { &to.as_ref()[old.size()..] }.iter().all(|&byte| byte == 0));
+                    assert!(unsafe { to.as_ref()[old.size()..] == vec![0; bytes - old.size()] });
                 }
                 self.moved(block, to.ok().map(|to| to.cast()), new);
             }
@@ -257,26 +261,26 @@ fn run<L: RawMutex>(ram_bytes: usize, claims: &[(usize, usize)], script: &[Step]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 128 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_script_holds_over_any_claims(
         claims in prop::collection::vec((0..RAM, 0..256usize << 10), 0..3),
-        script in prop::collection::vec(step(), 1..150),
+        script in prop::collection::vec(step(), 1..150 / SHORTER),
     ) {
         run::<SpinLock>(RAM, &claims, &script);
     }
 
     #[test]
     fn the_script_holds_in_a_few_kib_without_a_lock(
-        at in 0..100usize, len in 0..6usize << 10, script in prop::collection::vec(step(), 1..100),
+        at in 0..100usize, len in 0..6usize << 10, script in prop::collection::vec(step(), 1..100 / SHORTER),
     ) {
         run::<NoLock>(RAM, &[(at, len)], &script);
     }
 
     #[test]
     fn the_script_holds_where_small_blocks_come_from_slabs(
-        at in 0..5000usize, mib in 0..5usize, script in prop::collection::vec(step(), 1..400),
+        at in 0..5000usize, mib in 0..if cfg!(miri) { 1 } else { 5usize }, script in prop::collection::vec(step(), 1..400 / SHORTER),
     ) {
         run::<SpinLock>((6 << 20) + 5000, &[(at, (mib << 20) + (400 << 10))], &script);
     }
@@ -288,12 +292,12 @@ proptest! {
             Err(NotClaimed::TooSmall { given_bytes: 0, least_bytes }) => least_bytes as usize,
             other => panic!("{other:?}"),
         };
-        for len in 0..least {
+        for len in (0..least).step_by(if cfg!(miri) { 40 } else { 1 }) {
             let refused = ram.give(&FixedHeap::<SpinLock, 1>::empty(), at, len);
             let expected = NotClaimed::TooSmall { given_bytes: len as u64, least_bytes: least as u64 };
             prop_assert_eq!(refused, Err(expected));
         }
-        for len in least..least + 300 {
+        for len in least..least + if cfg!(miri) { 20 } else { 300 } {
             let heap = FixedHeap::<SpinLock, 1>::empty();
             prop_assert!(ram.give(&heap, at, len).is_ok(), "{} bytes", len);
             prop_assert!(heap.allocate(layout(1, 1)).is_ok());

@@ -7,6 +7,9 @@ use democratising::{FixedHeap, SpinLock};
 use std::alloc::{GlobalAlloc, Layout};
 use std::ptr::NonNull;
 
+/// A range that has slabs.
+const LARGE: usize = if cfg!(miri) { 512 << 10 } else { 5 << 20 };
+
 fn heap(ram: &Ram, bytes: usize) -> FixedHeap<SpinLock, 1> {
     let heap = FixedHeap::empty();
     ram.give(&heap, 0, bytes).unwrap();
@@ -27,6 +30,7 @@ fn give_all(heap: &FixedHeap<SpinLock, 1>, blocks: impl IntoIterator<Item = NonN
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many blocks to interpret")]
 fn blocks_of_any_small_size_can_have_95_percent_of_the_memory() {
     const BYTES: usize = 4 << 20;
     let ram = Ram::new(BYTES + 4096);
@@ -46,14 +50,17 @@ fn blocks_of_any_small_size_can_have_95_percent_of_the_memory() {
     }
 }
 
+/// A size, and one that is less.
+const RESIZES: [(usize, usize); 7] =
+    [(2048, 100), (512, 24), (5000, 3000), (40_000, 10), (100, 99), (240, 0), (2048, 0)];
+
 #[test]
 fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
-    for bytes in [100 << 10, 1 << 20, 5 << 20] {
+    for &bytes in &[100 << 10, 1 << 20, 5 << 20][..if cfg!(miri) { 1 } else { 3 }] {
         let ram = Ram::new(bytes);
         let heap = heap(&ram, bytes);
         heap.on_misuse(OnMisuse::Stop);
-        for (old, new) in [(2048, 100), (512, 24), (5000, 3000), (40_000, 10), (100, 99), (240, 0), (2048, 0)]
-        {
+        for (old, new) in RESIZES.into_iter().take(if cfg!(miri) { 1 } else { 7 }) {
             let (old, new) = (layout(old, 8), layout(new, 8));
             let blocks = fill(&heap, old);
             let failures = heap.stats().failures;
@@ -78,13 +85,16 @@ fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
 
 #[test]
 fn a_block_is_not_taken_for_one_of_another_size_and_a_second_free_is_refused() {
-    let ram = Ram::new(5 << 20);
-    let heap = heap(&ram, 5 << 20);
-    let sizes = [8, 16, 24, 40, 100, 500, 513, 700, 1024, 1025, 2048, 2049, 3000];
-    for bytes in sizes {
+    let ram = Ram::new(LARGE);
+    let heap = heap(&ram, LARGE);
+    const SIZES: &[usize] = match cfg!(miri) {
+        true => &[8, 500, 513, 3000],
+        false => &[8, 16, 24, 40, 100, 500, 513, 700, 1024, 1025, 2048, 2049, 3000],
+    };
+    for &bytes in SIZES {
         let held = layout(bytes, 8);
         let [first, second] = [(); 2].map(|()| heap.allocate(held).unwrap());
-        for other in sizes.map(|bytes| layout(bytes, 8)).into_iter().filter(|other| {
+        for other in SIZES.iter().map(|&bytes| layout(bytes, 8)).filter(|other| {
             // Both serve as the same block.
             heap.allocate(*other).is_ok_and(|block| {
                 // SAFETY: 1. It is used by nobody.
@@ -107,9 +117,9 @@ fn a_block_is_not_taken_for_one_of_another_size_and_a_second_free_is_refused() {
 
 #[test]
 fn blocks_of_any_size_are_given_back_without_their_size() {
-    let ram = Ram::new(5 << 20);
-    let heap = heap(&ram, 5 << 20);
-    for bytes in 1..=2100 {
+    let ram = Ram::new(LARGE);
+    let heap = heap(&ram, LARGE);
+    for bytes in (1..=2100).step_by(if cfg!(miri) { 150 } else { 1 }) {
         let layout = layout(bytes, 8);
         let at = heap.allocate(layout).unwrap().addr;
         // SAFETY: 1. It is used by nobody; the second free is refused.
@@ -121,10 +131,10 @@ fn blocks_of_any_size_are_given_back_without_their_size() {
 
 #[test]
 fn what_a_slab_has_left_behind_its_last_slot_is_no_block() {
-    const BYTES: usize = 5 << 20;
-    let ram = Ram::new(BYTES);
-    let heap = heap(&ram, BYTES);
-    for bytes in (16..2048).step_by(24) {
+    const LEAST: usize = if cfg!(miri) { 496 } else { 16 };
+    let ram = Ram::new(LARGE);
+    let heap = heap(&ram, LARGE);
+    for bytes in (LEAST..2048).step_by(if cfg!(miri) { 720 } else { 24 }) {
         let layout = layout(bytes, 8);
         let blocks = fill(&heap, layout);
         let starts: std::collections::HashSet<usize> =

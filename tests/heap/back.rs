@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn what_blocks_of_one_size_leave_serves_the_next_size() {
     if role("phases") {
         let mut draw = Draw(12);
@@ -24,6 +25,7 @@ fn what_blocks_of_one_size_leave_serves_the_next_size() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn collecting_gives_memory_back_to_the_system() {
     if role("collecting") {
         let blocks: Vec<Vec<u8>> = (0..300).map(|_| vec![1; 100_000]).collect();
@@ -42,6 +44,7 @@ fn collecting_gives_memory_back_to_the_system() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn what_nobody_needs_for_a_second_goes_back_as_work_goes_on() {
     if role("decaying") {
         drop((0..500).map(|_| vec![1u8; 100_000]).collect::<Vec<_>>());
@@ -68,6 +71,7 @@ fn resident_bytes() -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_heap() {
     if role("peak") {
         let mut draw = Draw(11);

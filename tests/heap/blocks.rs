@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn collections_strings_and_threads_live_in_it() {
-    let words: Vec<String> = (0..5000).map(|i| format!("word {}", i % 700)).collect();
+    const WORDS: usize = if cfg!(miri) { 100 } else { 5000 };
+    const KINDS: usize = if cfg!(miri) { 30 } else { 700 };
+    let words: Vec<String> = (0..WORDS).map(|i| format!("word {}", i % KINDS)).collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();
     words.iter().for_each(|word| *counts.entry(word).or_default() += 1);
-    assert_eq!(counts.len(), 700);
+    assert_eq!(counts.len(), KINDS);
     let sorted: BTreeMap<_, _> = counts.into_iter().collect();
-    assert_eq!(sorted.values().sum::<usize>(), 5000);
-    assert!(Global::stats().blocks > 5000, "{}", Global::stats());
+    assert_eq!(sorted.values().sum::<usize>(), WORDS);
+    assert!(Global::stats().blocks > WORDS as u64, "{}", Global::stats());
 }
 
 #[test]
 fn blocks_keep_what_was_written_while_two_threads_allocate_resize_and_swap() {
     // Longer on demand: every block is checked byte for byte where it can go wrong, for as many seconds.
     let seconds = std::env::var("DEMOCRATISING_STRESS_SECONDS").map_or(0, |text| text.parse().unwrap());
+    const STEPS: u64 = if cfg!(miri) { 30 } else { 30_000 };
     let (began, for_so_long) = (Instant::now(), Duration::from_secs(seconds));
     let (to_one, from_two) = mpsc::channel::<Live>();
     let (to_two, from_one) = mpsc::channel::<Live>();
@@ -31,7 +34,7 @@ fn blocks_keep_what_was_written_while_two_threads_allocate_resize_and_swap() {
         let mut draw = Draw(seed);
         let mut live = Vec::new();
         for step in 0u64.. {
-            if step >= 30_000 && began.elapsed() >= for_so_long {
+            if step >= STEPS && began.elapsed() >= for_so_long {
                 break;
             }
             match draw.below(10) {
@@ -59,7 +62,7 @@ fn blocks_keep_what_was_written_while_two_threads_allocate_resize_and_swap() {
 
 #[test]
 fn every_size_has_its_alignment_and_its_room() {
-    for shift in 0..=22 {
+    for shift in (0..=22).step_by(if cfg!(miri) { 22 } else { 1 }) {
         for bytes in [1, 15, 16, 17, 100, 1000, 4096, 32 << 10, (32 << 10) + 1, 100_000] {
             Live::new(
                 Layout::from_size_align(bytes, 1 << shift).unwrap_or(Layout::new::<u8>()),
@@ -92,6 +95,7 @@ fn what_cannot_be_had_is_null_and_nothing_is_lost() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn large_blocks_grow_into_what_is_free_behind_them() {
     // Alone in a process, since other tests would take what is free behind a block.
     if role("growing") {
@@ -122,7 +126,7 @@ fn large_blocks_grow_into_what_is_free_behind_them() {
 #[test]
 fn freed_memory_is_zero_again_when_zeroed_memory_is_asked_for() {
     for bytes in [24, 5000, 40_000, 3 << 20] {
-        for _ in 0..100 {
+        for _ in 0..if cfg!(miri) { 2 } else { 100 } {
             Live::new(Layout::from_size_align(bytes, 8).unwrap(), 0xff, false).free();
             Live::new(Layout::from_size_align(bytes, 8).unwrap(), 0xff, true).free();
         }
@@ -131,17 +135,18 @@ fn freed_memory_is_zero_again_when_zeroed_memory_is_asked_for() {
 
 #[test]
 fn a_map_lives_in_the_heap_and_in_a_pool_of_its_own() {
+    const ENTRIES: u64 = if cfg!(miri) { 100 } else { 1000 };
     let mut heaped = hashbrown::HashMap::new_in(Global);
-    heaped.extend((0..1000).map(|i| (i, i * i)));
+    heaped.extend((0..ENTRIES).map(|i| (i, i * i)));
     assert_eq!(heaped[&30], 900);
     let space = democratising::space::Mapped::reserve(64 << 20).unwrap();
     let tables = democratising::space::MappedTables;
     let pool: democratising::Pool<_, democratising::HostLock> =
         democratising::Pool::new(space, tables, democratising::PoolConfig::DEFAULT).unwrap();
     let mut own = hashbrown::HashMap::new_in(&pool);
-    own.extend((0..1000).map(|i| (i, i * i)));
+    own.extend((0..ENTRIES).map(|i| (i, i * i)));
     assert_eq!(own[&30], 900);
-    assert!(pool.stats().in_use_bytes > 8000);
+    assert!(pool.stats().in_use_bytes > 8 * ENTRIES);
     drop(own);
     assert_eq!(pool.stats().in_use_bytes, 0);
 }
@@ -168,6 +173,7 @@ fn resident_pages(at: *mut u8, bytes: usize) -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn zeroed_memory_that_the_system_gave_is_not_cleared_again_and_dirty_memory_is() {
     // Alone in a process, so that nothing else has used what it gets.
     if role("zeroed") {

@@ -20,6 +20,7 @@ fn free_wrongly(at: *mut u8, layout: Layout) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn misuse_ends_the_process_with_one_line_that_says_what_and_where() {
     let small = Layout::from_size_align(48, 8).unwrap();
     let large = Layout::from_size_align(200_000, 8).unwrap();
@@ -75,6 +76,7 @@ fn misuse_ends_the_process_with_one_line_that_says_what_and_where() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_hook_hears_of_misuse_and_the_program_goes_on() {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     static HEARD: AtomicUsize = AtomicUsize::new(0);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn blocks_of_threads_that_ended_are_used_again() {
     let layout = Layout::from_size_align(1000, 8).unwrap();
     let fill = move || {
@@ -37,7 +38,8 @@ struct Late(Vec<String>);
 
 impl Drop for Late {
     fn drop(&mut self) {
-        let more: Vec<String> = (0..1000).map(|i| format!("{i} while the thread ends")).collect();
+        let more: Vec<String> =
+            (0..if cfg!(miri) { 20 } else { 1000 }).map(|i| format!("{i} while the thread ends")).collect();
         self.0.clear();
         drop(more);
         let _ = LAST.try_with(|last| *last.borrow_mut() = Some(vec![String::from("and again"); 100]));
@@ -47,7 +49,7 @@ impl Drop for Late {
 #[test]
 fn a_thread_may_allocate_and_free_while_it_ends() {
     thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) }; }
-    for _ in 0..50 {
+    for _ in 0..if cfg!(miri) { 3 } else { 50 } {
         let theirs = thread::spawn(|| {
             // Registered before the cache's own end in some rounds, behind it in others.
             LATE.with(|late| *late.borrow_mut() = Some(Late(vec![String::from("x"); 10])));
@@ -83,6 +85,7 @@ extern "C" fn allocates_at_exit() {
 
 #[cfg(target_os = "linux")]
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn the_first_thread_has_a_cache_for_what_runs_at_exit() {
     if role("exit") {
         // SAFETY: 1. The function does not unwind.
@@ -98,6 +101,7 @@ fn the_first_thread_has_a_cache_for_what_runs_at_exit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_thread_that_only_frees_gives_the_blocks_to_others() {
     let layout = Layout::from_size_align(100, 8).unwrap();
     if role("freeing") {
@@ -114,6 +118,7 @@ fn a_thread_that_only_frees_gives_the_blocks_to_others() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next() {
     // On its own: a thread that takes over another's cache has what was in it.
     if !role("neighbours") {
@@ -143,6 +148,7 @@ fn a_small_block_that_another_thread_carved_is_not_what_its_freer_gets_next() {
 
 #[cfg(unix)]
 #[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn a_child_forked_while_other_threads_allocate_can_allocate() {
     if role("forking") {
         for _ in 0..2 {

@@ -90,6 +90,7 @@ mod tests {
     use crate::size::{Classes, Geometry};
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, too much of it to interpret")]
     fn the_lower_half_of_the_product_says_whether_a_slot_starts_there() {
         for slot_shift in [3, 4, 9] {
             let slots = 1 << slot_shift;

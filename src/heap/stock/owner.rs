@@ -27,7 +27,8 @@ pub const fn tagged(class: SizeClass) -> bool {
 /// What a cache needs to know its own blocks.
 #[repr(C)]
 pub struct Tags {
-    table: &'static AtomicU8,
+    /// The first of the tags: a pointer, since a reference would be to that one alone.
+    table: NonNull<AtomicU8>,
     id: u8,
     /// Whether to look at owners at all: there is more than one cache.
     watch: AtomicU8,
@@ -35,6 +36,11 @@ pub struct Tags {
     /// class is one that nobody can predict.
     masks: [u32; HOST_CLASSES],
 }
+
+// SAFETY: 1. The table is of atomic bytes, and lives for good.
+unsafe impl Send for Tags {}
+// SAFETY: 1. As above.
+unsafe impl Sync for Tags {}
 
 /// Who carved what, and the names that caches go by.
 pub struct Owners {
@@ -82,8 +88,7 @@ impl Owners {
         let id = (self.named.fetch_add(1, Relaxed) % 255) as u8 + 1;
         let mut masks = [0; HOST_CLASSES];
         masks[..CLASSES].fill(self.len.load(Relaxed) as u32 - 1);
-        // SAFETY: 1. It came from a table that lives for good.
-        Some(Tags { table: unsafe { table.as_ref() }, id, watch: AtomicU8::new(0), masks })
+        Some(Tags { table, id, watch: AtomicU8::new(0), masks })
     }
 
     /// Begins to look at owners, for these tags and for the first ones, unless these are the first.
@@ -106,7 +111,9 @@ impl Tags {
     /// Every block is one's own.
     #[cfg(not(democratising_loom))]
     pub const fn none() -> Tags {
-        Tags { table: &NO_TAG, id: 0, watch: AtomicU8::new(0), masks: [0; HOST_CLASSES] }
+        // SAFETY: 1. No static is at address zero.
+        let table = unsafe { NonNull::new_unchecked((&raw const NO_TAG).cast_mut()) };
+        Tags { table, id: 0, watch: AtomicU8::new(0), masks: [0; HOST_CLASSES] }
     }
 
     /// Whether it looks at owners.
@@ -118,7 +125,7 @@ impl Tags {
     #[inline(always)]
     fn at(&self, block: usize, mask: u32) -> &AtomicU8 {
         // SAFETY: 1. The mask is the length of the table less one, or 0.
-        unsafe { NonNull::from(self.table).add((block >> SHIFT) & mask as usize).as_ref() }
+        unsafe { self.table.add((block >> SHIFT) & mask as usize).as_ref() }
     }
 
     /// Whether a block of a class goes into one's own magazines: it is one's own, or has no owner.

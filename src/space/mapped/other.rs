@@ -48,6 +48,8 @@ impl Range {
         Ok(Contents::Unknown)
     }
 
+    pub(super) fn forget(&self, _at: usize, _len: usize) {}
+
     pub(super) fn decommit(&self, _at: usize, _len: usize) {}
 }
 

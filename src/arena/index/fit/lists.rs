@@ -223,6 +223,7 @@ mod tests {
     use super::List;
 
     #[test]
+    #[cfg_attr(miri, ignore = "arithmetic alone, too much of it to interpret")]
     fn lists_are_in_order_of_length_and_exact_below_64() {
         let mut last = List::of(1);
         for length in 2..1 << 17 {

@@ -1,0 +1,10 @@
+//! The pool of connections: what a caller sees, one promise a test.
+#![cfg(feature = "net")]
+
+mod blocking;
+mod cancelled;
+mod closed;
+mod common;
+mod got;
+mod idle;
+mod scripted;

@@ -1,0 +1,64 @@
+//! A space that runs out when a test says.
+
+use democratising::arena::Metadata;
+use democratising::space::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
+use std::cell::Cell;
+
+/// A space whose requests fail on demand: the `fail_in`-th from now, and then every one or none.
+pub struct Failing<S> {
+    pub space: S,
+    pub fail_in: Cell<u32>,
+    pub for_good: bool,
+}
+
+impl<S: Space> Failing<S> {
+    fn request(&self, frames: Span) -> Result<(), SpaceError> {
+        match self.fail_in.get() {
+            0 => Ok(()),
+            1 => {
+                self.fail_in.set(self.for_good as u32);
+                Err(SpaceError::new(self.geometry().bytes(frames.granules), 12))
+            }
+            n => {
+                self.fail_in.set(n - 1);
+                Ok(())
+            }
+        }
+    }
+}
+
+// SAFETY: 1. Everything is the inner space's; a request that fails changes nothing.
+unsafe impl<S: Space> Space for Failing<S> {
+    type Addr = S::Addr;
+    type Index<M: Metadata> = S::Index<M>;
+    type Tables = S::Tables;
+    fn geometry(&self) -> Geometry {
+        self.space.geometry()
+    }
+    fn len_bytes(&self) -> u64 {
+        self.space.len_bytes()
+    }
+    fn alignment(&self) -> Alignment {
+        self.space.alignment()
+    }
+    fn addr(&self, at: Offset) -> S::Addr {
+        self.space.addr(at)
+    }
+    fn offset(&self, addr: S::Addr) -> Option<Offset> {
+        self.space.offset(addr)
+    }
+    fn commit(&self, frames: Span) -> Result<Contents, SpaceError> {
+        self.request(frames)?;
+        self.space.commit(frames)
+    }
+    fn decommit(&self, frames: Span) {
+        self.space.decommit(frames);
+    }
+    fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
+        self.request(to)?;
+        self.space.rehome(from, to)
+    }
+}
+
+// SAFETY: 1. As the inner space.
+unsafe impl<S: HostSpace> HostSpace for Failing<S> {}

@@ -1,0 +1,158 @@
+//! What holds over every space beside.
+
+use crate::failing::Failing;
+use crate::pools::{MAPPED, mapped, pool, simulated};
+use crate::script::before_failure;
+use democratising::arena::{ByFit, ByTree, IndexKind, NoBlock};
+use democratising::error::BadFree;
+use democratising::pool::PoolConfig;
+use democratising::space::{Fixed, Geometry, Simulated};
+use std::alloc::Layout;
+use std::cell::Cell;
+
+/// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
+fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
+    let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
+    let play = |fail_in: u32| {
+        let space = Failing {
+            space: Simulated::device(256 << 20, 2 << 20),
+            fail_in: Cell::new(fail_in),
+            for_good: false,
+        };
+        let config = PoolConfig::DEFAULT.slack_permille(0);
+        let pool = pool::<_, I>(space, config);
+        let mut failures = 0;
+        let mut allocate = |layout| loop {
+            let before = pool.stats();
+            match pool.allocate(layout) {
+                Ok(block) => return block.addr,
+                Err(why) => {
+                    assert!(matches!(why, NoBlock::NotBacked(_)), "{why}");
+                    assert_eq!(before_failure(pool.stats()), before_failure(before));
+                    failures += 1;
+                    assert!(failures < 2, "the second try succeeds");
+                }
+            }
+        };
+        let blocks: Vec<u64> = (0..20).map(|_| allocate(mib(5))).collect();
+        for addr in blocks.iter().step_by(2) {
+            // SAFETY: 1. Nobody uses the block.
+            unsafe { pool.free(*addr, mib(5)) }.unwrap();
+        }
+        let large: Vec<u64> = (0..2).map(|_| allocate(mib(21))).collect();
+        for addr in large {
+            // SAFETY: 1. Nobody uses the block.
+            unsafe { pool.free(addr, mib(21)) }.unwrap();
+        }
+        for addr in blocks.iter().skip(1).step_by(2) {
+            // SAFETY: 1. Nobody uses the block.
+            unsafe { pool.free(*addr, mib(5)) }.unwrap();
+        }
+        let stats = pool.stats();
+        assert_eq!((stats.in_use_bytes, stats.idle_bytes), (0, stats.reserved_bytes));
+        assert_eq!(stats.creates - stats.unmaps, stats.reserved_bytes >> 21);
+        (failures, stats.steals, pool.with_space(|space| space.inner().fail_in.get()))
+    };
+    let (failures, steals, _) = play(0);
+    assert_eq!(failures, 0);
+    assert!(steals >= 10, "{steals} steals: the holes were too small, so frames had to move");
+    let mut failed = 0;
+    for fail_in in 1.. {
+        let (failures, _, left) = play(fail_in);
+        failed += failures;
+        if left > 0 {
+            break;
+        }
+    }
+    assert!(failed >= 10, "only {failed} requests were made to fail");
+}
+
+fn what_never_fits_is_told_apart_from_what_does_not_fit_now<I: IndexKind>() {
+    let pool = simulated::<I>(PoolConfig::DEFAULT.max_bytes(16 << 20));
+    let ask = |bytes: usize, align: usize| pool.allocate(Layout::from_size_align(bytes, align).unwrap());
+    assert!(matches!(ask(MAPPED + 1, 1), Err(NoBlock::NeverFits { .. })));
+    assert!(matches!(ask(isize::MAX as usize, 1), Err(NoBlock::NeverFits { .. })));
+    assert!(matches!(ask(17 << 20, 1), Err(NoBlock::OverBudget { .. })));
+    let held = ask(16 << 20, 1).unwrap();
+    assert!(matches!(ask(1, 1), Err(NoBlock::OverBudget { .. })));
+    assert_eq!(pool.stats().reserved_bytes, 16 << 20);
+    // SAFETY: 1. Nobody uses the block.
+    unsafe { pool.free(held.addr, Layout::from_size_align(16 << 20, 1).unwrap()) }.unwrap();
+    assert!(ask(1, 1).is_ok());
+}
+
+fn a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one<I: IndexKind>() {
+    let pool = simulated::<I>(PoolConfig::DEFAULT.max_bytes(12 << 20).slack_permille(1000));
+    let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
+    let blocks: Vec<_> = (0..6).map(|_| pool.allocate(mib(2)).unwrap().addr).collect();
+    for addr in blocks.iter().step_by(2) {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(*addr, mib(2)) }.unwrap();
+    }
+    assert!(pool.allocate(mib(6)).is_ok());
+    let stats = pool.stats();
+    assert_eq!((stats.reserved_bytes, stats.steals, stats.idle_bytes), (12 << 20, 3, 0));
+}
+
+fn a_block_of_somebody_else_is_refused<I: IndexKind>() {
+    let (one, other) = (mapped::<I>(PoolConfig::DEFAULT), mapped::<I>(PoolConfig::DEFAULT));
+    for bytes in [100, 100_000] {
+        let layout = Layout::from_size_align(bytes, 8).unwrap();
+        let block = one.allocate(layout).unwrap();
+        // SAFETY: 1. It is refused.
+        assert_eq!(unsafe { other.free(block.addr, layout) }, Err(BadFree::Foreign));
+        // SAFETY: 1. It is refused.
+        assert_eq!(unsafe { other.free_unsized(block.addr) }, Err(BadFree::Foreign));
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { one.free(block.addr, layout) }.unwrap();
+    }
+}
+
+fn a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was<I: IndexKind>() {
+    let mut bytes = Box::<[u8]>::new_uninit_slice(1 << 20);
+    let space = Fixed::with_geometry(&mut bytes, Geometry::spans(4 << 10));
+    let pool = pool::<_, I>(space, PoolConfig::DEFAULT.max_bytes(64 << 10));
+    let layout = Layout::from_size_align(8 << 10, 1).unwrap();
+    let block = pool.allocate(layout).unwrap();
+    let before = pool.stats();
+    for bytes in [68 << 10, 512 << 10] {
+        // SAFETY: 1. Nobody uses the block.
+        assert_eq!(unsafe { pool.resize(block.addr, layout, bytes) }, Ok(false));
+        assert_eq!(pool.stats(), before, "{bytes} bytes");
+    }
+}
+
+fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum<I: IndexKind>() {
+    let config = PoolConfig::DEFAULT.initial_bytes(8 << 20).growth_permille(2000).max_bytes(40 << 20);
+    let pool = simulated::<I>(config);
+    assert_eq!(pool.stats().reserved_bytes, 8 << 20);
+    let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
+    assert!(pool.allocate(mib(8)).is_ok());
+    assert_eq!(pool.stats().reserved_bytes, 8 << 20, "what was backed before is used first");
+    assert!(pool.allocate(mib(2)).is_ok());
+    assert_eq!(pool.stats().reserved_bytes, 20 << 20, "10 MiB were needed, twice as much is backed");
+    assert!(pool.allocate(mib(30)).is_ok(), "all of the maximum can be had in one piece");
+    assert_eq!(pool.stats().reserved_bytes, 40 << 20);
+}
+
+/// Each of these once with either index.
+macro_rules! with_either_index {
+    ($($(#[$attribute:meta])* $name:ident)*) => {
+        mod the_buddy_tree {
+            $(#[test] $(#[$attribute])* fn $name() { super::$name::<super::ByTree>(); })*
+        }
+        mod the_fit_table {
+            $(#[test] $(#[$attribute])* fn $name() { super::$name::<super::ByFit>(); })*
+        }
+    };
+}
+
+with_either_index! {
+    #[cfg_attr(miri, ignore = "memory that nobody touches, too many requests to interpret")]
+    every_kth_request_of_a_fragmented_pool_may_fail
+    what_never_fits_is_told_apart_from_what_does_not_fit_now
+    a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one
+    a_block_of_somebody_else_is_refused
+    a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
+    growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
+}
