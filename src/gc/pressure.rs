@@ -168,6 +168,7 @@ impl Pressure {
         loop {
             match waiter.wait() {
                 Told::Stop => return,
+                #[cfg(target_os = "linux")]
                 Told::Stalled => {}
                 Told::Time => match MemoryLeft::read_under(&self.root) {
                     Some(left) if left.is_below(self.low_permille) => {}

@@ -125,11 +125,16 @@ mod sockets {
         }
     }
 
+    /// A peer that has closed is an error, no signal. Apple's systems have an option of the socket for that, which the standard library
+    /// sets.
+    #[cfg(not(target_vendor = "apple"))]
+    const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+    #[cfg(target_vendor = "apple")]
+    const NO_SIGNAL: SendFlags = SendFlags::empty();
+
     impl Write for PooledConnection<Tcp> {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            retry(self, PollFlags::OUT, |socket| {
-                Ok(send(&**socket, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
-            })
+            retry(self, PollFlags::OUT, |socket| Ok(send(&**socket, buf, SendFlags::DONTWAIT | NO_SIGNAL)?))
         }
 
         /// Nothing is held back.

@@ -56,6 +56,7 @@ impl fmt::Display for Source {
 pub(super) enum Told {
     Stop,
     /// Tasks have waited for memory as long as was asked.
+    #[cfg(target_os = "linux")]
     Stalled,
     /// It is time to look.
     Time,

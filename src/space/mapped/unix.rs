@@ -7,7 +7,11 @@ use core::ptr::{NonNull, null_mut};
 use std::io;
 
 /// Small programs stay on small pages: huge ones from here on. Once a program is there, what lies below becomes huge too.
+#[cfg(target_os = "linux")]
 const HUGE_FROM: usize = 4 << 20;
+/// `MADV_COLLAPSE`, which not every C library names.
+#[cfg(target_os = "linux")]
+const COLLAPSE: i32 = 25;
 
 /// A mapping of this process's own.
 #[derive(Debug)]
@@ -39,8 +43,15 @@ pub(super) fn address_limit() -> usize {
     if known { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
 }
 
+/// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
+const NEW_PAGES: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE;
+#[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd")))]
+const NO_RESERVE: i32 = libc::MAP_NORESERVE;
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd"))]
+const NO_RESERVE: i32 = 0;
+
 fn map(len: usize, protection: i32) -> Result<NonNull<u8>, i32> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let flags = NEW_PAGES;
     // SAFETY: 1. A new private mapping, placed by the system, overlaps nothing.
     let at = unsafe { libc::mmap(null_mut(), len, protection, flags, -1, 0) };
     if at == libc::MAP_FAILED { Err(errno()) } else { NonNull::new(at.cast()).ok_or(0) }
@@ -67,7 +78,7 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     // SAFETY: 1. As the caller promises: what the new pages replace is the caller's own.
     unsafe {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+        let flags = NEW_PAGES | libc::MAP_FIXED;
         libc::mmap(place, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
     }
 }
@@ -156,7 +167,7 @@ impl Range {
         // refused, pages stay small.
         unsafe {
             libc::madvise(first, HUGE_FROM, libc::MADV_HUGEPAGE);
-            libc::madvise(first, HUGE_FROM, libc::MADV_COLLAPSE);
+            libc::madvise(first, HUGE_FROM, COLLAPSE);
         }
     }
 

@@ -168,10 +168,10 @@ impl SharedFile {
 
     /// Gives up the pages of parts that were looked at, about as many as are wanted; returns their bytes. They come again from the disk.
     pub(super) fn page_out(&self, target_bytes: u64) -> u64 {
-        let mut given = 0;
         #[cfg(target_os = "linux")]
         if let Bytes::Mapped { map, .. } = &self.bytes {
             let looked_at = |part: &&Part| !part.range.is_empty() && part.looked_at.load(Relaxed);
+            let mut given = 0;
             for part in self.parts.iter().filter(looked_at) {
                 if given >= target_bytes {
                     break;
@@ -182,9 +182,10 @@ impl SharedFile {
                     given += part.range.len() as u64;
                 }
             }
+            return given;
         }
         let _ = target_bytes;
-        given
+        0
     }
 
     /// A file cut short since it was mapped would stop the process when its end is touched; as far as that can be known
