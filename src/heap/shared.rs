@@ -362,12 +362,8 @@ mod fork {
     use super::{AGE, CACHES, MAKING, Ordering, POOL, STOCK, VISITS, thread};
 
     pub(super) fn register() {
-        // Miri forks nothing.
-        if cfg!(miri) {
-            return;
-        }
-        // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
-        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(begin)) };
+        // SAFETY: 1. They take locks and let them go again, and store a number.
+        unsafe { crate::sync::forks::at_forks(hold, let_go, begin) };
     }
 
     unsafe extern "C" fn hold() {

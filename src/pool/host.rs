@@ -76,14 +76,10 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
 fn around_forks() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        // Miri forks nothing.
-        if cfg!(miri) {
-            return;
-        }
         #[cfg(unix)]
-        // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
+        // SAFETY: 1. They take locks of this room and let them go again.
         unsafe {
-            libc::pthread_atfork(Some(hold), Some(let_go), Some(let_go))
+            crate::sync::forks::at_forks(hold, let_go, let_go)
         };
     });
 }

@@ -10,16 +10,29 @@ pub(crate) trait AcrossForks: Sized + Send + 'static {
     fn lock() -> &'static Lock<HostLock, Self>;
 }
 
+/// What runs before a fork, or behind it.
+#[cfg(unix)]
+type Step = unsafe extern "C" fn();
+
+/// From now on `hold` runs before each fork, `let_go` behind it, and `begin` in the child instead.
+///
+/// # Safety
+/// They may run around any fork, and call nothing that is not safe there.
+#[cfg(unix)]
+pub(crate) unsafe fn at_forks(hold: Step, let_go: Step, begin: Step) {
+    // Miri forks nothing.
+    if !cfg!(miri) {
+        // SAFETY: 1. The functions live as long as the program. 2. The rest as the caller promises.
+        unsafe { libc::pthread_atfork(Some(hold), Some(let_go), Some(begin)) };
+    }
+}
+
 /// From now on the lock is taken before a fork, and let go on both sides. To be called once.
 pub(crate) fn around_forks<T: AcrossForks>() {
-    // Miri forks nothing.
-    if cfg!(miri) {
-        return;
-    }
     #[cfg(unix)]
-    // SAFETY: 1. The functions live as long as the program, and call nothing that is not safe around a fork.
+    // SAFETY: 1. They take the lock and let it go again.
     unsafe {
-        libc::pthread_atfork(Some(hold::<T>), Some(let_go::<T>), Some(let_go::<T>))
+        at_forks(hold::<T>, let_go::<T>, let_go::<T>)
     };
     #[cfg(not(unix))]
     let _ = T::lock();

@@ -194,13 +194,18 @@ fn where_memory_is_scarce_a_slot_that_is_a_little_larger_serves_before_a_slab_is
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 8 << 20).unwrap();
     let of = |bytes| heap.allocate(layout(bytes, 8)).unwrap();
-    let larger = of(264);
+    // A slot of 200 bytes is not aligned to 64, but for the first.
+    let (larger, _odd) = (of(264), of(200));
     let plenty = of(256);
     assert_eq!((larger.bytes, plenty.bytes), (264, 256), "each has its class while memory is plenty");
     let _long = of(6 << 20);
     let (lent, small, aligned) = (of(248), of(242), heap.allocate(layout(192, 64)).unwrap());
     assert_eq!((lent.bytes, small.bytes), (256, 256), "the next class that has a slab");
-    assert_eq!(aligned.bytes, 192, "256 bytes are more than a sixteenth too many");
+    assert_eq!(
+        aligned.bytes, 192,
+        "200 bytes have another alignment, 256 are more than a sixteenth too many"
+    );
+    assert!(aligned.addr.addr().get().is_multiple_of(64));
     // SAFETY: 1. Nobody uses the block.
     let refused = unsafe { heap.free(lent.addr, layout(257, 8)) };
     assert!(matches!(refused, Err(BadFree::WrongSize { held_bytes: 256, .. })), "{refused:?}");

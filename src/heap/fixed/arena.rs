@@ -191,11 +191,8 @@ impl FixedArena {
         if let Some(class) = self.slabs.class(last(layout)) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
-                let slot = self.slabs.take_in(&mut self.runs, class);
-                if slot.is_none() && self.turn(class) {
-                    continue;
-                }
-                if let Some((at, bytes)) = slot.or_else(|| self.take_larger(class, layout)) {
+                let slot = self.take_slot(class).or_else(|| self.take_larger(class, layout));
+                if let Some((at, bytes)) = slot {
                     return Some((self.space.find_addr(at)?, bytes));
                 }
                 if !(self.open(class) || self.settle()) {

@@ -25,7 +25,7 @@ impl FixedArena {
     }
 
     /// Makes another slab the first, where that is full: the next one. Whether there was one.
-    pub(in super::super) fn turn(&mut self, class: usize) -> bool {
+    fn turn(&mut self, class: usize) -> bool {
         let first = self.first(class);
         first != 0 && self.unlist_first(class, first) != 0
     }
@@ -59,7 +59,17 @@ impl FixedArena {
         is_empty
     }
 
-    /// Where memory is not plenty, a slot of a class that is larger by at most a sixteenth: where it starts, in bytes, and its length.
+    /// A slot of a class, if a slab has one: where it starts, in bytes, and its length.
+    pub(super) fn take_slot(&mut self, class: usize) -> Option<(usize, usize)> {
+        loop {
+            let slot = self.slabs.take_in(&mut self.runs, class);
+            if slot.is_some() || !self.turn(class) {
+                return slot;
+            }
+        }
+    }
+
+    /// Where memory is not plenty, a slot of a class that is larger by at most a sixteenth.
     /// So what is free of one class serves others, before a slab is cut from what is free for all.
     pub(super) fn take_larger(&mut self, class: usize, layout: Layout) -> Option<(usize, usize)> {
         if !COPIES || self.runs.has_plenty() {
@@ -74,10 +84,7 @@ impl FixedArena {
             if !larger_bytes.is_multiple_of(layout.align()) {
                 continue;
             }
-            let mut slot = self.slabs.take_in(&mut self.runs, larger);
-            if slot.is_none() && self.turn(larger) {
-                slot = self.slabs.take_in(&mut self.runs, larger);
-            }
+            let slot = self.take_slot(larger);
             if slot.is_some() {
                 self.loose = true;
                 return slot;
