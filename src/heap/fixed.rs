@@ -159,7 +159,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
             return Self::take_else(self.held(), layout);
         }
         let mut state = self.state.lock();
-        match state.take_at_hand(layout).or_else(|| state.take_aside(layout)) {
+        match state.take_at_hand(layout) {
             Some((at, bytes)) => NonNull::new(at).map(|at| (at, bytes)),
             None => Self::take_else(state, layout),
         }
@@ -210,7 +210,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         if COPIES {
             let mut state = self.state.lock();
-            return match state.give_at_hand(at.as_ptr(), layout) {
+            let class = state.class_of(layout);
+            return match class.and_then(|class| state.give_near_slot(at.as_ptr(), class)) {
                 Some(0) => Ok(()),
                 Some(chore) => {
                     Self::give_last(state, chore);

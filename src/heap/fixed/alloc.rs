@@ -38,7 +38,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
         // Nobody uses the old one any more.
         let mut state = self.held();
-        match if COPIES { state.give_at_hand(at.as_ptr(), old) } else { None } {
+        let class = if COPIES { state.class_of(old) } else { None };
+        match class.and_then(|class| state.give_near_slot(at.as_ptr(), class)) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
             None if state.give_else(at, old).is_some() => {}
@@ -81,17 +82,19 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         }
         // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
-        match state.take_at_hand(layout) {
-            Some((at, _)) => at,
-            None if COPIES => self.take_global_aside(state, layout),
-            None => self.take_global_else(state, layout),
-        }
+        let Some(class) = state.class_of(layout) else { return self.take_global_aside(state, layout) };
+        state.take_near_slot(class).unwrap_or_else(|| self.take_global_else(state, layout))
     }
 
     #[inline(never)]
     fn take_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        match state.take_aside(layout) {
-            Some((at, _)) => at,
+        state.take_aside(layout).unwrap_or_else(|| self.take_global_span(state, layout))
+    }
+
+    #[inline(never)]
+    fn take_global_span(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+        match state.take_span(layout) {
+            Some((at, _)) => at.as_ptr(),
             None => self.take_global_else(state, layout),
         }
     }
@@ -104,7 +107,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        match state.take_span(layout).or_else(|| state.allocate(layout)) {
+        match state.allocate(layout) {
             Some((at, _)) => at.as_ptr(),
             None => {
                 drop(state);
@@ -125,6 +128,14 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     fn give_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
         match state.set_aside(at, layout) {
             Some(()) => {}
+            None => self.give_global_span(state, at, layout),
+        }
+    }
+
+    #[inline(never)]
+    fn give_global_span(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+        match NonNull::new(at).and_then(|at| state.give_span(at, layout)) {
+            Some(()) => {}
             None => self.give_global_else(state, at, layout),
         }
     }
@@ -141,7 +152,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
             drop(state);
             return self.given_null(layout);
         };
-        if state.give_else(at, layout).is_none() {
+        if state.free(at, layout).is_none() {
             self.refused(state, at, layout, true);
         }
     }
@@ -183,10 +194,10 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
             return self.give_global_else(self.held(), at, layout);
         }
         let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
-        match state.give_at_hand(at, layout) {
+        let Some(class) = state.class_of(layout) else { return self.give_global_aside(state, at, layout) };
+        match state.give_near_slot(at, class) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
-            None if COPIES => self.give_global_aside(state, at, layout),
             None => self.give_global_else(state, at, layout),
         }
     }

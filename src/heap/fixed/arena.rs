@@ -107,24 +107,39 @@ impl FixedArena {
         self.bytes_of(self.runs.high_water())
     }
 
-    /// A slot for a layout, if one is at hand. Where it starts, and its bytes.
+    /// The class of a layout, if slots serve it.
     #[inline(always)]
-    pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
-        let (at, bytes) = self.slabs.take(&mut self.runs, last(layout))?;
+    pub(super) fn class_of(&self, layout: Layout) -> Option<usize> {
+        self.slabs.class(last(layout))
+    }
+
+    /// A slot of a class, if one is at hand. Where it starts, and its bytes.
+    #[inline(always)]
+    pub(super) fn take_near_slot(&mut self, class: usize) -> Option<(*mut u8, usize)> {
+        let (at, bytes) = self.slabs.take_in(&mut self.runs, class)?;
         Some((self.space.pointer(at), bytes))
     }
 
-    /// Gives a slot back, if it is at a glance what it should be.
+    /// Gives a slot of a class back, if it is at a glance what it should be.
     #[inline(always)]
-    pub(super) fn give_at_hand(&mut self, at: *mut u8, layout: Layout) -> Option<Given<'_>> {
-        self.slabs.give(&mut self.runs, self.space.distance(at), last(layout))
+    pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Given<'_>> {
+        self.slabs.give(&mut self.runs, self.space.distance(at), class)
     }
 
-    /// A span for a layout that was set aside, if one was. Where it starts, and its bytes.
+    /// A block for a layout, if one is at hand: a slot where it has a class, else a span that was set aside.
+    #[inline(always)]
+    pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
+        match self.class_of(layout) {
+            Some(class) => self.take_near_slot(class),
+            None => self.take_aside(layout),
+        }
+    }
+
+    /// A span for a layout without a class that was set aside, if one was. Where it starts, and its bytes. (What has a class waits for
+    /// its slabs: a span would leave their slots to nobody.)
     #[inline(always)]
     pub(super) fn take_aside(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
-        // What has a class waits for its slabs: a span would leave their slots to nobody.
-        if layout.align() > GRANULE || self.slabs.class(last(layout)).is_some() {
+        if layout.align() > GRANULE {
             return None;
         }
         let start = self.runs.take_aside(aside_length(layout))? as usize;
@@ -143,7 +158,7 @@ impl FixedArena {
     /// A span for a layout, if that is what it takes and one is found at once.
     #[inline(always)]
     pub(super) fn take_span(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if self.slabs.class(last(layout)).is_some() || layout.align() > GRANULE {
+        if self.class_of(layout).is_some() || layout.align() > GRANULE {
             return None;
         }
         let granules = plain_granules(layout);
@@ -170,13 +185,13 @@ impl FixedArena {
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
     pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.space.distance(at.as_ptr()), last(layout))
+        self.slabs.look(&self.runs, self.space.distance(at.as_ptr()), self.class_of(layout)?)
     }
 
     /// Whether a slot serves for a layout.
     #[inline(always)]
     pub(super) fn serves(&self, slot: Seen, layout: Layout) -> bool {
-        self.slabs.class(last(layout)) == Some(slot.class)
+        self.class_of(layout) == Some(slot.class)
     }
 
     /// Gives a slot back that was looked at.
@@ -188,7 +203,7 @@ impl FixedArena {
     /// A block for a layout, and the bytes that it can use.
     #[inline]
     pub(super) fn allocate(&mut self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        if let Some(class) = self.slabs.class(last(layout)) {
+        if let Some(class) = self.class_of(layout) {
             // A slot, if need be of a new slab; if there can be none, a span.
             loop {
                 let slot = self.take_slot(class).or_else(|| self.take_larger(class, layout));
@@ -232,7 +247,10 @@ impl FixedArena {
     /// `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline]
     pub(super) fn free(&mut self, at: usize, layout: Layout) -> Option<usize> {
-        if COPIES && let Some(given) = self.slabs.give_any(&mut self.runs, at, last(layout)) {
+        if COPIES
+            && let Some(class) = self.class_of(layout)
+            && let Some(given) = self.slabs.give_any(&mut self.runs, at, class)
+        {
             let (bytes, chore) = (given.bytes(), given.chore());
             self.freed_if(chore);
             return Some(bytes);
@@ -266,7 +284,7 @@ impl FixedArena {
     fn is_for(&self, held: &Held, layout: Layout) -> bool {
         match held.what {
             What::Slot(Seen { class, .. }) => {
-                let given = self.slabs.class(last(layout));
+                let given = self.class_of(layout);
                 given == Some(class)
                     || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
             }

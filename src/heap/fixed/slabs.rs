@@ -89,7 +89,7 @@ impl Found<'_> {
     /// The slot that starts at a byte, if one does.
     pub(super) fn slot(self, at: usize) -> Option<Seen> {
         let slot = slot_of(self.cut, at - ((self.start as usize) << SLAB_GRANULE_SHIFT))?;
-        Some(Seen { place: self.start + 1, class: self.class, bit: 1 << slot })
+        Some(Seen { place: self.start + 1, class: self.class, slot })
     }
 
     /// Where it ends, in granules.
@@ -109,12 +109,12 @@ impl Found<'_> {
     }
 }
 
-/// A slot that was looked at: the place of its slab, its class, and its bit.
+/// A slot that was looked at: the place of its slab, its class, and which it is.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     place: u32,
     pub(super) class: usize,
-    bit: u64,
+    slot: u32,
 }
 
 /// A slot that was given back.
@@ -124,25 +124,10 @@ pub(super) struct Given<'a> {
     cut: &'a Cut,
     place: u32,
     before: u64,
-    free: u64,
+    after: u64,
 }
 
-impl<'a> Given<'a> {
-    /// Makes a taken slot of the slab at a place free.
-    #[inline(always)]
-    fn new(
-        slabs: &'a Slabs,
-        cut: &'a Cut,
-        header: &mut Header,
-        place: u32,
-        before: u64,
-        bit: u64,
-    ) -> Given<'a> {
-        let free = before | bit;
-        shadow::set_bits(header, free);
-        Given { slabs, cut, place, before, free }
-    }
-
+impl Given<'_> {
     /// The bytes of the slot.
     #[inline(always)]
     pub(super) fn bytes(self) -> usize {
@@ -153,7 +138,7 @@ impl<'a> Given<'a> {
     #[inline(always)]
     pub(super) fn chore(self) -> Chore {
         // Which slab a block is of nobody foretells; that it was full, or is empty now, is rare: that is asked first.
-        let is_edge = self.before == 0 || self.free == all(self.cut);
+        let is_edge = self.before == 0 || self.after == all(self.cut);
         if is_edge && (self.place != self.cut[FIRST] || !self.slabs.sizes.keep) { self.place } else { 0 }
     }
 }
@@ -209,13 +194,7 @@ impl Slabs {
         self.cuts.get(class).map_or(0, |cut| cut[BYTES] as usize)
     }
 
-    /// Takes a slot for bytes of which `last` is the last, if the first slab has one. Where it starts, in bytes, and its length.
-    #[inline(always)]
-    pub(super) fn take(&self, runs: &mut Runs, last: usize) -> Option<(usize, usize)> {
-        self.take_in(runs, self.sizes.class(last)?)
-    }
-
-    /// The same for a class.
+    /// Takes a slot of a class, if the first slab has one. Where it starts, in bytes, and its length.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
@@ -246,33 +225,30 @@ impl Slabs {
 
     /// Whether a slot is free.
     pub(super) fn is_free(&self, runs: &Runs, slot: Seen) -> bool {
-        shadow::bits(runs.shadow.header(slot.place)) & slot.bit != 0
+        shadow::bits(runs.shadow.header(slot.place)) >> slot.slot & 1 != 0
     }
 
-    /// The slot at `at` that was taken for bytes of which `last` is the last, or `None` where it cannot be told at a glance that it is
-    /// such a slot and taken.
+    /// The slot of a class at `at`, or `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
-    pub(super) fn look(&self, runs: &Runs, at: usize, last: usize) -> Option<Seen> {
-        let class = self.sizes.class(last)?;
+    pub(super) fn look(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
         let place = place_of(runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?);
         let header = runs.shadow.find(place)?;
-        let (bit, _) = taken(self.cuts.get(class)?, class, header, within(place, at))?;
-        Some(Seen { place, class, bit })
+        let (slot, ..) = taken(self.cuts.get(class)?, class, header, within(place, at))?;
+        Some(Seen { place, class, slot })
     }
 
     /// Gives a slot back as `look` finds it.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn give(&self, runs: &mut Runs, at: usize, last: usize) -> Option<Given<'_>> {
-        let class = self.sizes.class(last)?;
+    pub(super) fn give(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
         let start = runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?;
         self.give_from(runs, at, class, start)
     }
 
     /// The same, wherever in its slab the slot is.
-    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, last: usize) -> Option<Given<'_>> {
+    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
-        self.give_from(runs, at, self.sizes.class(last)?, start)
+        self.give_from(runs, at, class, start)
     }
 
     #[inline(always)]
@@ -280,16 +256,19 @@ impl Slabs {
         let cut = self.cuts.get(class)?;
         let place = place_of(start);
         let header = runs.shadow.find_mut(place)?;
-        let (bit, free) = taken(cut, class, header, within(place, at))?;
-        Some(Given::new(self, cut, header, place, free, bit))
+        let (_, before, after) = taken(cut, class, header, within(place, at))?;
+        shadow::set_bits(header, after);
+        Some(Given { slabs: self, cut, place, before, after })
     }
 
     /// Gives a slot back that was looked at.
     #[inline(always)]
-    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, bit }: Seen) -> Given<'_> {
+    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, slot }: Seen) -> Given<'_> {
         let header = runs.shadow.header_mut(place);
-        let free = shadow::bits(header);
-        Given::new(self, &self.cuts[class], header, place, free, bit)
+        let before = shadow::bits(header);
+        let after = before | 1 << slot;
+        shadow::set_bits(header, after);
+        Given { slabs: self, cut: &self.cuts[class], place, before, after }
     }
 }
 
@@ -305,14 +284,16 @@ fn within(place: u32, at: usize) -> usize {
     at + GRANULE as usize - ((place as usize) << SLAB_GRANULE_SHIFT)
 }
 
-/// The bit of the taken slot that starts at a byte of a slab, and the bits of those that are free, if the slab is of that class and
-/// there is such a slot.
+/// The taken slot that starts at a byte of a slab, and the bits of those that are free, without it and with it, if the slab is of that
+/// class and there is such a slot.
 #[inline(always)]
-fn taken(cut: &Cut, class: usize, header: &Header, within: usize) -> Option<(u64, u64)> {
+fn taken(cut: &Cut, class: usize, header: &Header, within: usize) -> Option<(u32, u64, u64)> {
     if header[0] != SLAB_BYTE | class as u8 {
         return None;
     }
-    let bit = 1 << slot_of(cut, within)?;
-    let free = shadow::bits(header);
-    (free & bit == 0).then_some((bit, free))
+    let slot = slot_of(cut, within)?;
+    let before = shadow::bits(header);
+    // A bit more makes a larger number, a bit less a smaller one: written so, one instruction does what testing and setting take four for.
+    let after = before ^ 1 << slot;
+    (after > before).then_some((slot, before, after))
 }

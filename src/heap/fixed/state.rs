@@ -152,7 +152,30 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
+    /// The class of a layout in the first arena, if slots serve it there.
+    #[inline(always)]
+    pub(super) fn class_of(&self, layout: Layout) -> Option<usize> {
+        self.arenas.first()?.class_of(layout)
+    }
+
     /// A slot of the first arena, if one is at hand: the whole path of what is usual.
+    #[inline(always)]
+    pub(super) fn take_near_slot(&mut self, class: usize) -> Option<*mut u8> {
+        let (at, bytes) = self.arenas.first_mut()?.take_near_slot(class)?;
+        self.took(bytes);
+        Some(at)
+    }
+
+    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
+    #[inline(always)]
+    pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Chore> {
+        let given = self.arenas.first_mut()?.give_near_slot(at, class)?;
+        self.below_peak_bytes += given.bytes();
+        self.frees += 1;
+        Some(given.chore())
+    }
+
+    /// A block of the first arena, if one is at hand.
     #[inline(always)]
     pub(super) fn take_at_hand(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
         let taken = self.arenas.first_mut()?.take_at_hand(layout)?;
@@ -160,24 +183,12 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(taken)
     }
 
-    /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
-    #[inline(always)]
-    pub(super) fn give_at_hand(&mut self, at: *mut u8, layout: Layout) -> Option<Chore> {
-        let given = self.arenas.first_mut()?.give_at_hand(at, layout)?;
-        self.below_peak_bytes += given.bytes();
-        self.frees += 1;
-        Some(given.chore())
-    }
-
     /// A span of the first arena that was set aside.
     #[inline(always)]
-    pub(super) fn take_aside(&mut self, layout: Layout) -> Option<(*mut u8, usize)> {
-        if !COPIES {
-            return None;
-        }
-        let taken = self.arenas.first_mut()?.take_aside(layout)?;
-        self.took(taken.1);
-        Some(taken)
+    pub(super) fn take_aside(&mut self, layout: Layout) -> Option<*mut u8> {
+        let (at, bytes) = self.arenas.first_mut()?.take_aside(layout)?;
+        self.took(bytes);
+        Some(at)
     }
 
     /// Sets a span of the first arena aside.
@@ -235,7 +246,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         if arena.serves(slot, new) {
             return Some(None);
         }
-        let (to, bytes) = match arena.take_at_hand(new).or_else(|| arena.take_aside(new)) {
+        let (to, bytes) = match arena.take_at_hand(new) {
             Some(block) => block,
             None => arena.take_else(new)?,
         };
@@ -253,7 +264,7 @@ impl<const ARENAS: usize> State<ARENAS> {
         given.chore()
     }
 
-    /// Does what `give_at_hand` left to do.
+    /// Does what `give_near_slot` left to do.
     #[inline(never)]
     pub(super) fn emptied(&mut self, chore: Chore) {
         if let Some(arena) = self.arenas.first_mut() {
@@ -352,8 +363,7 @@ impl<const ARENAS: usize> State<ARENAS> {
             return Some(Some(at));
         }
         if COPIES {
-            let at_hand = self.take_at_hand(new).or_else(|| self.take_aside(new));
-            let at_hand = at_hand.and_then(|block| NonNull::new(block.0));
+            let at_hand = self.take_at_hand(new).and_then(|block| NonNull::new(block.0));
             if let Some(at) = at_hand.or_else(|| self.take_span(new).map(|block| block.0)) {
                 return Some(Some(at));
             }

@@ -32,10 +32,10 @@ impl Bits {
         (self.0.len() - LEAD) as u32 * 8
     }
 
-    /// The byte of a bit, if there is one, and the bit in it.
+    /// The byte of a bit, if there is one, and which bit of it.
     #[inline(always)]
     fn byte_mut(&mut self, at: usize) -> Option<(&mut u8, u32)> {
-        Some((self.0.get_mut(at / 8 + LEAD)?, 1 << (at % 8)))
+        Some((self.0.get_mut(at / 8 + LEAD)?, at as u32 % 8))
     }
 
     /// Whether there is a bit and it is set.
@@ -48,7 +48,7 @@ impl Bits {
     #[inline]
     pub(super) fn set(&mut self, at: usize) {
         if let Some((byte, bit)) = self.byte_mut(at) {
-            *byte |= bit as u8;
+            *byte = (u32::from(*byte) | 1 << bit) as u8;
         }
     }
 
@@ -57,8 +57,12 @@ impl Bits {
     pub(super) fn clear(&mut self, at: usize) -> bool {
         let Some((byte, bit)) = self.byte_mut(at) else { return false };
         let held = u32::from(*byte);
-        *byte = (held & !bit) as u8;
-        held & bit != 0
+        // Without the bit it is less, with it more: one instruction for both.
+        let cleared = held ^ 1 << bit;
+        if cleared < held {
+            *byte = cleared as u8;
+        }
+        cleared < held
     }
 
     /// The words from the first bit on.
