@@ -1,4 +1,7 @@
 //! A bit for each granule, looked through in words as wide as the processor's.
+//!
+//! The first is the highest of its byte, and of its word, so the last that is set up to one is the lowest of what is left of a word: to
+//! find that takes two cycles on common processors without extensions, where the highest takes four and more.
 
 #![forbid(unsafe_code)]
 
@@ -35,13 +38,13 @@ impl Bits {
     /// The byte of a bit, if there is one, and which bit of it.
     #[inline(always)]
     fn byte_mut(&mut self, at: usize) -> Option<(&mut u8, u32)> {
-        Some((self.0.get_mut(at / 8 + LEAD)?, at as u32 % 8))
+        Some((self.0.get_mut(at / 8 + LEAD)?, !at as u32 % 8))
     }
 
     /// Whether there is a bit and it is set.
     #[inline]
     pub(super) fn is_set(&self, at: usize) -> bool {
-        self.0.get(at / 8 + LEAD).is_some_and(|byte| byte >> (at % 8) & 1 != 0)
+        self.0.get(at / 8 + LEAD).is_some_and(|byte| byte << (at % 8) & 0x80 != 0)
     }
 
     /// Sets a bit, if there is one.
@@ -75,17 +78,17 @@ impl Bits {
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn last(&self, at: usize) -> Option<usize> {
         let mut words = self.words().get(..=at / WIDE as usize)?.iter().rev();
-        let upto = usize::from_le_bytes(*words.next()?) << (!at as u32 % WIDE);
+        let upto = usize::from_be_bytes(*words.next()?) >> (!at as u32 % WIDE);
         if upto != 0 {
-            return Some(at + upto.ilog2() as usize - (WIDE as usize - 1));
+            return Some(at - upto.trailing_zeros() as usize);
         }
         let mut end = at / WIDE as usize * WIDE as usize;
         for word in words {
-            end -= WIDE as usize;
-            let word = usize::from_le_bytes(*word);
+            let word = usize::from_be_bytes(*word);
             if word != 0 {
-                return Some(end + word.ilog2() as usize);
+                return Some(end - 1 - word.trailing_zeros() as usize);
             }
+            end -= WIDE as usize;
         }
         None
     }
@@ -96,20 +99,21 @@ impl Bits {
         // The word whose last byte has the bit.
         let from = at / 8 + LEAD + 1 - BYTES;
         let word = self.0.get(from..from + BYTES)?.first_chunk()?;
-        let upto = usize::from_le_bytes(*word) << (!at as u32 % 8);
-        (upto != 0).then(|| at + upto.ilog2() as usize - (WIDE as usize - 1))
+        let upto = usize::from_be_bytes(*word) >> (!at as u32 % 8);
+        // Wrapping, since bits that were never set tell nothing: no bit stands before the first.
+        (upto != 0).then(|| at.wrapping_sub(upto.trailing_zeros() as usize))
     }
 
     /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn next(&self, at: u32, flip: usize, none: u32) -> u32 {
         let words = self.words().get((at / WIDE) as usize..).unwrap_or_default();
-        let mut mask = !0 << (at % WIDE);
+        let mut mask = !0 >> (at % WIDE);
         let mut start = at & !(WIDE - 1);
         for word in words {
-            let found = (usize::from_le_bytes(*word) ^ flip) & mask;
+            let found = (usize::from_be_bytes(*word) ^ flip) & mask;
             if found != 0 {
-                return start + found.trailing_zeros();
+                return start + found.leading_zeros();
             }
             mask = !0;
             start += WIDE;
@@ -124,9 +128,9 @@ impl Bits {
         let (words, _) = self.0.as_chunks_mut();
         while at < range.end {
             let end = (at - at % WIDE + WIDE).min(range.end);
-            let ones = !0 >> (WIDE - (end - at));
+            let ones = !0 << (WIDE - (end - at));
             if let Some(word) = words.get_mut((at / WIDE) as usize + LEAD / BYTES) {
-                *word = (usize::from_le_bytes(*word) ^ ones << (at % WIDE)).to_le_bytes();
+                *word = (usize::from_be_bytes(*word) ^ ones >> (at % WIDE)).to_be_bytes();
             }
             at = end;
         }
