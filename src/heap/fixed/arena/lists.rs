@@ -137,7 +137,7 @@ impl FixedArena {
         self.drop_first(class, true);
         let first = self.first(class);
         let mut links = Links { next: first, prev: 0 };
-        if first != 0 && first < place {
+        if first != 0 && (first < place || self.runs.has_plenty()) {
             links = Links { next: set_next(&mut self.runs.shadow, first, place), prev: first };
         } else {
             self.set_first(class, place);
