@@ -1,10 +1,10 @@
-//! The slabs of a class that have a free slot, in a list: opening, linking and closing them.
+//! The slabs of a class that have a free slot, in a ring: opening, linking and closing them.
 
 #![forbid(unsafe_code)]
 
 use super::super::COPIES;
 use super::super::plan::SLAB_GRANULE_SHIFT;
-use super::super::runs::shadow::{self, LEAST, Links, SLAB_BYTE, Shadow};
+use super::super::runs::shadow::{self, LEAST, Links, SLAB_BYTE};
 use super::super::slabs::{Chore, FIRST, GRANULES, TWOS, all};
 use super::FixedArena;
 use core::alloc::Layout;
@@ -30,13 +30,33 @@ impl FixedArena {
         first != 0 && self.unlist_first(class, first) != 0
     }
 
-    /// Takes the first slab off its list. The next one, which is the first now.
+    /// Takes the first slab off its list. The next one, which is the first now; 0 where there is none.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn unlist_first(&mut self, class: usize, first: u32) -> u32 {
-        let next = self.runs.shadow.links(first).next;
+        let next = self.unlist(first);
         self.set_first(class, next);
-        set_prev(&mut self.runs.shadow, next, 0);
         next
+    }
+
+    /// Takes a slab off its list. The next one; 0 where it was alone.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn unlist(&mut self, place: u32) -> u32 {
+        let Links { next, prev } = self.runs.shadow.links(place);
+        if next == place {
+            return 0;
+        }
+        self.join(prev, next);
+        next
+    }
+
+    /// Makes two slabs neighbours.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn join(&mut self, prev: u32, next: u32) {
+        let shadow = &mut self.runs.shadow;
+        let links = shadow.links(prev);
+        shadow.set_links(prev, Links { next, ..links });
+        let links = shadow.links(next);
+        shadow.set_links(next, Links { prev, ..links });
     }
 
     /// Takes the first slab off its list if it is empty, and closes it; or if it is `full`, where that is asked for. Whether it was
@@ -103,6 +123,7 @@ impl FixedArena {
         header[0] = SLAB_BYTE | class as u8;
         shadow::set_bits(header, all(cut));
         cut[FIRST] = start + 1;
+        self.runs.shadow.set_links(start + 1, Links { next: start + 1, prev: start + 1 });
         true
     }
 
@@ -131,26 +152,28 @@ impl FixedArena {
         }
     }
 
-    /// A slab that was full has a free slot: it is the first of its list, or the second behind one that lies lower, so that the lowest
-    /// fill up and the higher run empty.
+    /// A slab that was full has a free slot. While memory is plenty it is the last of its list, so that it has many of them when its turn
+    /// comes. Else it is the first, or the second behind one that lies lower, so that the lowest fill up and the higher run empty.
     fn link(&mut self, place: u32, class: usize) {
         self.drop_first(class, true);
         let first = self.first(class);
-        let mut links = Links { next: first, prev: 0 };
-        if first != 0 && (first < place || self.runs.has_plenty()) {
-            links = Links { next: set_next(&mut self.runs.shadow, first, place), prev: first };
-        } else {
+        if first == 0 {
+            self.set_first(class, place);
+            return self.runs.shadow.set_links(place, Links { next: place, prev: place });
+        }
+        let Links { next, prev } = self.runs.shadow.links(first);
+        let has_plenty = COPIES && self.runs.has_plenty();
+        let (prev, next) = if first < place && !has_plenty { (first, next) } else { (prev, first) };
+        self.join(prev, place);
+        self.join(place, next);
+        if place < first && !has_plenty {
             self.set_first(class, place);
         }
-        self.runs.shadow.set_links(place, links);
-        set_prev(&mut self.runs.shadow, links.next, place);
     }
 
     /// The last slot of a slab came back that is not the first of its list: it is closed.
     fn emptied(&mut self, place: u32, class: usize) {
-        let Links { next, prev } = self.runs.shadow.links(place);
-        set_prev(&mut self.runs.shadow, next, prev);
-        set_next(&mut self.runs.shadow, prev, next);
+        self.unlist(place);
         self.close(class, place);
     }
 
@@ -169,18 +192,4 @@ impl FixedArena {
         }
         any
     }
-}
-
-fn set_prev(shadow: &mut Shadow, place: u32, prev: u32) {
-    if place != 0 {
-        let links = shadow.links(place);
-        shadow.set_links(place, Links { prev, ..links });
-    }
-}
-
-/// Returns the one that was next before.
-fn set_next(shadow: &mut Shadow, place: u32, next: u32) -> u32 {
-    let links = shadow.links(place);
-    shadow.set_links(place, Links { next, ..links });
-    links.next
 }
