@@ -83,7 +83,17 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
         let Some(class) = state.class_of(layout) else { return self.take_global_aside(state, layout) };
-        state.take_near_slot(class).unwrap_or_else(|| self.take_global_else(state, layout))
+        state.take_near_slot(class).unwrap_or_else(|| self.take_global_far(state, layout, class))
+    }
+
+    #[inline(never)]
+    fn take_global_far(
+        &self,
+        mut state: Held<'_, L, State<ARENAS>>,
+        layout: Layout,
+        class: usize,
+    ) -> *mut u8 {
+        state.take_far_slot(class).unwrap_or_else(|| self.take_global_else(state, layout))
     }
 
     #[inline(never)]

@@ -120,6 +120,13 @@ impl FixedArena {
         Some((self.space.pointer(at), bytes))
     }
 
+    /// A slot of a class of which none is at hand, if a slab has one. Where it starts, and its bytes.
+    #[inline(always)]
+    pub(super) fn take_far_slot(&mut self, class: usize) -> Option<(*mut u8, usize)> {
+        let (at, bytes) = self.take_turn(class)?;
+        Some((self.space.pointer(at), bytes))
+    }
+
     /// Gives a slot of a class back, if it is at a glance what it should be.
     #[inline(always)]
     pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Given<'_>> {

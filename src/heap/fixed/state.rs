@@ -166,6 +166,14 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(at)
     }
 
+    /// A slot of the first arena that was not at hand.
+    #[inline(always)]
+    pub(super) fn take_far_slot(&mut self, class: usize) -> Option<*mut u8> {
+        let (at, bytes) = self.arenas.first_mut()?.take_far_slot(class)?;
+        self.took(bytes);
+        Some(at)
+    }
+
     /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
     pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Chore> {

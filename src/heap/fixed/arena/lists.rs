@@ -81,12 +81,18 @@ impl FixedArena {
 
     /// A slot of a class, if a slab has one: where it starts, in bytes, and its length.
     pub(super) fn take_slot(&mut self, class: usize) -> Option<(usize, usize)> {
-        loop {
+        self.slabs.take_in(&mut self.runs, class).or_else(|| self.take_turn(class))
+    }
+
+    /// The same where the first slab is full, or there is none.
+    pub(super) fn take_turn(&mut self, class: usize) -> Option<(usize, usize)> {
+        while self.turn(class) {
             let slot = self.slabs.take_in(&mut self.runs, class);
-            if slot.is_some() || !self.turn(class) {
+            if slot.is_some() {
                 return slot;
             }
         }
+        None
     }
 
     /// Where memory is not plenty, a slot of a class that is larger by at most a sixteenth.
