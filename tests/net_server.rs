@@ -5,7 +5,7 @@
 mod common;
 
 use common::until;
-use democratising::net::{Server, ShutdownHandle, Socket};
+use democratising::net::{ConnectionPool, Server, ShutdownHandle, Socket};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DemoError, Result};
 use std::net::SocketAddr;
@@ -294,4 +294,35 @@ fn with_few_descriptors() {
         let served = serving.await.unwrap().expect("out of descriptors is no reason to end");
         assert!(served.pauses > 0, "descriptors never ran out: this test shows nothing");
     });
+}
+
+#[tokio::test]
+async fn a_server_to_whom_nobody_comes_takes_nothing_from_others() {
+    let around = Scope::new("around");
+    around.set_limit(Kind::Connections, 1);
+    let (server, scope) = around
+        .wrap(async {
+            let server = bound().await;
+            let scope = server.scope().clone();
+            (server, scope)
+        })
+        .await;
+    let (address, shutdown, _, serving) = start(server);
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = elsewhere.local_addr().unwrap().to_string();
+    let pool = around.wrap(async { ConnectionPool::new(to, 1).unwrap() }).await;
+    // However long nobody comes.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let connection = pool.get_async().await.unwrap();
+    assert_eq!((scope.used(Kind::Connections), around.used(Kind::Connections)), (0, 1));
+    // Whoever comes now waits, until there is a place.
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    drop(connection);
+    let mut answer = [0];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!((&answer, scope.used(Kind::Connections)), (b"x", 1));
+    shutdown.shutdown();
+    drop(client);
+    serving.await.unwrap().unwrap();
 }

@@ -1,14 +1,15 @@
 //! A runtime of the crate's own, on one thread, for what must go on when no other runtime is there.
 //!
-//! It is started when it is first needed, and lives as long as the process. Connections made by a caller in a runtime belong to
-//! that one: a socket that another thread waits for costs a wake-up for every message.
+//! It is started when it is first needed, and lives as long as the process. Connections made by a caller in a runtime of several threads
+//! belong to that one: a socket that another thread waits for costs a wake-up for every message. A runtime of one thread goes on only
+//! while somebody drives it, and a flight must land: its connections are made here, and moved over.
 
 #![forbid(unsafe_code)]
 
 use crate::error::{DemoError, Result};
 use crate::sync::{HostLock, Lock};
 use std::io;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 /// A runtime that may be dropped anywhere: to wait for its threads, as dropping one does, is forbidden inside of another.
 struct Owned(Option<Runtime>);
@@ -61,4 +62,15 @@ pub(super) fn runtime() -> Result<Handle> {
 /// Those of [`runtime`].
 pub(super) fn here() -> Result<Handle> {
     Handle::try_current().or_else(|_| runtime())
+}
+
+/// The runtime that this thread is in, if it goes on by itself, else the crate's own.
+///
+/// # Errors
+/// Those of [`runtime`].
+pub(super) fn driven() -> Result<Handle> {
+    match Handle::try_current() {
+        Ok(here) if here.runtime_flavor() != RuntimeFlavor::CurrentThread => Ok(here),
+        _ => runtime(),
+    }
 }

@@ -31,17 +31,17 @@ pub(super) async fn keep<M: Manager>(pool: Weak<Inner<M>>, shared: Arc<Shared<M>
             fill(&pool)
         };
         let next = if short { pause.min(turn) } else { turn };
-        if settings.min_idle > 0 {
-            let _ = tokio::time::timeout(next, awake).await;
-            if short && self::failures(&shared) > failures {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LAST_PAUSE);
-            } else {
-                pause = FIRST_PAUSE;
+        let _ = tokio::time::timeout(next, awake).await;
+        if short && self::failures(&shared) > failures {
+            // Whatever is to be done meanwhile, but for an end.
+            let ended = shared.ended.notified();
+            if !pool.upgrade().is_some_and(|pool| !pool.idle.is_closed()) {
+                return;
             }
+            let _ = tokio::time::timeout(pause, ended).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         } else {
-            drop(awake);
-            tokio::time::sleep(next).await;
+            pause = FIRST_PAUSE;
         }
     }
 }

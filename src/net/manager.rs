@@ -61,6 +61,18 @@ pub trait Manager: Send + Sync + 'static {
         async { Ok(()) }
     }
 
+    /// The same for one that was kept ready, and that nobody had yet. As [`check`](Self::check) unless said.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    fn check_unused(
+        &self,
+        connection: &mut Self::Connection,
+        idle: Duration,
+    ) -> impl Future<Output = Result<()>> + Send {
+        self.check(connection, idle)
+    }
+
     /// Called before a connection is used under another tokio runtime than it was used under last. Sockets belong to the
     /// runtime that they were made under, and end with it.
     ///
@@ -83,6 +95,17 @@ impl Tcp {
     /// Connections to `address`, without delay for small writes (`TCP_NODELAY`).
     pub fn new(address: impl Into<String>) -> Tcp {
         Tcp { address: address.into().into(), nodelay: true, io_timeout: None }
+    }
+
+    fn look(&self, stream: &TcpStream, was_used: bool) -> Result<()> {
+        let problem = match peek(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => error,
+            Ok(0) => io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed it"),
+            Ok(_) if !was_used => return Ok(()),
+            Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "an answer that nobody read lies in it"),
+        };
+        Err(self.failed("use a connection to")(problem))
     }
 
     fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> DemoError {
@@ -109,13 +132,12 @@ impl Manager for Tcp {
     /// Looks into the socket: at its end it is closed, and where bytes lie that nobody asked for, somebody went away in the
     /// middle of an answer. What comes a moment later cannot be seen.
     async fn check(&self, stream: &mut TcpStream, _idle: Duration) -> Result<()> {
-        let problem = match peek(stream) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => error,
-            Ok(0) => io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed it"),
-            Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "an answer that nobody read lies in it"),
-        };
-        Err(self.failed("use a connection to")(problem))
+        self.look(stream, true)
+    }
+
+    /// What lies in a socket that nobody used is a greeting.
+    async fn check_unused(&self, stream: &mut TcpStream, _idle: Duration) -> Result<()> {
+        self.look(stream, false)
     }
 
     fn change_runtime(&self, stream: TcpStream) -> Result<TcpStream> {
@@ -137,8 +159,12 @@ fn peek(stream: &TcpStream) -> io::Result<usize> {
     }
 }
 
-/// Reads instead: where something comes the connection is given up anyway.
 #[cfg(not(unix))]
 fn peek(stream: &TcpStream) -> io::Result<usize> {
-    stream.try_read(&mut [0u8; 1])
+    use core::task::{Context, Poll, Waker};
+    let (mut byte, mut context) = ([0u8; 1], Context::from_waker(Waker::noop()));
+    match stream.poll_peek(&mut context, &mut tokio::io::ReadBuf::new(&mut byte)) {
+        Poll::Ready(peeked) => peeked,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
 }

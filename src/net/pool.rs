@@ -12,7 +12,7 @@ use super::builder::{ConnectionPoolBuilder, Settings};
 use super::clock::now_ms;
 use super::connection::PooledConnection;
 use super::manager::{Manager, Tcp};
-use super::shared::{Conn, Shared, beyond, count};
+use super::shared::{Conn, New, Shared, beyond, count};
 use super::{background, blocking, keeper};
 use crate::error::{DemoError, Result};
 use crate::gc;
@@ -114,7 +114,7 @@ impl<M: Manager> managed::Manager for Recycler<M> {
     }
 
     async fn recycle(&self, conn: &mut Self::Type, _: &Metrics) -> RecycleResult<DemoError> {
-        if self.is_good(conn).await {
+        if self.is_good(conn, true).await {
             return Ok(());
         }
         // Before the next is made: its place in the ledger is needed.
@@ -128,9 +128,15 @@ impl<M: Manager> managed::Manager for Recycler<M> {
 impl<M: Manager> Recycler<M> {
     async fn make(&self) -> Result<Box<Conn<M>>> {
         loop {
-            let mut conn = in_phase(CONNECTING, self.0.new_connection()).await?;
-            // It may have been kept ready for long, or have been made under another runtime.
-            if self.is_good(&mut conn).await {
+            let mut conn = match in_phase(CONNECTING, self.0.new_connection()).await? {
+                // It is as good as any that would be made in its place.
+                New::Made(mut conn) => {
+                    self.move_here(&mut conn)?;
+                    return Ok(conn);
+                }
+                New::Ready(conn) => conn,
+            };
+            if self.is_good(&mut conn, false).await {
                 return Ok(conn);
             }
             conn.close();
@@ -139,10 +145,10 @@ impl<M: Manager> Recycler<M> {
 
     /// Nearly always a glance is enough.
     #[inline]
-    async fn is_good(&self, conn: &mut Conn<M>) -> bool {
+    async fn is_good(&self, conn: &mut Conn<M>, was_used: bool) -> bool {
         match self.glance(conn) {
             Some(good) => good,
-            None => Box::pin(self.look(conn)).await,
+            None => Box::pin(self.look(conn, was_used)).await,
         }
     }
 
@@ -161,30 +167,35 @@ impl<M: Manager> Recycler<M> {
         (here.is_none() || here == conn.runtime).then_some(true)
     }
 
-    async fn look(&self, conn: &mut Conn<M>) -> bool {
+    async fn look(&self, conn: &mut Conn<M>, was_used: bool) -> bool {
         let Shared { settings, counts, manager, .. } = &*self.0;
         let idle = Duration::from_millis(now_ms().saturating_sub(conn.idle_since_ms));
         if idle >= settings.check_after {
             let Some(connection) = conn.connection.as_mut() else { return false };
-            let check = in_phase(CHECKING, manager.check(connection, idle));
-            if !check_in_time(settings.check_timeout, check).await {
+            let is_good = if was_used {
+                check_in_time(settings.check_timeout, in_phase(CHECKING, manager.check(connection, idle)))
+                    .await
+            } else {
+                let check = in_phase(CHECKING, manager.check_unused(connection, idle));
+                check_in_time(settings.check_timeout, check).await
+            };
+            if !is_good {
                 count(&counts.stale);
                 return false;
             }
         }
+        self.move_here(conn).inspect_err(|_| count(&counts.stale)).is_ok()
+    }
+
+    /// Makes a connection one of the runtime that this thread is in.
+    fn move_here(&self, conn: &mut Conn<M>) -> Result<()> {
         let here = Handle::try_current().ok().map(|handle| handle.id());
         if here.is_some() && here != conn.runtime {
-            let Some(connection) = conn.connection.take() else { return false };
-            match manager.change_runtime(connection) {
-                Ok(moved) => conn.connection = Some(moved),
-                Err(_) => {
-                    count(&counts.stale);
-                    return false;
-                }
-            }
+            let Some(connection) = conn.connection.take() else { return Err(self.0.closed()) };
+            conn.connection = Some(self.0.manager.change_runtime(connection)?);
             conn.runtime = here;
         }
-        true
+        Ok(())
     }
 }
 

@@ -282,21 +282,16 @@ fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
-/// The next connection, with its place in the ledger taken before.
+/// The next connection, with its place in the ledger. It is taken when somebody is there, so that a server to whom nobody comes takes
+/// nothing from others; who finds no place waits as he would in the system's queue.
 async fn accept(
     listener: &TcpListener,
     scope: &Scope,
     pauses: &AtomicUsize,
 ) -> Result<(TcpStream, SocketAddr, Holding)> {
-    let held = loop {
-        match scope.charge(Kind::Connections, 1) {
-            Ok(held) => break held,
-            Err(_) => pause(pauses).await?,
-        }
-    };
-    loop {
+    let (stream, peer) = loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return Ok((stream, peer, held)),
+            Ok(taken) => break taken,
             Err(error) if of_the_peer(&error) => {}
             Err(error) if out_of_room(&error) => pause(pauses).await?,
             Err(source) => {
@@ -307,6 +302,12 @@ async fn accept(
                     source: source.into(),
                 });
             }
+        }
+    };
+    loop {
+        match scope.charge(Kind::Connections, 1) {
+            Ok(held) => return Ok((stream, peer, held)),
+            Err(_) => pause(pauses).await?,
         }
     }
 }

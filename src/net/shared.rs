@@ -79,6 +79,14 @@ pub(super) fn count(counter: &AtomicUsize) {
 
 type Outcome<M> = Result<Box<Conn<M>>>;
 
+/// A connection that nobody had yet.
+pub(super) enum New<M: Manager> {
+    /// It was made for whoever asked.
+    Made(Box<Conn<M>>),
+    /// It was made before, and kept ready.
+    Ready(Box<Conn<M>>),
+}
+
 pub(super) struct Waiting<M: Manager>(oneshot::Sender<Outcome<M>>);
 
 impl<M: Manager> Caller<Box<Conn<M>>, DemoError> for Waiting<M> {
@@ -101,8 +109,10 @@ pub(super) struct Shared<M: Manager> {
     connecting: Semaphore,
     /// A connection has left the ledger.
     pub(super) freed: Arc<Notify>,
-    /// The keeper has something to do.
+    /// The keeper has something to do, or the pool is closed.
     pub(super) awake: Notify,
+    /// The pool is closed.
+    pub(super) ended: Notify,
     pub(super) counts: Counts,
     jitter: RandomState,
 }
@@ -114,9 +124,10 @@ impl<M: Manager> Shared<M> {
         Shared {
             scope,
             desk: Lock::new(Desk::new()),
-            connecting: Semaphore::new(settings.max_connecting),
+            connecting: Semaphore::new(settings.max_connecting.min(Semaphore::MAX_PERMITS)),
             freed: Arc::default(),
             awake: Notify::new(),
+            ended: Notify::new(),
             counts: Counts::default(),
             jitter: RandomState::new(),
             manager: Arc::new(manager),
@@ -129,14 +140,14 @@ impl<M: Manager> Shared<M> {
     }
 
     /// A connection that was just made, or is kept ready.
-    pub(super) async fn new_connection(self: &Arc<Self>) -> Outcome<M> {
+    pub(super) async fn new_connection(self: &Arc<Self>) -> Result<New<M>> {
         loop {
             let (told, outcome) = oneshot::channel();
             let mut told = Some(told);
             let caller = || Waiting(told.take().expect("asked once"));
             let found = self.desk.lock().ask(caller);
             match found {
-                Found::Ready(ready) => return Ok(ready),
+                Found::Ready(ready) => return Ok(New::Ready(ready)),
                 Found::Closed => return Err(self.closed()),
                 Found::Depart => self.depart()?,
                 Found::Wait => {}
@@ -146,7 +157,7 @@ impl<M: Manager> Shared<M> {
             let told = waiting.await;
             place.outcome = None;
             match told {
-                Ok(outcome) => return outcome,
+                Ok(outcome) => return outcome.map(New::Made),
                 // The desk was closed, or whoever was asked is gone with its runtime: the next turn tells.
                 Err(_) => continue,
             }
@@ -156,7 +167,7 @@ impl<M: Manager> Shared<M> {
     /// Starts the flight that the desk has counted.
     pub(super) fn depart(self: &Arc<Self>) -> Result<()> {
         let flight = Flight { shared: Arc::clone(self), landed: false };
-        background::here()?.spawn(flight.go());
+        background::driven()?.spawn(flight.go());
         Ok(())
     }
 
@@ -194,7 +205,7 @@ impl<M: Manager> Shared<M> {
         let Some(lifetime) = self.settings.max_lifetime else { return u64::MAX };
         let lifetime_ms = lifetime.as_millis().min(u128::from(u64::MAX / 2)) as u64;
         let draw = self.jitter.hash_one(self.counts.connects.load(Relaxed)) % 1000;
-        now_ms() + lifetime_ms - lifetime_ms / 10 * draw / 1000
+        now_ms() + lifetime_ms - (u128::from(lifetime_ms) * u128::from(draw) / 10_000) as u64
     }
 
     /// Takes connections that nobody uses out, to be dropped by the caller.
@@ -207,6 +218,7 @@ impl<M: Manager> Shared<M> {
         let (ready, waiting) = self.desk.lock().close();
         drop((ready, waiting));
         self.awake.notify_waiters();
+        self.ended.notify_waiters();
     }
 }
 
@@ -273,7 +285,9 @@ impl<M: Manager> Flight<M> {
         let back = self.shared.desk.lock().land(outcome);
         drop(back);
         self.shared.freed.notify_waiters();
-        self.shared.awake.notify_waiters();
+        if self.shared.settings.min_idle > 0 {
+            self.shared.awake.notify_waiters();
+        }
     }
 }
 

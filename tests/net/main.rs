@@ -7,4 +7,5 @@ mod closed;
 mod common;
 mod got;
 mod idle;
+mod made;
 mod scripted;
