@@ -183,11 +183,9 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let grant = Frames(&self.budget);
         shared.config = config;
         shared.arena.set_slack(config.slack_permille);
-        let over_bytes = self.budget.set_limit(config.max_bytes);
-        let idle_bytes = shared.arena.idle_bytes();
-        let keep_bytes = idle_bytes.saturating_sub(over_bytes);
-        // A part of a frame cannot be kept.
-        shared.arena.trim(keep_bytes.min(config.retain_bytes), &grant);
+        self.budget.set_limit(config.max_bytes);
+        self.fit(&mut shared, &grant);
+        shared.arena.trim(config.retain_bytes, &grant);
         shared.arena.grow(config.initial_bytes.min(config.max_bytes), &grant);
     }
 

@@ -9,6 +9,7 @@ use crate::heap::Global;
 use crate::pool::budget::scope::{Kind, Scope};
 use crate::pool::{MemoryPool, Stats};
 use core::fmt;
+use std::collections::HashMap;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -30,12 +31,9 @@ use std::vec::Vec;
 /// The parts are read one after the other: what other threads do meanwhile may be in one and not in another. Reclaimers are asked
 /// what they could give back, so this is not to be called under a lock that one of them takes.
 pub fn resources() -> Resources {
-    let mut scopes = std::vec![scope_row(&Scope::process())];
-    let all = Scope::all();
-    rows_within(None, &all, &mut scopes);
     let (pool, heap) = (MemoryPool::stats(), Global::stats());
     Resources {
-        scopes,
+        scopes: rows(),
         memory: std::vec![MemoryUse::of("pool", &pool), MemoryUse::of("heap", &heap)],
         reclaimable: gc::reclaimable()
             .into_iter()
@@ -44,16 +42,24 @@ pub fn resources() -> Resources {
     }
 }
 
-/// The scopes within one, each before those within it.
-fn rows_within(within: Option<&Scope>, all: &[Scope], rows: &mut Vec<ScopeUse>) {
-    let outer = within.cloned().unwrap_or(Scope::process());
-    for scope in all.iter().filter(|scope| scope.parent().is_some_and(|parent| parent == outer)) {
-        rows.push(scope_row(scope));
-        rows_within(Some(scope), all, rows);
+/// Every scope, each before those within it, and these as they were made.
+fn rows() -> Vec<ScopeUse> {
+    let (process, all) = (Scope::process(), Scope::all());
+    let mut inner: HashMap<usize, Vec<Scope>> = HashMap::with_capacity(all.len());
+    for scope in all {
+        let parent = scope.parent().unwrap_or(Scope::process());
+        inner.entry(parent.key()).or_default().push(scope);
     }
+    let (mut rows, mut next) = (Vec::new(), std::vec![(process, 0)]);
+    while let Some((scope, depth)) = next.pop() {
+        rows.push(scope_row(&scope, depth));
+        let within = inner.remove(&scope.key()).unwrap_or_default();
+        next.extend(within.into_iter().rev().map(|scope| (scope, depth + 1)));
+    }
+    rows
 }
 
-fn scope_row(scope: &Scope) -> ScopeUse {
+fn scope_row(scope: &Scope, depth: usize) -> ScopeUse {
     let held = Kind::ALL.map(|kind| {
         let limit = scope.limit(kind);
         KindUse {
@@ -63,12 +69,7 @@ fn scope_row(scope: &Scope) -> ScopeUse {
             limit: (limit != u64::MAX).then_some(limit),
         }
     });
-    ScopeUse {
-        name: scope.name().to_string(),
-        depth: scope.depth(),
-        ended: scope.has_ended(),
-        held: held.into(),
-    }
+    ScopeUse { name: scope.name().to_string(), depth, ended: scope.has_ended(), held: held.into() }
 }
 
 /// What a process holds. Made by [`resources`].

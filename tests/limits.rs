@@ -213,6 +213,24 @@ fn an_allocation_that_fails_leaves_the_statistics_as_they_were() {
     unsafe { pool.free(block.addr, held) }.unwrap();
 }
 
+#[test]
+fn a_maximum_lowered_below_what_is_backed_holds_for_what_is_asked_for_afterwards() {
+    let config = PoolConfig::DEFAULT;
+    let pool: Pool<Mapped, HostLock> =
+        Pool::new(Mapped::reserve(1 << 30).unwrap(), MappedTables, config).unwrap();
+    let layout = Layout::from_size_align(1 << 20, 64).unwrap();
+    let blocks: Vec<_> = (0..32).map(|_| pool.allocate(layout).unwrap().addr).collect();
+    pool.configure(config.max_bytes(10 << 20));
+    assert_eq!(pool.stats().in_use_bytes, 32 << 20, "nothing live is lost");
+    for addr in blocks {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(addr, layout) }.unwrap();
+    }
+    assert!(pool.stats().reserved_bytes <= 10 << 20, "{}", pool.stats());
+    let served = std::iter::from_fn(|| pool.allocate(layout).ok()).take(32).count();
+    assert!((8..=10).contains(&served), "{served} blocks of 1 MiB within 10 MiB");
+}
+
 mod ledger {
     use super::*;
     use democratising::pool::budget::machine::MachineMemory;
@@ -519,5 +537,20 @@ mod ledger {
     fn the_process_has_the_limit_of_its_machine() {
         let machine = MachineMemory::read().limit_bytes().expect("Linux tells");
         assert_eq!(scope::process_budget(Kind::HostBytes).limit(), machine);
+    }
+
+    #[test]
+    fn scopes_nested_as_deep_as_can_be_end_without_a_deep_stack_and_are_reported_in_time() {
+        let done = std::thread::Builder::new().stack_size(256 << 10).spawn(|| {
+            let mut scope = alone("deep");
+            for _ in 0..20_000 {
+                scope = scope.child("deeper");
+            }
+            assert!(
+                democratising::resources().scopes.iter().filter(|row| row.name == "deeper").count() >= 20_000
+            );
+            drop(scope);
+        });
+        done.unwrap().join().unwrap();
     }
 }

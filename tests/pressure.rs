@@ -129,6 +129,37 @@ fn a_look_that_finds_little_left_collects_and_one_that_finds_enough_does_not() {
     assert_eq!(cache.asked(), before, "nobody looks any more");
 }
 
+/// Says that it gave so much back.
+struct Boasts(gc::Resource, u64);
+
+impl gc::Reclaim for Boasts {
+    fn reclaimable_bytes(&self) -> u64 {
+        self.1
+    }
+
+    fn reclaim(&self, _target: u64, _until: gc::Deadline) -> u64 {
+        self.1
+    }
+
+    fn resource(&self) -> gc::Resource {
+        self.0
+    }
+}
+
+#[test]
+fn sums_that_no_number_holds_stop_at_the_top_and_the_watch_goes_on() {
+    let _turn = turn();
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 1 kB\n");
+    let boasts = [(gc::Resource::HostBytes, 7), (gc::Resource::MappedBytes, u64::MAX - 5)];
+    let boasts = boasts.map(|(resource, given)| gc::register("boasts", -1000, Boasts(resource, given)));
+    let watch = Pressure::default().root(root.path()).every(Duration::from_millis(2)).watch().unwrap();
+    within(Duration::from_secs(10), "a third collection", || watch.collections() >= 3);
+    assert_eq!(watch.given_bytes(), u64::MAX);
+    boasts.map(gc::unregister);
+    drop(watch);
+}
+
 #[test]
 fn a_source_that_is_not_there_and_settings_that_cannot_be_are_errors() {
     let root = tempfile::tempdir().unwrap();

@@ -179,8 +179,13 @@ impl Pressure {
                 Wanted::Bytes { target_bytes: self.target_bytes, of: None },
                 Deadline::after(self.deadline),
             );
-            let given = collected.amount(Resource::HostBytes) + collected.amount(Resource::MappedBytes);
-            counts.given_bytes.fetch_add(given, Relaxed);
+            let given =
+                [Resource::HostBytes, Resource::MappedBytes].map(|resource| collected.amount(resource));
+            let given = given[0].saturating_add(given[1]);
+            // Relaxed: a count that says nothing about others. It stops at the top.
+            let _ = counts
+                .given_bytes
+                .fetch_update(Relaxed, Relaxed, |before| Some(before.saturating_add(given)));
             counts.collections.fetch_add(1, Relaxed);
         }
     }

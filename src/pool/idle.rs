@@ -7,6 +7,7 @@
 //! 3. An ebb: what is in blocks fell to half, and much more is backed. Then it is time to empty caches, and to give back by
 //!    the page what is free in frames that are not. Where a rise follows as soon, the next ebb must leave twice as much.
 //! 4. What lay idle from one decay to the next is given up.
+//! 5. Where a limit was lowered below what is backed, whatever becomes idle is given up until it fits.
 
 #![forbid(unsafe_code)]
 
@@ -29,11 +30,19 @@ pub(super) struct Idle {
     low_bytes: u64,
     /// How many ebbs of late were none, twice.
     doubt: u32,
+    /// More was backed than a limit that was lowered allows: what becomes idle is given up until it fits.
+    is_over: bool,
 }
 
 impl Idle {
-    pub(super) const NEW: Idle =
-        Idle { extra_bytes: 0, given_up_bytes: 0, high_bytes: 0, low_bytes: u64::MAX, doubt: 0 };
+    pub(super) const NEW: Idle = Idle {
+        extra_bytes: 0,
+        given_up_bytes: 0,
+        high_bytes: 0,
+        low_bytes: u64::MAX,
+        doubt: 0,
+        is_over: false,
+    };
 
     fn keep_bytes(&self, config: &PoolConfig) -> u64 {
         config.retain_bytes.saturating_add(self.extra_bytes)
@@ -102,10 +111,23 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         {
             self.ebb.store(true, Relaxed);
         }
+        if shared.idle.is_over {
+            self.fit(shared, grant);
+        }
         let keep_bytes = shared.idle.keep_bytes(&shared.config);
         if shared.arena.idle_bytes() > keep_bytes {
             shared.trim(keep_bytes, grant);
         }
+    }
+
+    /// Gives up what is idle, as far as more is backed than the limit allows.
+    #[cold]
+    pub(super) fn fit(&self, shared: &mut Shared<S, M>, grant: &impl Grant) {
+        let over_bytes = || self.budget.used().saturating_sub(self.budget.limit());
+        let keep_bytes = shared.arena.idle_bytes().saturating_sub(over_bytes());
+        // A part of a frame cannot be kept.
+        shared.arena.trim(keep_bytes, grant);
+        shared.idle.is_over = over_bytes() > 0;
     }
 
     /// Whether there was an ebb ([`PoolConfig::ebb_bytes`]): what is in blocks fell to half of what it was, and much more is

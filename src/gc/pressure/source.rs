@@ -150,12 +150,10 @@ impl Waiter {
                 }
             }
             Waiter::Polling { every, stop } => {
-                let until = Instant::now() + *every;
+                let began = Instant::now();
                 let mut stopped = stop.stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 while !*stopped {
-                    let Some(left) =
-                        until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
-                    else {
+                    let Some(left) = every.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) else {
                         return Told::Time;
                     };
                     let waited = stop.changed.wait_timeout(stopped, left);

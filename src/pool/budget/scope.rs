@@ -177,6 +177,11 @@ impl Scope {
         self.node().map(|node| Scope(node.within.clone()))
     }
 
+    /// A number that no other scope has while this one is there.
+    pub(crate) fn key(&self) -> usize {
+        self.node().map_or(0, |node| core::ptr::from_ref(node).addr())
+    }
+
     /// Whether it is `other`, or within that.
     pub fn is_within(&self, other: &Scope) -> bool {
         self == other || core::iter::successors(self.parent(), Scope::parent).any(|scope| scope == *other)

@@ -86,6 +86,18 @@ pub(super) struct Node {
     born: u64,
 }
 
+impl Drop for Node {
+    /// The scopes around go one after the other, not one within the other: they may be nested deeper than a stack.
+    fn drop(&mut self) {
+        let mut within = self.within.take();
+        while let Some(handle) = within {
+            let node = Arc::clone(&handle.node);
+            drop(handle);
+            within = Arc::into_inner(node).and_then(|mut node| node.within.take());
+        }
+    }
+}
+
 pub(super) struct Ledger {
     trees: [Tree<'static>; KINDS],
     /// By the index of the account. The process has none.
