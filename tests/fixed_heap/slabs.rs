@@ -83,6 +83,45 @@ fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
     }
 }
 
+/// One block of `old` bytes in memory that is full otherwise, after it was made to hold `new` only.
+fn shrunk_in_full_memory(heap: &FixedHeap<SpinLock, 1>, old: usize, new: usize) -> NonNull<u8> {
+    let blocks = fill(heap, layout(old, 1));
+    for bytes in [old, 1216, 1024, 512, 64, 8] {
+        fill(heap, layout(bytes, 1));
+    }
+    // SAFETY: 1. The block is used under its new address only.
+    let to = unsafe { heap.realloc(blocks[0].as_ptr(), layout(old, 1), new) };
+    NonNull::new(to).expect("a shrink needs no memory")
+}
+
+#[test]
+fn a_block_that_shrank_in_full_memory_is_given_back_with_its_new_size_whether_slots_serve_that_or_not() {
+    for (old, new) in [(1290, 1209), (1290, 1280), (2040, 1216), (1290, 1024), (2040, 1), (1290, 0)] {
+        let ram = Ram::new(512 << 10);
+        let heap = heap(&ram, 512 << 10);
+        heap.on_misuse(OnMisuse::Stop);
+        let at = shrunk_in_full_memory(&heap, old, new);
+        let before = heap.stats();
+        // SAFETY: 1. It is used by nobody.
+        unsafe { heap.dealloc(at.as_ptr(), layout(new, 1)) };
+        assert_eq!(heap.stats().blocks, before.blocks - 1, "{old} -> {new}");
+    }
+}
+
+#[test]
+fn a_block_that_stayed_in_full_memory_lets_no_others_be_freed_with_a_wrong_size() {
+    let ram = Ram::new(512 << 10);
+    let heap = heap(&ram, 512 << 10);
+    let other = heap.allocate(layout(500, 1)).unwrap();
+    let stayed = shrunk_in_full_memory(&heap, 1290, 1000);
+    // SAFETY: 1. It is refused.
+    let refused = unsafe { heap.free(other.addr, layout(100, 1)) };
+    assert!(matches!(refused, Err(BadFree::WrongSize { .. })), "{refused:?}");
+    // SAFETY: 1. They are used by nobody.
+    let freed = unsafe { (heap.free(other.addr, layout(500, 1)), heap.free(stayed, layout(1000, 1))) };
+    assert_eq!(freed, (Ok(()), Ok(())));
+}
+
 #[test]
 fn a_block_is_not_taken_for_one_of_another_size_and_a_second_free_is_refused() {
     let ram = Ram::new(LARGE);

@@ -38,8 +38,7 @@ pub(super) enum Resized {
 pub(super) struct FixedArena {
     space: Extent<'static>,
     granule_shift: u32,
-    /// A slot was left to a block that became too small for it, or taken for one that is, to save memory: from then on a slot may be
-    /// given back with less than it was taken for.
+    /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
     kept: u8,
@@ -290,10 +289,11 @@ impl FixedArena {
     /// Whether a live block was taken for a layout, or left to it.
     fn is_for(&self, held: &Held, layout: Layout) -> bool {
         match held.what {
-            What::Slot(Seen { class, .. }) => {
+            What::Slot(slot) => {
                 let given = self.class_of(layout);
-                given == Some(class)
-                    || (self.loose && (layout.size() == 0 || given.is_some_and(|given| given < class)))
+                given == Some(slot.class)
+                    || (self.loose && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
+                    || (self.slabs.has_stayed(&self.runs, slot) && layout.size() <= held.bytes)
             }
             What::Span { granules, .. } => granules == self.granules_for(layout.size()),
             What::Free | What::Inside => false,
@@ -419,9 +419,18 @@ impl FixedArena {
         self.runs.would_cut(wants).is_some_and(|found| found - wants < left)
     }
 
-    /// A slot that has become too large for its block stays with it all the same.
-    pub(super) fn stay(&mut self) {
-        self.loose = true;
+    /// Whether a slot of a class may be taken for a block of a smaller one: it is larger by a sixteenth at most.
+    pub(super) fn is_loose_fit(&self, class: usize, larger: usize) -> bool {
+        let bytes = self.slabs.bytes(class);
+        class < larger && self.slabs.bytes(larger) <= bytes + bytes / 16
+    }
+
+    /// The slot at `at` has become too large for its block, and stays with it all the same: from then on those of its slab may be given
+    /// back with less than they hold.
+    pub(super) fn stay(&mut self, at: usize) {
+        if let What::Slot(slot) = self.held(at).what {
+            self.slabs.let_stay(&mut self.runs, slot);
+        }
     }
 
     /// Makes free what is kept for requests to come. Whether there was anything.

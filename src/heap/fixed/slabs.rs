@@ -228,6 +228,16 @@ impl Slabs {
         shadow::bits(runs.shadow.header(slot.place)) >> slot.slot & 1 != 0
     }
 
+    /// Whether a block of the slot's slab became smaller and stayed.
+    pub(super) fn has_stayed(&self, runs: &Runs, slot: Seen) -> bool {
+        shadow::has_stayed(runs.shadow.header(slot.place))
+    }
+
+    /// A block of the slot's slab became smaller and stays.
+    pub(super) fn let_stay(&self, runs: &mut Runs, slot: Seen) {
+        shadow::let_stay(runs.shadow.header_mut(slot.place));
+    }
+
     /// The slot of a class at `at`, or `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
     pub(super) fn look(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {

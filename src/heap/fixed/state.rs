@@ -382,7 +382,8 @@ impl<const ARENAS: usize> State<ARENAS> {
         // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
         let stays = may_stay && new.size() <= old.size();
         if stays && !self.resize(at, old, new.size(), false)? {
-            self.arena_of(at)?.0.stay();
+            let (arena, at) = self.arena_of(at)?;
+            arena.stay(at);
         }
         Some(stays.then_some(at))
     }

@@ -101,13 +101,11 @@ impl FixedArena {
         if !COPIES || self.runs.has_plenty() {
             return None;
         }
-        let bytes = self.slabs.bytes(class);
         for larger in class + 1..self.slabs.cuts.len() {
-            let larger_bytes = self.slabs.bytes(larger);
-            if larger_bytes > bytes + bytes / 16 {
+            if !self.is_loose_fit(class, larger) {
                 break;
             }
-            if !larger_bytes.is_multiple_of(layout.align()) {
+            if !self.slabs.bytes(larger).is_multiple_of(layout.align()) {
                 continue;
             }
             let slot = self.take_slot(larger);

@@ -200,10 +200,10 @@ impl Shadow {
     /// The slabs behind and before one in its list.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn links(&self, place: u32) -> Links {
-        // The first four bytes are the class and the lower bits of one link; the last four the other link and the upper bits, so that
-        // the last byte stays below 0x80.
+        // The first four bytes are the class and the lower bits of one link; the last four the other link, the upper bits, and a mark, so
+        // that the last byte stays below 0x80.
         let header = self.header(place);
-        let (first, last) = (word(header, 0), word(header, 12));
+        let (first, last) = (word(header, 0), word(header, 12) & !STAYED);
         Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
     }
 
@@ -212,7 +212,8 @@ impl Shadow {
         let header = self.header_mut(place);
         let first = header[0] as u32 | prev << 8;
         header[..4].copy_from_slice(&first.to_le_bytes());
-        header[12..].copy_from_slice(&(next | prev >> 24 << LINK_BITS).to_le_bytes());
+        let last = word(header, 12) & STAYED | next | prev >> 24 << LINK_BITS;
+        header[12..].copy_from_slice(&last.to_le_bytes());
     }
 
     #[inline]
@@ -253,6 +254,21 @@ pub(in super::super) fn bits(header: &Header) -> u64 {
 #[inline]
 pub(in super::super) fn set_bits(header: &mut Header, bits: u64) {
     header[4..12].copy_from_slice(&bits.to_le_bytes());
+}
+
+/// The mark of a slab of which a block became smaller and stayed, among the links.
+const STAYED: u32 = 1 << 30;
+const _: () = assert!(LINK_BITS + 2 <= 30, "a mark beside the links");
+
+#[inline]
+pub(in super::super) fn has_stayed(header: &Header) -> bool {
+    word(header, 12) & STAYED != 0
+}
+
+#[inline]
+pub(in super::super) fn let_stay(header: &mut Header) {
+    let last = word(header, 12) | STAYED;
+    header[12..].copy_from_slice(&last.to_le_bytes());
 }
 
 /// The places of the slabs before and behind one in its list.
