@@ -33,6 +33,8 @@ pub(super) struct Runs {
     filled: u32,
     /// The last span that was set aside of each length (`runs/aside.rs`).
     aside: &'static mut [u32],
+    /// How many more may be set aside.
+    room: u32,
     /// The least that `filled` is where a free span is about half of the range.
     plenty: u32,
     /// The length whose turn it is to be merged where there is no plenty.
@@ -77,6 +79,7 @@ impl Runs {
             rows: meta.find_table(Self::rows(granules, flat))?,
             aside: if asides == 0 { &mut [] } else { meta.find_table(asides)? },
             shadow: Shadow::new(meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?),
+            room: aside::MOST,
             filled: 0,
             plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
             turn: 0,
@@ -109,6 +112,7 @@ impl Runs {
             rows: &mut [],
             filled: 0,
             aside: &mut [],
+            room: 0,
             plenty: 0,
             turn: 0,
             granules: 0,

@@ -1,7 +1,7 @@
 //! Spans that were given back and are set aside, as long as they are, for the next request of just that length.
 //!
-//! 1. A stack for each of the shorter lengths, a few spans deep, linked through the shadow: taking and giving is a few loads and
-//!    stores, and neither cuts nor merges.
+//! 1. A stack for each of the shorter lengths, linked through the shadow, and so many spans in all: taking and giving is a few loads
+//!    and stores, and neither cuts nor merges.
 //! 2. One that is set aside keeps its first and last bytes, and loses its bit: it is not given back again, nor merged by neighbours.
 //! 3. Nothing is set aside unless about half of the range lies free in one run; where that ends, one length after the other is
 //!    merged with what is free around it, and before a request fails all of them.
@@ -11,25 +11,22 @@
 
 use super::super::COPIES;
 use super::Runs;
-use super::shadow::{self, LEAST, MOST_GRANULES};
+use super::shadow::{self, LEAST};
 
-/// Spans of a length that are set aside at most.
-const DEEP: u32 = 4;
-
-/// One span in a stack: that many more of them stand in the upper bits of a place.
-const ONE: u32 = 2 * MOST_GRANULES;
-const _: () = assert!(DEEP < u32::MAX / ONE, "a stack's depth fits beside a place");
+/// Spans that are set aside at most: what merges all of them takes some microseconds.
+pub(super) const MOST: u32 = 448;
 
 impl Runs {
     /// Takes the last span of a length that was set aside: where it starts.
     #[inline(always)]
     pub(in super::super) fn take_aside(&mut self, length: usize) -> Option<u32> {
         let last = self.aside.get_mut(length)?;
-        let place = *last % ONE;
+        let place = *last;
         if place == 0 {
             return None;
         }
         *last = shadow::next(self.shadow.find(place)?);
+        self.room += 1;
         self.starts.set(place as usize - 1);
         Some(place - 1)
     }
@@ -40,7 +37,7 @@ impl Runs {
         let Some(last) = self.aside.get_mut(length) else { return false };
         let place = start as u32 + 1;
         let Some(header) = self.shadow.find_mut(place) else { return false };
-        if *last >= DEEP * ONE
+        if self.room == 0
             || self.filled < self.plenty
             || !shadow::is_live(header, LEAST + length as u32)
             || !self.starts.clear(start)
@@ -48,7 +45,8 @@ impl Runs {
             return false;
         }
         shadow::set_next(header, *last);
-        *last = *last - *last % ONE + ONE + place;
+        *last = place;
+        self.room -= 1;
         true
     }
 
@@ -64,17 +62,22 @@ impl Runs {
         if self.has_plenty() || self.aside.is_empty() {
             return;
         }
-        self.turn = if self.turn == 0 { self.aside.len() } else { self.turn } - 1;
-        self.give_aside(self.turn);
+        for _ in 0..4 {
+            if self.give_aside(self.turn) {
+                break;
+            }
+            self.turn = if self.turn == 0 { self.aside.len() } else { self.turn } - 1;
+        }
     }
 
     /// Merges one span of a length that was set aside. `false`: there is none.
     fn give_aside(&mut self, length: usize) -> bool {
-        let place = self.aside[length] % ONE;
+        let place = self.aside[length];
         if place == 0 {
             return false;
         }
         self.aside[length] = self.shadow.next(place);
+        self.room += 1;
         self.merge(place - 1, LEAST + length as u32);
         true
     }
