@@ -351,7 +351,15 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     }
 
     /// Calls `look` with the space. The pool is locked meanwhile.
-    pub fn with_space<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+    ///
+    /// # Safety
+    /// The backing stays what it is: no frames are committed, given up, moved or forgotten.
+    pub unsafe fn with_space<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        self.look(look)
+    }
+
+    /// The same, for this crate, which keeps to that.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         look(self.shared.lock().arena.space())
     }
 }

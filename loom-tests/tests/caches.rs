@@ -206,7 +206,8 @@ fn small_blocks_of_two_caches_come_back_and_none_is_lost() {
 /// Tables that go with their model.
 struct Heaped;
 
-impl Metadata for Heaped {
+// SAFETY: 1. A table is zeros in a `Vec` of its own.
+unsafe impl Metadata for Heaped {
     type Table<T: Plain> = Vec<T>;
     fn table<T: Plain>(&mut self, len: usize) -> Result<Vec<T>, NoTable> {
         // SAFETY: 1. All zeros are a value of a plain type.

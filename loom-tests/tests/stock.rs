@@ -20,7 +20,8 @@ const DEPTH: usize = 1;
 /// Tables that go with their model.
 struct Heaped;
 
-impl Metadata for Heaped {
+// SAFETY: 1. A table is zeros in a `Vec` of its own.
+unsafe impl Metadata for Heaped {
     type Table<T: Plain> = Vec<T>;
 
     fn table<T: Plain>(&mut self, len: usize) -> Result<Vec<T>, NoTable> {

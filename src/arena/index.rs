@@ -86,15 +86,23 @@ pub trait SpanIndex<M: Metadata>: Sized {
     fn high_water(&self) -> u32;
 }
 
-/// A kind of span index, whatever its tables live in.
-pub trait IndexKind {
+/// A kind of span index, whatever its tables live in: those of this crate. (Pools hand memory out as their index says.)
+pub trait IndexKind: Kind {
     /// The index.
     type Index<M: Metadata>: SpanIndex<M>;
 }
 
+mod sealed {
+    /// What nobody else can name.
+    pub trait Kind {}
+}
+use sealed::Kind;
+
 /// The kind of the [`BuddyTree`].
 #[derive(Debug)]
 pub enum ByTree {}
+
+impl Kind for ByTree {}
 
 impl IndexKind for ByTree {
     type Index<M: Metadata> = BuddyTree<M>;
@@ -103,6 +111,8 @@ impl IndexKind for ByTree {
 /// The kind of the [`FitTable`], for spaces that are backed as `B` says.
 #[derive(Debug)]
 pub struct ByFit<B: Backing = Framed>(PhantomData<fn() -> B>);
+
+impl<B: Backing> Kind for ByFit<B> {}
 
 impl<B: Backing> IndexKind for ByFit<B> {
     type Index<M: Metadata> = FitTable<M, B>;

@@ -48,7 +48,11 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 ///
 /// In a process the tables are mapped, so that what is not used costs no memory; in firmware they are carved from a
 /// slice that the caller hands in.
-pub trait Metadata {
+///
+/// # Safety
+/// A table is zeros at first, keeps what is written to it and its length, and is nobody else's: an arena tells by its tables which
+/// blocks are whose.
+pub unsafe trait Metadata {
     /// A table of `T`.
     type Table<T: Plain>: DerefMut<Target = [T]>;
 
@@ -114,7 +118,8 @@ impl<'a> Borrowed<'a> {
     }
 }
 
-impl<'a> Metadata for Borrowed<'a> {
+// SAFETY: 1. A table is zeroed, and a part of the slice that nothing else is carved from.
+unsafe impl<'a> Metadata for Borrowed<'a> {
     type Table<T: Plain> = &'a mut [T];
 
     #[inline]
@@ -136,12 +141,28 @@ impl Sizing {
     }
 }
 
-impl Metadata for Sizing {
+// SAFETY: 1. Its tables are empty.
+unsafe impl Metadata for Sizing {
     type Table<T: Plain> = &'static mut [T];
 
     fn table<T: Plain>(&mut self, len: usize) -> Result<&'static mut [T], NoTable> {
         self.bytes = self.bytes.next_multiple_of(align_of::<T>() as u64) + len as u64 * size_of::<T>() as u64;
         Ok(&mut [])
+    }
+}
+
+/// Tables on the system's heap.
+#[cfg(all(test, feature = "std"))]
+pub(crate) struct Heap;
+
+// SAFETY: 1. A table is zeros in a `Vec` of its own.
+#[cfg(all(test, feature = "std"))]
+unsafe impl Metadata for Heap {
+    type Table<T: Plain> = std::vec::Vec<T>;
+
+    fn table<T: Plain>(&mut self, len: usize) -> Result<std::vec::Vec<T>, NoTable> {
+        let mut bytes = std::boxed::Box::<[u8]>::new_uninit_slice((len + 1) * size_of::<T>());
+        Ok(Borrowed::new(&mut bytes).table::<T>(len)?.to_vec())
     }
 }
 

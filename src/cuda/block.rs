@@ -192,7 +192,7 @@ impl Gpu {
             && peer.context().can_reach(self.context())
         {
             // A refusal costs speed and nothing else.
-            let _ = pool.with_space(|space| space.admit(peer.context().ordinal()));
+            let _ = pool.look(|space| space.admit(peer.context().ordinal()));
         }
     }
 }

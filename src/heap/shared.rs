@@ -53,7 +53,7 @@ fn make() -> Option<&'static HeapPool> {
         let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
         let bytes = space.len_bytes();
         let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
-        let start = pool.with_space(|space| space.addr(Offset(0)));
+        let start = pool.look(|space| space.addr(Offset(0)));
         if !by_address::cover(start, bytes) || hardened::ON && !hardened::cover(start, bytes) {
             return None;
         }
@@ -348,7 +348,7 @@ fn base(pool: &HeapPool) -> usize {
     static BASE: AtomicUsize = AtomicUsize::new(0);
     match BASE.load(Ordering::Relaxed) {
         0 => {
-            let base = pool.with_space(|space| space.addr(Offset(0)).as_ptr() as usize);
+            let base = pool.look(|space| space.addr(Offset(0)).as_ptr() as usize);
             BASE.store(base, Ordering::Relaxed);
             base
         }

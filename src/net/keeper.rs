@@ -35,7 +35,7 @@ pub(super) async fn keep<M: Manager>(pool: Weak<Inner<M>>, shared: Arc<Shared<M>
         if short && self::failures(&shared) > failures {
             // Whatever is to be done meanwhile, but for an end.
             let ended = shared.ended.notified();
-            if !pool.upgrade().is_some_and(|pool| !pool.idle.is_closed()) {
+            if pool.upgrade().is_none_or(|pool| pool.idle.is_closed()) {
                 return;
             }
             let _ = tokio::time::timeout(pause, ended).await;

@@ -125,7 +125,8 @@ pub struct MappedTable<T> {
     len: usize,
 }
 
-impl Metadata for MappedTables {
+// SAFETY: 1. A table is a mapping of its own, which holds zeros, or nothing.
+unsafe impl Metadata for MappedTables {
     type Table<T: Plain> = MappedTable<T>;
 
     fn table<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {

@@ -2,30 +2,11 @@
 
 use super::fit::{Backing, Framed, Unframed};
 use super::{BuddyTree, FitTable, NotLive, SpanIndex};
-use crate::arena::metadata::{Metadata, NoTable, Plain};
+use crate::arena::metadata::Heap;
 use crate::size::{Granule, Span};
 use proptest::prelude::*;
-use std::boxed::Box;
 use std::vec;
 use std::vec::Vec;
-
-/// Tables on the system's heap.
-struct Heap;
-
-impl Metadata for Heap {
-    type Table<T: Plain> = Vec<T>;
-    fn table<T: Plain>(&mut self, len: usize) -> Result<Vec<T>, NoTable> {
-        Ok(zeros(len))
-    }
-}
-
-fn zeros<T: Plain>(len: usize) -> Vec<T> {
-    let mut bytes = Box::<[u8]>::new_uninit_slice((len + 1) * size_of::<T>());
-    crate::arena::metadata::Borrowed::new(&mut bytes)
-        .table::<T>(len)
-        .map(|table| table.to_vec())
-        .unwrap_or_default()
-}
 
 #[derive(Clone, Debug)]
 enum Step {
