@@ -1,7 +1,11 @@
 //! Checkpoint directories, background commits, progress, and temp files that are counted.
 #![cfg(all(feature = "std", unix))]
 
+#[path = "fs/child.rs"]
+mod child;
+
 use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
+use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::tempfile::tempdir;
 use democratising::{DemoError, MemoryPool, Result, Tensor};
 use std::io::{ErrorKind, Write};
@@ -100,6 +104,53 @@ fn damaged_files_are_passed_over_and_told() -> Result<()> {
     let error = dir.latest_valid().unwrap_err().to_string();
     assert!(error.contains("checkpoint-4"), "all are damaged, and that is not the same as none: {error}");
     Ok(())
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_opened_now_is_kept_and_none_older_is_taken_for_the_last() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path())?.keep_best(Metric::lowest("loss"), 2);
+    let save = |step, loss: &str| dir.save_with(step, [("w", &w(step))], [("loss", loss)]);
+    save(1, "0.1")?;
+    save(2, "0.2")?;
+    let scope = Scope::new("no room to map");
+    scope.set_limit(Kind::MappedBytes, 0);
+    scope.run(|| save(3, "9.9"))?;
+    assert_eq!(dir.steps()?, [1, 2, 3], "nobody could tell which are the best");
+    let error = scope.run(|| dir.latest_valid()).unwrap_err();
+    assert!(
+        matches!(&error, DemoError::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory),
+        "{error}"
+    );
+    assert_eq!(dir.latest_valid()?.map(|(step, _)| step), Some(3));
+    save(4, "9.8")?;
+    assert_eq!(dir.steps()?, [1, 2, 4], "now they can be told");
+
+    damage(&temp.path().join("checkpoint-1.safetensors"));
+    std::fs::write(temp.path().join("checkpoint-2.safetensors"), b"torn")?;
+    save(5, "0.5")?;
+    save(6, "0.6")?;
+    assert_eq!(dir.steps()?, [1, 2, 5, 6], "what is torn has no number, and is kept beside the two best");
+    Ok(())
+}
+
+#[test]
+fn many_best_are_kept_with_few_descriptors() {
+    const TEST: &str = "many_best_are_kept_with_few_descriptors";
+    let Some(at) = child::child() else {
+        let temp = tempdir().unwrap();
+        // The limit is the process's, so this runs in a child.
+        let few = ["sh", "-c", "ulimit -n 40 && exec \"$@\"", "sh"];
+        let output = child::command(&few, TEST, temp.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    };
+    let dir = CheckpointDir::open(at).unwrap().keep_best(Metric::lowest("loss"), 100);
+    for step in 1..=60 {
+        dir.save_with(step, [("w", &w(step))], [("loss", (100 - step).to_string())]).unwrap();
+    }
+    assert_eq!(dir.steps().unwrap(), (1..=60).collect::<Vec<_>>());
 }
 
 #[test]

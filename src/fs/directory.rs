@@ -97,7 +97,8 @@ impl CheckpointDir {
         self
     }
 
-    /// Keeps the `n` best by a number in their metadata, and what other rules keep; of equals the later.
+    /// Keeps the `n` best by a number in their metadata, and what other rules keep; of equals the later. One that cannot be
+    /// opened, damaged or not, is kept as well: nobody can tell how good it is.
     pub fn keep_best(mut self, metric: Metric, n: usize) -> CheckpointDir {
         self.keep_best.push((metric, n));
         self
@@ -165,18 +166,7 @@ impl CheckpointDir {
         if let Some(k @ 1..) = self.keep_every {
             kept.extend(steps.iter().filter(|&&step| step % k == 0));
         }
-        if !self.keep_best.is_empty() {
-            let opened: Vec<_> =
-                steps.iter().filter_map(|&step| Some((step, self.load(step).ok()?))).collect();
-            for (metric, n) in &self.keep_best {
-                let mut ranked: Vec<_> = opened
-                    .iter()
-                    .filter_map(|(step, checkpoint)| Some((metric.of(checkpoint)?, *step)))
-                    .collect();
-                ranked.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(y.cmp(x)));
-                kept.extend(ranked.into_iter().take(*n).map(|(_, step)| step));
-            }
-        }
+        kept.extend(self.best_of(&steps));
         for step in steps.into_iter().filter(|step| !kept.contains(step)) {
             let path = self.path_of(step);
             match fs::remove_file(&path) {
@@ -188,6 +178,26 @@ impl CheckpointDir {
             }
         }
         Ok(())
+    }
+
+    /// What the rules for the best keep, and whatever cannot be opened now: it may be one of them. One file is open at a time.
+    fn best_of(&self, steps: &[u64]) -> BTreeSet<u64> {
+        let mut kept = BTreeSet::new();
+        let mut ranked = std::vec![Vec::new(); self.keep_best.len()];
+        for &step in steps.iter().filter(|_| !self.keep_best.is_empty()) {
+            let Ok(checkpoint) = self.load(step) else {
+                kept.insert(step);
+                continue;
+            };
+            for ((metric, _), ranked) in self.keep_best.iter().zip(&mut ranked) {
+                ranked.extend(metric.of(&checkpoint).map(|number| (number, step)));
+            }
+        }
+        for ((_, n), mut ranked) in self.keep_best.iter().zip(ranked) {
+            ranked.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(y.cmp(x)));
+            kept.extend(ranked.into_iter().take(*n).map(|(_, step)| step));
+        }
+        kept
     }
 
     /// The steps that are there, in order, damaged ones too.
@@ -217,8 +227,9 @@ impl CheckpointDir {
     /// are damaged are passed over; [`Checkpoint::skipped`] has them, with what is wrong.
     ///
     /// # Errors
-    /// That of the newest one where every one is damaged: a run that would begin anew should not do so by mistake.
-    /// [`DemoError::Io`] where the directory cannot be read.
+    /// That of the newest one where every one is damaged: a run that would begin anew should not do so by mistake. What
+    /// keeps one from being opened or read that may be all right, as when descriptors or memory run out, is returned at once:
+    /// a run should not go on from an older one by mistake either. [`DemoError::Io`] where the directory cannot be read.
     pub fn latest_valid(&self) -> Result<Option<(u64, Checkpoint)>> {
         let mut skipped = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -228,7 +239,10 @@ impl CheckpointDir {
                     checkpoint.skipped = skipped.into();
                     return Ok(Some((step, checkpoint)));
                 }
-                Err(error) => skipped.push(Skipped { step, path: self.path_of(step), error }),
+                Err(error) if says_damaged(&error) => {
+                    skipped.push(Skipped { step, path: self.path_of(step), error });
+                }
+                Err(error) => return Err(error),
             }
         }
         skipped.into_iter().next().map_or(Ok(None), |newest| Err(newest.error))
@@ -241,6 +255,15 @@ impl CheckpointDir {
 
     fn path_of(&self, step: u64) -> PathBuf {
         self.path.join(format!("{PREFIX}{step}{SUFFIX}"))
+    }
+}
+
+/// Whether the next attempt would say the same: the file is not what it should be, or is gone.
+fn says_damaged(error: &DemoError) -> bool {
+    match error {
+        DemoError::Format { .. } => true,
+        DemoError::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
     }
 }
 
