@@ -172,6 +172,22 @@ fn a_directory_is_open_once() -> Result<()> {
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+    for place in ["/proc/runs", "/proc/runs/a/b"] {
+        let error = CheckpointDir::open(place).unwrap_err();
+        assert!(
+            matches!(&error, DemoError::Io { source, .. } if source.kind() == ErrorKind::NotFound),
+            "{error}"
+        );
+        assert!(
+            error.to_string().starts_with(&format!("cannot create the checkpoint directory {place}")),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_background_commit_saves_what_was_added_and_one_is_under_way_at_a_time() -> Result<()> {
     let _alone = alone();

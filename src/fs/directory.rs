@@ -277,15 +277,20 @@ fn step_of(name: &std::ffi::OsStr) -> Option<u64> {
 
 /// Makes a directory with all above it, and syncs each directory that got a new entry.
 fn create_durably(path: &Path) -> io::Result<()> {
+    match (create_in_parent(path), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
+            create_durably(parent)?;
+            // Once: there are places, as /proc, that say so of what stands in a directory that is there.
+            create_in_parent(path)
+        }
+        (made, _) => made,
+    }
+}
+
+/// Makes a directory in one that is there, where it is not there itself.
+fn create_in_parent(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Ok(()) => match path.parent() {
-            Some(parent) => sync_directory(parent),
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
-            Some(parent) => create_durably(parent).and_then(|()| create_durably(path)),
-            None => Err(error),
-        },
+        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }
