@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 use memmap2::MmapOptions;
 use std::collections::BTreeMap;
 use std::format;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::string::String;
@@ -76,15 +76,10 @@ pub struct TensorInfo {
 impl Checkpoint {
     pub(super) fn open(path: &Path, checksums: bool) -> Result<Checkpoint> {
         let failed = |action| move |source| DemoError::Io { action, path: Some(path.into()), source };
+        // Before it is opened: to open a pipe is to wait for who writes into it.
+        regular(&fs::metadata(path).map_err(failed("open"))?).map_err(failed("map"))?;
         let file = File::open(path).map_err(failed("open"))?;
-        let metadata = file.metadata().map_err(failed("look at"))?;
-        if metadata.is_dir() {
-            return Err(failed("map")(ErrorKind::IsADirectory.into()));
-        }
-        if !metadata.is_file() {
-            let problem = "only regular files can be mapped; Tensor::open reads others";
-            return Err(failed("map")(io::Error::new(ErrorKind::InvalidInput, problem)));
-        }
+        regular(&file.metadata().map_err(failed("look at"))?).map_err(failed("map"))?;
         let bytes = map(file).map_err(failed("map"))?;
         let contents = format::contents(bytes.all(), checksums).map_err(|error| at_path(error, path))?;
         Ok(Checkpoint::of(bytes, contents, Some(path)))
@@ -202,6 +197,18 @@ impl Checkpoint {
     pub(super) fn named(&self, error: DemoError) -> DemoError {
         if self.inner.path.as_os_str().is_empty() { error } else { at_path(error, &self.inner.path) }
     }
+}
+
+/// Refuses what cannot be mapped.
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        let problem = "only regular files can be mapped; Tensor::open reads others";
+        return Err(io::Error::new(ErrorKind::InvalidInput, problem));
+    }
+    Ok(())
 }
 
 /// Maps a whole file.
