@@ -189,6 +189,30 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
 }
 
 #[test]
+fn only_files_are_steps_whatever_else_is_named_so() -> Result<()> {
+    let _alone = alone();
+    let (temp, elsewhere) = (tempdir()?, tempdir()?);
+    let dir = CheckpointDir::open(temp.path())?.keep_last(2);
+    let path = |step: u64| temp.path().join(format!("checkpoint-{step}.safetensors"));
+    std::fs::create_dir(path(1))?;
+    assert!(std::process::Command::new("mkfifo").arg(path(90)).status()?.success());
+    std::os::unix::fs::symlink("nowhere", path(91))?;
+    (2..=4).for_each(|step| save(&dir, step));
+    assert_eq!(dir.steps()?, [3, 4]);
+    assert_eq!(dir.latest_valid()?.map(|(step, _)| step), Some(4));
+    std::fs::rename(path(4), elsewhere.path().join("moved"))?;
+    std::os::unix::fs::symlink(elsewhere.path().join("moved"), path(4))?;
+    std::fs::write(path(5), b"")?;
+    let (step, checkpoint) = dir.latest_valid()?.unwrap();
+    assert_eq!(
+        (step, checkpoint.skipped().len()),
+        (4, 1),
+        "a link to a file is one; an empty file is damaged"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_background_commit_saves_what_was_added_and_one_is_under_way_at_a_time() -> Result<()> {
     let _alone = alone();
     let temp = tempdir()?;

@@ -200,7 +200,7 @@ impl CheckpointDir {
         kept
     }
 
-    /// The steps that are there, in order, damaged ones too.
+    /// The steps that are there, in order, damaged ones too. Directories, pipes and the like are none, whatever their name.
     ///
     /// # Errors
     /// [`DemoError::Io`] where the directory cannot be read.
@@ -209,7 +209,8 @@ impl CheckpointDir {
             |source| DemoError::Io { action: "read the directory", path: Some(self.path.clone()), source };
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(failed)? {
-            steps.extend(step_of(&entry.map_err(failed)?.file_name()));
+            let entry = entry.map_err(failed)?;
+            steps.extend(step_of(&entry.file_name()).filter(|_| may_be_file(&entry)));
         }
         steps.sort_unstable();
         Ok(steps)
@@ -273,6 +274,14 @@ fn step_of(name: &std::ffi::OsStr) -> Option<u64> {
     let step = digits.parse::<u64>().ok()?;
     // Each step has one name: not `+7`, not `007`.
     (format!("{step}") == digits).then_some(step)
+}
+
+/// Whether it is a regular file, or a link to one. What cannot be looked at may be one.
+fn may_be_file(entry: &fs::DirEntry) -> bool {
+    match fs::metadata(entry.path()) {
+        Ok(metadata) => metadata.is_file(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
 }
 
 /// Makes a directory with all above it, and syncs each directory that got a new entry.
