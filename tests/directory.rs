@@ -7,8 +7,8 @@ mod child;
 use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::tempfile::tempdir;
-use democratising::{DemoError, MemoryPool, Result, Tensor};
-use std::io::{ErrorKind, Write};
+use democratising::{DemoError, MemoryPool, Result, Tensor, gc};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -335,5 +335,56 @@ fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
         ours.path().exists() && path("model.tmp").exists() && path(".democratising-link.tmp").is_symlink()
     );
     assert!(fs::sweep(path("missing")).is_err());
+    Ok(())
+}
+
+#[test]
+fn what_was_taken_out_to_stay_is_swept_by_nobody() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let written = || -> Result<fs::TempFile> {
+        let mut file = fs::temp_file_in(temp.path())?;
+        file.write_all(b"precious")?;
+        Ok(file)
+    };
+    let used = fs::descriptors().used();
+    let (file, by_keep) = written()?.into_inner().keep()?;
+    drop(file);
+    let by_path = written()?.into_inner().into_temp_path().keep().unwrap();
+    let mut file = written()?.into_inner();
+    file.disable_cleanup(true);
+    let by_choice = file.path().to_path_buf();
+    drop(file);
+    let closed = written()?.into_inner().into_temp_path();
+    assert_eq!(fs::descriptors().used(), used);
+    gc::collect()?;
+    assert_eq!(fs::sweep(temp.path())?, 0);
+    for path in [&by_keep, &by_path, &by_choice, &closed.to_path_buf()] {
+        assert_eq!(std::fs::read(path)?, b"precious");
+        assert_eq!(path.parent(), Some(temp.path()));
+    }
+    drop(closed);
+    // What is still ours goes.
+    drop(written()?);
+    assert_eq!(std::fs::read_dir(temp.path())?.count(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_temp_file_is_read_from_any_place_after_it_was_written() -> Result<()> {
+    let _alone = alone();
+    let mut file = fs::temp_file()?;
+    file.write_all(b"one two")?;
+    file.flush()?;
+    file.seek(SeekFrom::Start(4))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    assert_eq!(text, "two");
+    file.as_file_mut().set_len(3)?;
+    let mut inner = file.into_inner();
+    inner.rewind()?;
+    text.clear();
+    inner.read_to_string(&mut text)?;
+    assert_eq!(text, "one", "it is the same file, open as it was");
     Ok(())
 }
