@@ -151,10 +151,10 @@ impl Checkpoint {
         &self.inner.path
     }
 
-    /// Reads all elements and compares every checksum that the file has.
+    /// Reads all elements and compares every checksum that the file has, those of tensors that nothing here holds too.
     ///
     /// # Errors
-    /// [`DemoError::Format`] naming the first tensor that is damaged, [`DemoError::OutOfMemory`] where compressed ones have
+    /// [`DemoError::Format`] naming the first tensor that is damaged, or of which the file says what cannot be, [`DemoError::OutOfMemory`] where compressed ones have
     /// no room.
     pub fn verify(&self) -> Result<()> {
         self.inner.entries.keys().try_for_each(|name| self.verify_one(name))
@@ -167,7 +167,9 @@ impl Checkpoint {
     pub fn verify_one(&self, name: &str) -> Result<()> {
         match self.inner.entries.get(name) {
             // Whether anything here can hold it is another question.
-            Some(Entry::Unknown(_)) => Ok(()),
+            Some(Entry::Foreign(foreign)) => {
+                foreign.check(&self.inner.file).map_err(|error| self.named(error))
+            }
             Some(Entry::Plain(plain)) => {
                 self.inner.file.checked(plain.part).map(drop).map_err(|error| self.named(error))
             }

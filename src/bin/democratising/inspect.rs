@@ -19,21 +19,30 @@ enum State {
     NotCompared,
     /// The file has none.
     NoChecksum,
+    /// It is nothing that can be read here; its bytes are not known to be damaged.
+    NotRead,
     Damaged(DemoError),
 }
 
 impl State {
     fn of(checkpoint: &Checkpoint, name: &str, quick: bool) -> State {
-        let has_one = checkpoint.info(name).is_some_and(|info| info.crc32.is_some());
-        // What is compressed is compared as it is unpacked.
-        let has_one = has_one || checkpoint.format() == "npz";
-        match (has_one, quick) {
-            (false, _) => State::NoChecksum,
-            (true, true) => State::NotCompared,
-            (true, false) => match checkpoint.verify_one(name) {
-                Ok(()) => State::Sound,
-                Err(error) => State::Damaged(error),
-            },
+        let state = match checkpoint.info(name) {
+            None => State::NotRead,
+            // What is compressed is compared as it is unpacked.
+            Some(info) if info.crc32.is_some() || checkpoint.format() == "npz" => {
+                if quick {
+                    State::NotCompared
+                } else {
+                    State::Sound
+                }
+            }
+            Some(_) => State::NoChecksum,
+        };
+        match state {
+            State::NotRead | State::Sound if !quick => {
+                checkpoint.verify_one(name).map_or_else(State::Damaged, |()| state)
+            }
+            state => state,
         }
     }
 
@@ -42,6 +51,7 @@ impl State {
             State::Sound => "ok",
             State::NotCompared => "not compared",
             State::NoChecksum => "none",
+            State::NotRead => "not read",
             State::Damaged(_) => "DAMAGED",
         }
     }
