@@ -115,3 +115,19 @@ fn what_cannot_be_read_is_never_called_sound() {
     let path = directory.with("b.npz", damaged);
     assert_eq!(states(&[], &path), (Some(2), vec!["ok".into(), "DAMAGED".into()]));
 }
+
+#[test]
+fn every_file_that_cannot_be_listed_is_told() {
+    let directory = Directory::new();
+    let sound = checkpoint(&directory, "m.safetensors");
+    let missing = [directory.path("a"), directory.path("b")];
+    let files = [&missing[0], &sound, &missing[1]].map(|path| path.to_str().unwrap());
+    let output = inspect(&files, Path::new("/dev/null"));
+    let told = text(&output.stderr);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!((output.status.code(), lines.len()), (Some(2), 3), "{told}");
+    for (line, path) in lines.iter().zip([files[0], files[2], "/dev/null"]) {
+        assert!(line.starts_with(&format!("democratising: {path}: ")), "{line}");
+    }
+    assert!(text(&output.stdout).contains("2 tensors"), "the one between them is listed");
+}

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::args::Inspect;
-use crate::failure::Failure;
+use crate::failure::{Failure, Told};
 use crate::units;
 use democratising::DemoError;
 use democratising::fs::{Checkpoint, ModelCheckpoint};
@@ -57,16 +57,17 @@ impl State {
     }
 }
 
-/// Lists every file in turn; the first that cannot be read, or is damaged, decides how the program ends.
-pub fn run(options: &Inspect) -> Result<(), Failure> {
-    let mut failure = Ok(());
+/// Lists every file in turn. Each that cannot be read, or is damaged, is told where it comes; the first of them decides how the program
+/// ends.
+pub fn run(options: &Inspect) -> Result<(), Told> {
+    let mut first = Ok(());
     for path in &options.files {
-        let listed = file(path, options);
-        if let (Err(error), true) = (listed, failure.is_ok()) {
-            failure = Err(error);
+        if let Err(failure) = file(path, options) {
+            let told = failure.tell();
+            first = first.and(Err(told));
         }
     }
-    failure
+    first
 }
 
 fn file(path: &Path, options: &Inspect) -> Result<(), Failure> {
