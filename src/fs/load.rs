@@ -1,4 +1,4 @@
-//! A checkpoint that is there: mapped, not read.
+//! A checkpoint that is there: mapped, where its format allows, not read.
 
 use super::at_path;
 use super::contents::{Contents, Entry};
@@ -22,7 +22,8 @@ use std::vec::Vec;
 /// Its tensors share the mapping and keep it alive; changing one changes a copy, never the file. Dropping everything
 /// unmaps it.
 ///
-/// Opening reads the header alone, whatever the file's size. The checksum of a tensor is compared when its elements are
+/// Opening reads the header alone, whatever the file's size, but for `.npy` and text: those are one tensor, which is copied into
+/// memory. The checksum of a tensor is compared when its elements are
 /// first asked for (by `as_slice`, `iter`, `to_vec`, ..), so that nobody sees a damaged one; [`verify`](Self::verify)
 /// compares all of them. Files of other programs have checksums where their format does: `.npz` and `.pt` do, safetensors
 /// has none of its own.
