@@ -50,7 +50,8 @@ impl Tensor {
     ///   everything from a `#` to the end of its line. It becomes an `F32` tensor of two dimensions, `[rows, columns]`,
     ///   for one row or one column too, so that the shape does not change its rank with the data.
     ///
-    /// Pipes work as well as files.
+    /// The elements are copied into memory, but for those of `.npz` and `.pt`, whose files are mapped as [`ModelCheckpoint::load`] maps
+    /// them. Pipes work as well as files.
     ///
     /// # Errors
     /// [`DemoError::Format`] with the place in the file and what is wrong there, [`DemoError::Io`] where it cannot be

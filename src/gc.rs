@@ -21,11 +21,11 @@ mod pressure;
 mod registry;
 
 #[cfg(feature = "std")]
-pub(crate) use collect::for_scope;
-#[cfg(feature = "std")]
 pub use collect::{
     Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,
 };
+#[cfg(feature = "std")]
+pub(crate) use collect::{for_scope, is_asking};
 #[cfg(feature = "std")]
 pub use pressure::{Pressure, PressureWatch, Source as PressureSource};
 #[cfg(feature = "std")]

@@ -1,10 +1,14 @@
 //! Checkpoint directories, background commits, progress, and temp files that are counted.
 #![cfg(all(feature = "std", unix))]
 
+#[path = "fs/child.rs"]
+mod child;
+
 use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
+use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::tempfile::tempdir;
-use democratising::{DemoError, MemoryPool, Result, Tensor};
-use std::io::{ErrorKind, Write};
+use democratising::{DemoError, MemoryPool, Result, Tensor, gc};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -103,6 +107,53 @@ fn damaged_files_are_passed_over_and_told() -> Result<()> {
 }
 
 #[test]
+fn a_checkpoint_that_cannot_be_opened_now_is_kept_and_none_older_is_taken_for_the_last() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let dir = CheckpointDir::open(temp.path())?.keep_best(Metric::lowest("loss"), 2);
+    let save = |step, loss: &str| dir.save_with(step, [("w", &w(step))], [("loss", loss)]);
+    save(1, "0.1")?;
+    save(2, "0.2")?;
+    let scope = Scope::new("no room to map");
+    scope.set_limit(Kind::MappedBytes, 0);
+    scope.run(|| save(3, "9.9"))?;
+    assert_eq!(dir.steps()?, [1, 2, 3], "nobody could tell which are the best");
+    let error = scope.run(|| dir.latest_valid()).unwrap_err();
+    assert!(
+        matches!(&error, DemoError::Io { source, .. } if source.kind() == ErrorKind::OutOfMemory),
+        "{error}"
+    );
+    assert_eq!(dir.latest_valid()?.map(|(step, _)| step), Some(3));
+    save(4, "9.8")?;
+    assert_eq!(dir.steps()?, [1, 2, 4], "now they can be told");
+
+    damage(&temp.path().join("checkpoint-1.safetensors"));
+    std::fs::write(temp.path().join("checkpoint-2.safetensors"), b"torn")?;
+    save(5, "0.5")?;
+    save(6, "0.6")?;
+    assert_eq!(dir.steps()?, [1, 2, 5, 6], "what is torn has no number, and is kept beside the two best");
+    Ok(())
+}
+
+#[test]
+fn many_best_are_kept_with_few_descriptors() {
+    const TEST: &str = "many_best_are_kept_with_few_descriptors";
+    let Some(at) = child::child() else {
+        let temp = tempdir().unwrap();
+        // The limit is the process's, so this runs in a child.
+        let few = ["sh", "-c", "ulimit -n 40 && exec \"$@\"", "sh"];
+        let output = child::command(&few, TEST, temp.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    };
+    let dir = CheckpointDir::open(at).unwrap().keep_best(Metric::lowest("loss"), 100);
+    for step in 1..=60 {
+        dir.save_with(step, [("w", &w(step))], [("loss", (100 - step).to_string())]).unwrap();
+    }
+    assert_eq!(dir.steps().unwrap(), (1..=60).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_directory_is_open_once() -> Result<()> {
     let _alone = alone();
     let temp = tempdir()?;
@@ -118,6 +169,46 @@ fn a_directory_is_open_once() -> Result<()> {
     let file = temp.path().join("file");
     std::fs::write(&file, b"")?;
     assert!(CheckpointDir::open(file).is_err());
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
+    for place in ["/proc/runs", "/proc/runs/a/b"] {
+        let error = CheckpointDir::open(place).unwrap_err();
+        assert!(
+            matches!(&error, DemoError::Io { source, .. } if source.kind() == ErrorKind::NotFound),
+            "{error}"
+        );
+        assert!(
+            error.to_string().starts_with(&format!("cannot create the checkpoint directory {place}")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn only_files_are_steps_whatever_else_is_named_so() -> Result<()> {
+    let _alone = alone();
+    let (temp, elsewhere) = (tempdir()?, tempdir()?);
+    let dir = CheckpointDir::open(temp.path())?.keep_last(2);
+    let path = |step: u64| temp.path().join(format!("checkpoint-{step}.safetensors"));
+    std::fs::create_dir(path(1))?;
+    assert!(std::process::Command::new("mkfifo").arg(path(90)).status()?.success());
+    std::os::unix::fs::symlink("nowhere", path(91))?;
+    (2..=4).for_each(|step| save(&dir, step));
+    assert_eq!(dir.steps()?, [3, 4]);
+    assert_eq!(dir.latest_valid()?.map(|(step, _)| step), Some(4));
+    std::fs::rename(path(4), elsewhere.path().join("moved"))?;
+    std::os::unix::fs::symlink(elsewhere.path().join("moved"), path(4))?;
+    std::fs::write(path(5), b"")?;
+    let (step, checkpoint) = dir.latest_valid()?.unwrap();
+    assert_eq!(
+        (step, checkpoint.skipped().len()),
+        (4, 1),
+        "a link to a file is one; an empty file is damaged"
+    );
     Ok(())
 }
 
@@ -244,5 +335,56 @@ fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
         ours.path().exists() && path("model.tmp").exists() && path(".democratising-link.tmp").is_symlink()
     );
     assert!(fs::sweep(path("missing")).is_err());
+    Ok(())
+}
+
+#[test]
+fn what_was_taken_out_to_stay_is_swept_by_nobody() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let written = || -> Result<fs::TempFile> {
+        let mut file = fs::temp_file_in(temp.path())?;
+        file.write_all(b"precious")?;
+        Ok(file)
+    };
+    let used = fs::descriptors().used();
+    let (file, by_keep) = written()?.into_inner().keep()?;
+    drop(file);
+    let by_path = written()?.into_inner().into_temp_path().keep().unwrap();
+    let mut file = written()?.into_inner();
+    file.disable_cleanup(true);
+    let by_choice = file.path().to_path_buf();
+    drop(file);
+    let closed = written()?.into_inner().into_temp_path();
+    assert_eq!(fs::descriptors().used(), used);
+    gc::collect()?;
+    assert_eq!(fs::sweep(temp.path())?, 0);
+    for path in [&by_keep, &by_path, &by_choice, &closed.to_path_buf()] {
+        assert_eq!(std::fs::read(path)?, b"precious");
+        assert_eq!(path.parent(), Some(temp.path()));
+    }
+    drop(closed);
+    // What is still ours goes.
+    drop(written()?);
+    assert_eq!(std::fs::read_dir(temp.path())?.count(), 3);
+    Ok(())
+}
+
+#[test]
+fn a_temp_file_is_read_from_any_place_after_it_was_written() -> Result<()> {
+    let _alone = alone();
+    let mut file = fs::temp_file()?;
+    file.write_all(b"one two")?;
+    file.flush()?;
+    file.seek(SeekFrom::Start(4))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    assert_eq!(text, "two");
+    file.as_file_mut().set_len(3)?;
+    let mut inner = file.into_inner();
+    inner.rewind()?;
+    text.clear();
+    inner.read_to_string(&mut text)?;
+    assert_eq!(text, "one", "it is the same file, open as it was");
     Ok(())
 }

@@ -74,6 +74,27 @@ fn a_checkpoint_dropped_without_commit_leaves_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_directory_that_is_moved_meanwhile_keeps_nothing_of_a_commit_that_fails() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (named, moved) = (directory.path().join("named"), directory.path().join("moved"));
+    for commits in [true, false] {
+        fs::create_dir(&named)?;
+        let checkpoint = ModelCheckpoint::create(named.join("m.safetensors"))?.add("w", &ones(10))?;
+        fs::rename(&named, &moved)?;
+        fs::create_dir(&named)?;
+        if commits {
+            assert!(checkpoint.commit().is_err());
+        } else {
+            drop(checkpoint);
+        }
+        assert_eq!((entries(&named), entries(&moved)), (vec![], vec![]), "{commits}");
+        fs::remove_dir(&named)?;
+        fs::remove_dir(&moved)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_tensor_is_saved_as_it_was_when_it_was_added() -> Result<()> {
     let (_directory, path) = with_old();
     let mut w = ones(1000);

@@ -4,7 +4,8 @@
 use democratising::fs::{self, Evictable, Kept};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DemoError, Device, Tensor, gc};
-use std::sync::{Mutex, MutexGuard};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 /// Collections ask every tensor of the process, so these tests take turns.
 fn turn() -> MutexGuard<'static, ()> {
@@ -213,4 +214,55 @@ fn threads_that_want_collect_and_drop_see_every_element() {
         }
     });
     assert_eq!(kept[0].device(), &Device::host());
+}
+
+/// Looks at a tensor for which room is made, and then makes that room.
+struct Looks {
+    at: Arc<Evictable>,
+    to: mpsc::Sender<(String, Kept, Option<ErrorKind>, std::thread::JoinHandle<Tensor>)>,
+    room: Mutex<Option<Tensor>>,
+}
+
+impl gc::Reclaim for Looks {
+    fn reclaimable_bytes(&self) -> u64 {
+        1
+    }
+
+    fn reclaim(&self, _target_bytes: u64, _until: gc::Deadline) -> u64 {
+        let Some(room) = self.room.lock().unwrap().take() else { return 0 };
+        let kind = match self.at.get() {
+            Err(DemoError::Io { source, .. }) => Some(source.kind()),
+            _ => None,
+        };
+        let elsewhere = std::thread::scope(|threads| threads.spawn(|| self.at.kept()).join().unwrap());
+        let at = Arc::clone(&self.at);
+        let waits = std::thread::spawn(move || at.get().unwrap());
+        self.to.send((format!("{:?}", self.at), elsewhere, kind, waits)).unwrap();
+        room.byte_len() as u64
+    }
+}
+
+#[test]
+fn a_reclaimer_may_look_at_the_tensor_for_which_it_makes_room() {
+    let _turn = turn();
+    const BYTES: u64 = 400_000;
+    let scope = Scope::process().child("looked at");
+    scope.set_limit(Kind::HostBytes, BYTES);
+    let kept = Arc::new(scope.run(|| tensor(BYTES as usize / 4, 1).evictable("looked at")));
+    gc::collect().unwrap();
+    assert_eq!(kept.kept(), Kept::File);
+    let room = Mutex::new(Some(scope.run(|| tensor(BYTES as usize / 4, 2))));
+    let (to, told) = mpsc::channel();
+    let id = gc::register("looks", 0, Looks { at: Arc::clone(&kept), to, room });
+    let (done, back) = mpsc::channel();
+    // On a thread of its own, so that one that never comes back is told.
+    let wanted = Arc::clone(&kept);
+    std::thread::spawn(move || done.send(wanted.get().unwrap()).unwrap());
+    let back = back.recv_timeout(std::time::Duration::from_secs(60)).expect("it never comes back");
+    gc::unregister(id);
+    assert_eq!(back.as_slice::<f32>().unwrap(), numbers(BYTES as usize / 4, 1));
+    let (text, elsewhere, kind, waits) = told.recv().unwrap();
+    assert_eq!(text, "Evictable(\"looked at\", [100000], F32 of host, File)");
+    assert_eq!((elsewhere, kind), (Kept::File, Some(ErrorKind::Deadlock)));
+    assert_eq!(waits.join().unwrap(), back, "who asked meanwhile has waited for it");
 }

@@ -4,6 +4,8 @@
 #[path = "fs/common.rs"]
 #[allow(dead_code, reason = "several tests share it")]
 mod common;
+#[path = "fs/zip.rs"]
+mod zip;
 
 use common::{Directory, npy};
 use democratising::Tensor;
@@ -89,4 +91,43 @@ fn a_damaged_file_is_listed_and_told_by_the_exit_code() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
     assert_eq!(text(&output.stderr).lines().count(), 1);
     assert_eq!(inspect(&[], &directory.path("missing")).status.code(), Some(2));
+}
+
+#[test]
+fn what_cannot_be_read_is_never_called_sound() {
+    let directory = Directory::new();
+    let real = npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);
+    let whole = zip::zip(&[("w.npy", &real), ("z.npy", &npy(1, "<c8", false, "(1,)", [[7; 8]]))], false);
+    let states = |arguments: &[&str], path: &Path| -> (Option<i32>, Vec<String>) {
+        let output = inspect(&[arguments, &["--json"]].concat(), path);
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let tensors = json["tensors"].as_array().unwrap();
+        let states = tensors.iter().map(|tensor| tensor["checksum"].as_str().unwrap().to_string());
+        (output.status.code(), states.collect())
+    };
+    let path = directory.with("a.npz", &whole);
+    assert_eq!(states(&[], &path), (Some(0), vec!["ok".into(), "not read".into()]));
+    assert_eq!(states(&["--quick"], &path), (Some(0), vec!["not compared".into(), "not read".into()]));
+
+    let mut damaged = whole;
+    let header = damaged.windows(6).rposition(|w| w == b"\x93NUMPY").unwrap();
+    damaged[header + 20] ^= 1;
+    let path = directory.with("b.npz", damaged);
+    assert_eq!(states(&[], &path), (Some(2), vec!["ok".into(), "DAMAGED".into()]));
+}
+
+#[test]
+fn every_file_that_cannot_be_listed_is_told() {
+    let directory = Directory::new();
+    let sound = checkpoint(&directory, "m.safetensors");
+    let missing = [directory.path("a"), directory.path("b")];
+    let files = [&missing[0], &sound, &missing[1]].map(|path| path.to_str().unwrap());
+    let output = inspect(&files, Path::new("/dev/null"));
+    let told = text(&output.stderr);
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!((output.status.code(), lines.len()), (Some(2), 3), "{told}");
+    for (line, path) in lines.iter().zip([files[0], files[2], "/dev/null"]) {
+        assert!(line.starts_with(&format!("democratising: {path}: ")), "{line}");
+    }
+    assert!(text(&output.stdout).contains("2 tensors"), "the one between them is listed");
 }

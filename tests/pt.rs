@@ -6,11 +6,14 @@
 mod common;
 #[path = "tools/listing.rs"]
 mod listing;
+#[path = "fs/zip.rs"]
+mod zip;
 
 use common::Directory;
 use democratising::fs::{Format, ModelCheckpoint};
 use democratising::{DType, DemoError, Device, Result, Tensor};
 use std::path::PathBuf;
+use zip::zip;
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch").join(name)
@@ -209,38 +212,7 @@ fn a_file_cut_short_while_it_is_open_is_an_error() -> Result<()> {
 
 /// A zip of one pickle, as PyTorch lays it out.
 fn with_pickle(pickle: &[u8]) -> Vec<u8> {
-    zip(&[("x/data.pkl", pickle), ("x/data/0", &[0; 64])])
-}
-
-fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut file, mut table) = (Vec::new(), Vec::new());
-    for (name, bytes) in members {
-        let at = file.len() as u32;
-        let mut common = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        common.extend(crc32fast::hash(bytes).to_le_bytes());
-        common.extend((bytes.len() as u32).to_le_bytes());
-        common.extend((bytes.len() as u32).to_le_bytes());
-        common.extend((name.len() as u16).to_le_bytes());
-        common.extend([0, 0]);
-        file.extend(b"PK\x03\x04");
-        file.extend(&common);
-        file.extend(name.bytes());
-        file.extend(*bytes);
-        table.extend(b"PK\x01\x02\x14\x00");
-        table.extend(&common);
-        table.extend([0; 10]);
-        table.extend(at.to_le_bytes());
-        table.extend(name.bytes());
-    }
-    let (start, count) = (file.len() as u32, (members.len() as u16).to_le_bytes());
-    file.extend(&table);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend(count);
-    file.extend(count);
-    file.extend((table.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend([0, 0]);
-    file
+    zip(&[("x/data.pkl", pickle), ("x/data/0", &[0; 64])], false)
 }
 
 const TENSOR: &str = "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x10tQ";
@@ -331,7 +303,7 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
             (0..megabytes).for_each(|_| packed.write_all(&vec![fill; 1 << 20]).unwrap());
             packed.finish().unwrap()
         };
-        let mut bomb = zip(&[("x/data.pkl", &packed)]);
+        let mut bomb = zip(&[("x/data.pkl", &packed)], false);
         let table = bomb.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
         bomb[table + 10] = 8;
         bomb[table + 24..table + 28].copy_from_slice(&(megabytes << 20).to_le_bytes());
@@ -340,5 +312,73 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
         bomb[table + 16..table + 20].copy_from_slice(&whole.finalize().to_le_bytes());
         let said = load(bomb);
         assert!(said.contains(message), "{said}");
+    }
+}
+
+/// Whether nothing that was wrong with the file is passed over: it cannot be loaded, or is not verified, or gives its tensor.
+fn is_told(path: &std::path::Path, name: &str) -> bool {
+    match ModelCheckpoint::load(path) {
+        Ok(checkpoint) => checkpoint.verify().is_err() || checkpoint.get(name).is_ok(),
+        Err(_) => true,
+    }
+}
+
+#[test]
+fn a_file_is_verified_only_where_every_tensor_can_be_had() {
+    let directory = Directory::new();
+    let path = directory.path("a.pt");
+    ModelCheckpoint::create(&path)
+        .unwrap()
+        .add("w", &Tensor::zeros(&[35]).unwrap())
+        .unwrap()
+        .commit()
+        .unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << bit;
+            std::fs::write(&path, damaged).unwrap();
+            assert!(is_told(&path, "w"), "bit {bit} of byte {at}");
+        }
+    }
+    let pickle = [b"\x80\x02", TENSOR.as_bytes(), b"K\x00K\x04K\x04\x86K\x04K\x01\x86\x89}tR."].concat();
+    let path = directory.with("missing.pt", zip(&[("x/data.pkl", &pickle)], false));
+    let error = ModelCheckpoint::load(&path).unwrap().verify().unwrap_err().to_string();
+    assert!(error.contains("it has no \"x/data/0\"") && error.contains("missing.pt"), "{error}");
+}
+
+#[test]
+fn what_nothing_here_holds_is_verified_by_its_bytes() {
+    let directory = Directory::new();
+    let real = common::npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);
+    let complex = common::npy(1, "<c8", false, "(2,)", [[7; 8]; 2]);
+    for deflated in [false, true] {
+        let whole = zip(&[("w.npy", &real), ("z.npy", &complex), ("notes.txt", b"by hand")], deflated);
+        let path = directory.with("a.npz", &whole);
+        let checkpoint = ModelCheckpoint::load(&path).unwrap();
+        checkpoint.verify().unwrap();
+        assert!(checkpoint.get("z").unwrap_err().to_string().contains("complex"));
+        assert!(checkpoint.get("w").is_ok() && checkpoint.info("notes.txt").is_none());
+        let table = whole.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+        let local = |name: &[u8]| whole.windows(name.len()).position(|w| w == name).unwrap() + name.len();
+        let members = [(local(b"w.npy"), local(b"z.npy")), (local(b"z.npy"), local(b"notes.txt"))];
+        for (from, to) in [
+            (members[0].0, members[0].1 - 35),
+            (members[1].0, members[1].1 - 39),
+            (local(b"notes.txt"), table),
+        ] {
+            for at in from..to {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                std::fs::write(&path, damaged).unwrap();
+                let verified = ModelCheckpoint::load(&path).and_then(|checkpoint| checkpoint.verify());
+                // Deflated bytes have bits that mean nothing.
+                assert!(verified.is_err() || deflated, "byte {at}");
+                assert!(verified.is_err() || is_told(&path, "w"), "byte {at}");
+            }
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert!(ModelCheckpoint::load_unchecked(&path).unwrap().verify().is_ok());
     }
 }

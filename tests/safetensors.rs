@@ -157,7 +157,10 @@ fn large_tensors_are_read_into_memory_from_pages_of_any_size() -> Result<()> {
 #[test]
 fn what_cannot_be_mapped_is_refused() {
     let directory = Directory::new();
+    let pipe = directory.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     for (path, message) in [
+        (pipe, "regular"),
         (directory.path("missing"), "cannot open"),
         (directory.path(""), "directory"),
         ("/dev/null".into(), "regular"),

@@ -32,8 +32,29 @@ pub(super) enum Entry {
     Packed(npz::Packed),
     /// It was read already.
     Ready(Tensor),
-    /// It is there, but nothing here can hold it: why.
-    Unknown(String),
+    /// It is of a kind that nothing here holds.
+    Foreign(Foreign),
+    /// What the file says of it cannot be: why.
+    Damaged(String),
+}
+
+/// A tensor that nothing here holds, or something that is none.
+pub(super) struct Foreign {
+    /// Why it cannot be had.
+    pub(super) problem: String,
+    /// The part of the file that it is in, where that is known: those bytes can be damaged all the same.
+    pub(super) part: Option<usize>,
+    /// Where they are compressed, and have a checksum of what they unpack to.
+    pub(super) compressed: Option<npz::Compressed>,
+}
+
+impl Foreign {
+    /// Compares the checksums that its bytes have.
+    pub(super) fn check(&self, file: &SharedFile) -> Result<()> {
+        let Some(part) = self.part else { return Ok(()) };
+        let bytes = file.checked(part)?;
+        self.compressed.as_ref().map_or(Ok(()), |compressed| compressed.check(bytes))
+    }
 }
 
 /// Elements in a file.
@@ -58,7 +79,7 @@ impl Entry {
             Entry::Plain(plain) => Some((plain.dtype, plain.layout.shape())),
             Entry::Packed(packed) => Some((packed.dtype, &packed.shape)),
             Entry::Ready(tensor) => Some((tensor.dtype(), tensor.shape())),
-            Entry::Unknown(_) => None,
+            Entry::Foreign(_) | Entry::Damaged(_) => None,
         }
     }
 
@@ -67,7 +88,8 @@ impl Entry {
         match self {
             Entry::Plain(plain) => Some(plain.part),
             Entry::Packed(packed) => Some(packed.part),
-            Entry::Ready(_) | Entry::Unknown(_) => None,
+            Entry::Foreign(foreign) => foreign.part,
+            Entry::Ready(_) | Entry::Damaged(_) => None,
         }
     }
 
@@ -80,7 +102,7 @@ impl Entry {
             }
             Entry::Packed(packed) => packed.tensor(file.part_unchecked(packed.part)),
             Entry::Ready(tensor) => Ok(tensor.clone()),
-            Entry::Unknown(problem) => {
+            Entry::Foreign(Foreign { problem, .. }) | Entry::Damaged(problem) => {
                 Err(DemoError::Format { format, path: None, at: String::new(), problem: problem.clone() })
             }
         }

@@ -97,7 +97,8 @@ impl CheckpointDir {
         self
     }
 
-    /// Keeps the `n` best by a number in their metadata, and what other rules keep; of equals the later.
+    /// Keeps the `n` best by a number in their metadata, and what other rules keep; of equals the later. One that cannot be
+    /// opened, damaged or not, is kept as well: nobody can tell how good it is.
     pub fn keep_best(mut self, metric: Metric, n: usize) -> CheckpointDir {
         self.keep_best.push((metric, n));
         self
@@ -165,18 +166,7 @@ impl CheckpointDir {
         if let Some(k @ 1..) = self.keep_every {
             kept.extend(steps.iter().filter(|&&step| step % k == 0));
         }
-        if !self.keep_best.is_empty() {
-            let opened: Vec<_> =
-                steps.iter().filter_map(|&step| Some((step, self.load(step).ok()?))).collect();
-            for (metric, n) in &self.keep_best {
-                let mut ranked: Vec<_> = opened
-                    .iter()
-                    .filter_map(|(step, checkpoint)| Some((metric.of(checkpoint)?, *step)))
-                    .collect();
-                ranked.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(y.cmp(x)));
-                kept.extend(ranked.into_iter().take(*n).map(|(_, step)| step));
-            }
-        }
+        kept.extend(self.best_of(&steps));
         for step in steps.into_iter().filter(|step| !kept.contains(step)) {
             let path = self.path_of(step);
             match fs::remove_file(&path) {
@@ -190,7 +180,27 @@ impl CheckpointDir {
         Ok(())
     }
 
-    /// The steps that are there, in order, damaged ones too.
+    /// What the rules for the best keep, and whatever cannot be opened now: it may be one of them. One file is open at a time.
+    fn best_of(&self, steps: &[u64]) -> BTreeSet<u64> {
+        let mut kept = BTreeSet::new();
+        let mut ranked = std::vec![Vec::new(); self.keep_best.len()];
+        for &step in steps.iter().filter(|_| !self.keep_best.is_empty()) {
+            let Ok(checkpoint) = self.load(step) else {
+                kept.insert(step);
+                continue;
+            };
+            for ((metric, _), ranked) in self.keep_best.iter().zip(&mut ranked) {
+                ranked.extend(metric.of(&checkpoint).map(|number| (number, step)));
+            }
+        }
+        for ((_, n), mut ranked) in self.keep_best.iter().zip(ranked) {
+            ranked.sort_by(|(a, x), (b, y)| a.total_cmp(b).then(y.cmp(x)));
+            kept.extend(ranked.into_iter().take(*n).map(|(_, step)| step));
+        }
+        kept
+    }
+
+    /// The steps that are there, in order, damaged ones too. Directories, pipes and the like are none, whatever their name.
     ///
     /// # Errors
     /// [`DemoError::Io`] where the directory cannot be read.
@@ -199,7 +209,8 @@ impl CheckpointDir {
             |source| DemoError::Io { action: "read the directory", path: Some(self.path.clone()), source };
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(failed)? {
-            steps.extend(step_of(&entry.map_err(failed)?.file_name()));
+            let entry = entry.map_err(failed)?;
+            steps.extend(step_of(&entry.file_name()).filter(|_| may_be_file(&entry)));
         }
         steps.sort_unstable();
         Ok(steps)
@@ -217,8 +228,9 @@ impl CheckpointDir {
     /// are damaged are passed over; [`Checkpoint::skipped`] has them, with what is wrong.
     ///
     /// # Errors
-    /// That of the newest one where every one is damaged: a run that would begin anew should not do so by mistake.
-    /// [`DemoError::Io`] where the directory cannot be read.
+    /// That of the newest one where every one is damaged: a run that would begin anew should not do so by mistake. What
+    /// keeps one from being opened or read that may be all right, as when descriptors or memory run out, is returned at once:
+    /// a run should not go on from an older one by mistake either. [`DemoError::Io`] where the directory cannot be read.
     pub fn latest_valid(&self) -> Result<Option<(u64, Checkpoint)>> {
         let mut skipped = Vec::new();
         for step in self.steps()?.into_iter().rev() {
@@ -228,7 +240,10 @@ impl CheckpointDir {
                     checkpoint.skipped = skipped.into();
                     return Ok(Some((step, checkpoint)));
                 }
-                Err(error) => skipped.push(Skipped { step, path: self.path_of(step), error }),
+                Err(error) if says_damaged(&error) => {
+                    skipped.push(Skipped { step, path: self.path_of(step), error });
+                }
+                Err(error) => return Err(error),
             }
         }
         skipped.into_iter().next().map_or(Ok(None), |newest| Err(newest.error))
@@ -244,6 +259,15 @@ impl CheckpointDir {
     }
 }
 
+/// Whether the next attempt would say the same: the file is not what it should be, or is gone.
+fn says_damaged(error: &DemoError) -> bool {
+    match error {
+        DemoError::Format { .. } => true,
+        DemoError::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
 /// The step that a file's name tells, where it is one of ours.
 fn step_of(name: &std::ffi::OsStr) -> Option<u64> {
     let digits = name.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
@@ -252,17 +276,30 @@ fn step_of(name: &std::ffi::OsStr) -> Option<u64> {
     (format!("{step}") == digits).then_some(step)
 }
 
+/// Whether it is a regular file, or a link to one. What cannot be looked at may be one.
+fn may_be_file(entry: &fs::DirEntry) -> bool {
+    match fs::metadata(entry.path()) {
+        Ok(metadata) => metadata.is_file(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
 /// Makes a directory with all above it, and syncs each directory that got a new entry.
 fn create_durably(path: &Path) -> io::Result<()> {
+    match (create_in_parent(path), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
+            create_durably(parent)?;
+            // Once: there are places, as /proc, that say so of what stands in a directory that is there.
+            create_in_parent(path)
+        }
+        (made, _) => made,
+    }
+}
+
+/// Makes a directory in one that is there, where it is not there itself.
+fn create_in_parent(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
-        Ok(()) => match path.parent() {
-            Some(parent) => sync_directory(parent),
-            None => Ok(()),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent() {
-            Some(parent) => create_durably(parent).and_then(|()| create_durably(path)),
-            None => Err(error),
-        },
+        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }

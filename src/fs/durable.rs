@@ -10,6 +10,10 @@
 
 use super::stale;
 use crate::error::{DemoError, Result};
+#[cfg(unix)]
+use crate::sync::Cell;
+#[cfg(unix)]
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -72,6 +76,20 @@ pub(super) struct Target {
     /// Opened before anything is renamed, so that only the sync itself can fail afterwards.
     #[cfg(unix)]
     directory: File,
+    /// The name there of the temp file that was made last, until it is renamed.
+    #[cfg(unix)]
+    beside: Cell<Option<OsString>>,
+}
+
+/// A temp file goes by its path. Where the directory was moved meanwhile, that leads elsewhere, and the directory itself still does not.
+#[cfg(unix)]
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(name) = self.beside.take() {
+            // Mostly it is gone.
+            let _ = rustix::fs::unlinkat(&self.directory, name, rustix::fs::AtFlags::empty());
+        }
+    }
 }
 
 enum Renamed {
@@ -102,6 +120,8 @@ impl Target {
             parent,
             #[cfg(unix)]
             directory,
+            #[cfg(unix)]
+            beside: Cell::new(None),
         })
     }
 
@@ -123,11 +143,14 @@ impl Target {
         }
         stale::remember(&self.parent);
         let failed = |error| self.io("create a temp file beside", error);
-        stale::held(
+        let made = stale::held(
             || builder.tempfile_in(&self.parent).map_err(failed),
             |file| stale::hold(file.as_file()),
             failed,
-        )
+        )?;
+        #[cfg(unix)]
+        self.beside.set(made.path().file_name().map(OsString::from));
+        Ok(made)
     }
 
     /// Removes what processes that ended have left beside the target.
@@ -159,7 +182,11 @@ impl Target {
     fn sync_and_rename(&self, temp_file: NamedTempFile) -> Result<Renamed> {
         temp_file.as_file().sync_all().map_err(|e| self.io("sync", e))?;
         match temp_file.persist(&self.place) {
-            Ok(file) => Ok(Renamed::Here(file)),
+            Ok(file) => {
+                #[cfg(unix)]
+                self.beside.set(None);
+                Ok(Renamed::Here(file))
+            }
             Err(error) if error.error.kind() == ErrorKind::CrossesDevices => {
                 Ok(Renamed::Elsewhere(error.file))
             }

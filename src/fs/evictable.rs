@@ -2,9 +2,10 @@
 //!
 //! 1. A tensor on a device goes to the host, one on the host to a temp file. It comes back to where it was.
 //! 2. Whoever has it in hand keeps it there: only what [`Evictable`] alone holds is moved. Who was wanted longest ago goes first.
-//! 3. The reclaimers of memory move them, after everybody who loses nothing by giving. Their locks are tried, never waited for: a tensor
-//!    that is just coming back is passed over, by its own thread too.
-//! 4. What is in a file has a checksum, so that it comes back as it went or not at all.
+//! 3. The reclaimers of memory move them, after everybody who loses nothing by giving. One that is just coming back is passed over.
+//! 4. Whoever moves one takes it out of its place and holds no lock meanwhile: it may want memory, and so call anybody. Others who want it wait
+//!    until it is put back; who may be called by the one that moves it, as a reclaimer, could wait for ever, and gets an error.
+//! 5. What is in a file has a checksum, so that it comes back as it went or not at all.
 
 #![forbid(unsafe_code)]
 
@@ -14,15 +15,16 @@ use crate::error::{DemoError, Result};
 use crate::gc::{self, Deadline, Reclaim, Resource};
 use crate::pool::budget::scope::Scope;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{HostLock, Lock, Mutex, OnceLock};
+use crate::sync::{Condvar, HostLock, Lock, Mutex, OnceLock};
 use crate::tensor::{DType, Tensor};
-use core::fmt;
+use core::{fmt, mem};
 use std::boxed::Box;
 use std::format;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::string::String;
 use std::sync::{Arc, Weak};
+use std::thread::{self, ThreadId};
 use std::vec::Vec;
 
 /// Behind all that can be had without work.
@@ -64,12 +66,55 @@ struct Inner {
     /// When it was wanted last, by [`CLOCK`].
     wanted: AtomicU64,
     place: Mutex<Place>,
+    /// Told when it is put back.
+    put_back: Condvar,
 }
 
 enum Place {
     Home(Tensor),
     Host(Tensor),
-    File { file: TempFile, crc32: u32 },
+    File {
+        file: TempFile,
+        crc32: u32,
+    },
+    /// It is being moved from there, by that thread.
+    Taken {
+        from: Kept,
+        by: ThreadId,
+    },
+}
+
+impl Place {
+    fn kept(&self) -> Kept {
+        match self {
+            Place::Home(_) => Kept::InPlace,
+            Place::Host(_) => Kept::Host,
+            Place::File { .. } => Kept::File,
+            Place::Taken { from, .. } => *from,
+        }
+    }
+}
+
+/// A place that was taken out. It is put back when this is dropped, whatever happened to it and however that ended.
+struct Taken<'a> {
+    inner: &'a Inner,
+    place: Option<Place>,
+}
+
+impl<'a> Taken<'a> {
+    fn from(inner: &'a Inner, place: &mut Place, by: ThreadId) -> Taken<'a> {
+        let taken = Place::Taken { from: place.kept(), by };
+        Taken { inner, place: Some(mem::replace(place, taken)) }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            *self.inner.lock() = place;
+            self.inner.put_back.notify_all();
+        }
+    }
 }
 
 /// Counts what is wanted.
@@ -94,6 +139,7 @@ impl Tensor {
             scope: Scope::current(),
             wanted: AtomicU64::new(CLOCK.fetch_add(1, Relaxed)),
             place: Mutex::new(Place::Home(self)),
+            put_back: Condvar::new(),
         });
         let mut all = ALL.lock();
         if all.len() == all.capacity() {
@@ -109,12 +155,12 @@ impl Evictable {
     ///
     /// # Errors
     /// [`DemoError::OutOfMemory`] where there is no room to come back to: it stays where it is, and may be asked for again.
-    /// [`DemoError::Io`] and [`DemoError::Format`] where its file cannot be read, or is not what was written.
+    /// [`DemoError::Io`] and [`DemoError::Format`] where its file cannot be read, or is not what was written. [`DemoError::Io`] of kind
+    /// [`ErrorKind::Deadlock`] from inside a reclaimer while it is being moved: it may be that for which room is made.
     pub fn get(&self) -> Result<Tensor> {
         let inner = &*self.0;
         inner.wanted.store(CLOCK.fetch_add(1, Relaxed), Relaxed);
-        let mut place = inner.lock();
-        inner.scope.run(|| inner.come_back(&mut place))
+        inner.scope.run(|| inner.come_back())
     }
 
     /// The tensor for good, brought back if it was moved.
@@ -125,13 +171,9 @@ impl Evictable {
         self.get()
     }
 
-    /// Where it is now.
+    /// Where it is now; while it is being moved, where it was.
     pub fn kept(&self) -> Kept {
-        match &*self.0.lock() {
-            Place::Home(_) => Kept::InPlace,
-            Place::Host(_) => Kept::Host,
-            Place::File { .. } => Kept::File,
-        }
+        self.0.lock().kept()
     }
 
     /// The name it was given.
@@ -163,25 +205,51 @@ impl fmt::Debug for Evictable {
 }
 
 impl Inner {
-    /// A panic while it was held left it as it was: a place is replaced in one step.
+    /// Held for a look or an exchange, never while memory is asked for. A panic while it was held left it as it was.
     fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
         self.place.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn come_back(&self, place: &mut Place) -> Result<Tensor> {
-        let back = match place {
-            Place::Home(tensor) => return Ok(tensor.clone()),
-            Place::Host(tensor) => tensor.to_device(&self.home)?,
-            Place::File { file, crc32 } => self.read(file, *crc32)?.to_device(&self.home)?,
+    fn come_back(&self) -> Result<Tensor> {
+        let this = thread::current().id();
+        let mut place = self.lock();
+        let mut taken = loop {
+            match &*place {
+                Place::Home(tensor) => return Ok(tensor.clone()),
+                Place::Host(_) | Place::File { .. } => break Taken::from(self, &mut place, this),
+                Place::Taken { by, .. } if *by == this || gc::is_asking() => {
+                    return Err(self.wanted_within());
+                }
+                Place::Taken { .. } => {
+                    place = self.put_back.wait(place).unwrap_or_else(|poisoned| poisoned.into_inner());
+                }
+            }
         };
-        *place = Place::Home(back.clone());
+        drop(place);
+        let back = match &taken.place {
+            Some(Place::Host(tensor)) => tensor.to_device(&self.home)?,
+            Some(Place::File { file, crc32 }) => self.read(file, *crc32)?.to_device(&self.home)?,
+            _ => unreachable!("these two are taken"),
+        };
+        // What it leaves goes before others see it back.
+        taken.place = Some(Place::Home(back.clone()));
         Ok(back)
     }
 
-    fn read(&self, file: &mut TempFile, crc32: u32) -> Result<Tensor> {
+    #[cold]
+    fn wanted_within(&self) -> DemoError {
+        let problem = format!(
+            "{:?} is being moved, and may wait for this very thread to give memory back; a reclaimer is not to want it",
+            self.name
+        );
+        let source = io::Error::new(ErrorKind::Deadlock, problem);
+        DemoError::Io { action: "bring back an evicted tensor", path: None, source }
+    }
+
+    fn read(&self, file: &TempFile, crc32: u32) -> Result<Tensor> {
         let path = PathBuf::from(file.path());
         Tensor::filled(&self.shape, self.dtype, |bytes| {
-            let from = file.as_file_mut();
+            let mut from = file.as_file();
             let read = from.seek(SeekFrom::Start(0)).and_then(|_| from.read_exact(bytes));
             read.map_err(|source| DemoError::Io { action: "read back", path: Some(path.clone()), source })?;
             let found = crc32fast::hash(bytes);
@@ -215,6 +283,7 @@ impl Inner {
         if self.movable(of) == 0 {
             return 0;
         }
+        let this = thread::current().id();
         let Ok(mut place) = self.place.try_lock() else { return 0 };
         let (Place::Home(tensor) | Place::Host(tensor)) = &*place else { return 0 };
         // Looked at again under the lock: nobody gets hold of it from here on.
@@ -222,13 +291,16 @@ impl Inner {
         if bytes == 0 {
             return 0;
         }
+        let mut taken = Taken::from(self, &mut place, this);
+        drop(place);
+        let Some(Place::Home(tensor) | Place::Host(tensor)) = &taken.place else { return 0 };
         let moved = self.scope.run(|| match of {
             Resource::DeviceBytes => tensor.to_device(&Device::host()).map(Place::Host),
             _ => written(tensor),
         });
         match moved {
             Ok(below) => {
-                *place = below;
+                taken.place = Some(below);
                 bytes
             }
             // It stays: no room on the host, or on the disk.

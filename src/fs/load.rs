@@ -1,4 +1,4 @@
-//! A checkpoint that is there: mapped, not read.
+//! A checkpoint that is there: mapped, where its format allows, not read.
 
 use super::at_path;
 use super::contents::{Contents, Entry};
@@ -10,7 +10,7 @@ use crate::tensor::{DType, Tensor};
 use memmap2::MmapOptions;
 use std::collections::BTreeMap;
 use std::format;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::string::String;
@@ -22,7 +22,8 @@ use std::vec::Vec;
 /// Its tensors share the mapping and keep it alive; changing one changes a copy, never the file. Dropping everything
 /// unmaps it.
 ///
-/// Opening reads the header alone, whatever the file's size. The checksum of a tensor is compared when its elements are
+/// Opening reads the header alone, whatever the file's size, but for `.npy` and text: those are one tensor, which is copied into
+/// memory. The checksum of a tensor is compared when its elements are
 /// first asked for (by `as_slice`, `iter`, `to_vec`, ..), so that nobody sees a damaged one; [`verify`](Self::verify)
 /// compares all of them. Files of other programs have checksums where their format does: `.npz` and `.pt` do, safetensors
 /// has none of its own.
@@ -76,15 +77,10 @@ pub struct TensorInfo {
 impl Checkpoint {
     pub(super) fn open(path: &Path, checksums: bool) -> Result<Checkpoint> {
         let failed = |action| move |source| DemoError::Io { action, path: Some(path.into()), source };
+        // Before it is opened: to open a pipe is to wait for who writes into it.
+        regular(&fs::metadata(path).map_err(failed("open"))?).map_err(failed("map"))?;
         let file = File::open(path).map_err(failed("open"))?;
-        let metadata = file.metadata().map_err(failed("look at"))?;
-        if metadata.is_dir() {
-            return Err(failed("map")(ErrorKind::IsADirectory.into()));
-        }
-        if !metadata.is_file() {
-            let problem = "only regular files can be mapped; Tensor::open reads others";
-            return Err(failed("map")(io::Error::new(ErrorKind::InvalidInput, problem)));
-        }
+        regular(&file.metadata().map_err(failed("look at"))?).map_err(failed("map"))?;
         let bytes = map(file).map_err(failed("map"))?;
         let contents = format::contents(bytes.all(), checksums).map_err(|error| at_path(error, path))?;
         Ok(Checkpoint::of(bytes, contents, Some(path)))
@@ -156,10 +152,10 @@ impl Checkpoint {
         &self.inner.path
     }
 
-    /// Reads all elements and compares every checksum that the file has.
+    /// Reads all elements and compares every checksum that the file has, those of tensors that nothing here holds too.
     ///
     /// # Errors
-    /// [`DemoError::Format`] naming the first tensor that is damaged, [`DemoError::OutOfMemory`] where compressed ones have
+    /// [`DemoError::Format`] naming the first tensor that is damaged, or of which the file says what cannot be, [`DemoError::OutOfMemory`] where compressed ones have
     /// no room.
     pub fn verify(&self) -> Result<()> {
         self.inner.entries.keys().try_for_each(|name| self.verify_one(name))
@@ -172,7 +168,9 @@ impl Checkpoint {
     pub fn verify_one(&self, name: &str) -> Result<()> {
         match self.inner.entries.get(name) {
             // Whether anything here can hold it is another question.
-            Some(Entry::Unknown(_)) => Ok(()),
+            Some(Entry::Foreign(foreign)) => {
+                foreign.check(&self.inner.file).map_err(|error| self.named(error))
+            }
             Some(Entry::Plain(plain)) => {
                 self.inner.file.checked(plain.part).map(drop).map_err(|error| self.named(error))
             }
@@ -202,6 +200,18 @@ impl Checkpoint {
     pub(super) fn named(&self, error: DemoError) -> DemoError {
         if self.inner.path.as_os_str().is_empty() { error } else { at_path(error, &self.inner.path) }
     }
+}
+
+/// Refuses what cannot be mapped.
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        let problem = "only regular files can be mapped; Tensor::open reads others";
+        return Err(io::Error::new(ErrorKind::InvalidInput, problem));
+    }
+    Ok(())
 }
 
 /// Maps a whole file.

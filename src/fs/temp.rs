@@ -7,11 +7,11 @@ use super::stale::{self, PREFIX, SUFFIX};
 use crate::error::{DemoError, Result};
 use crate::gc;
 use crate::pool::budget::scope::{self, Holding, Kind, ProcessBudget};
-use core::ops::{Deref, DerefMut};
+use core::ops::Deref;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempPath};
 
 /// How many files the process may have open through this module: as many as the system lets it (`RLIMIT_NOFILE`), unless
 /// [`set_limit`](ProcessBudget::set_limit) says otherwise.
@@ -36,7 +36,12 @@ pub(super) fn charge(action: &'static str, path: &Path) -> Result<Holding> {
 
 /// A temp file with a name, removed when it is dropped, and by a later sweep where the process was killed.
 ///
-/// It is a [`NamedTempFile`] otherwise.
+/// It is read, written and looked at as a [`NamedTempFile`] is. To keep it, call [`persist`](Self::persist) or
+/// [`into_inner`](Self::into_inner): as long as it is this, its name is one that sweeps look for, so it cannot be told to stay.
+///
+/// ```compile_fail,E0596
+/// democratising::fs::temp_file().unwrap().disable_cleanup(true);
+/// ```
 #[derive(Debug)]
 pub struct TempFile {
     file: NamedTempFile,
@@ -53,10 +58,37 @@ impl TempFile {
         durable::persist(self.file, path)
     }
 
-    /// The file alone; it is charged no more.
+    /// The file, to write through.
+    pub fn as_file_mut(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// The file alone, to keep or to remove: it is charged no more, and no sweep removes it.
+    ///
+    /// It gets another name in its directory, `.tmp` and some letters, since a sweep goes by names.
     pub fn into_inner(self) -> NamedTempFile {
         drop(self.charge);
-        self.file
+        let (file, path) = self.file.into_parts();
+        NamedTempFile::from_parts(file, renamed(path))
+    }
+}
+
+/// The same file under a name that no sweep looks for. Where it cannot be renamed it keeps its own, and no sweep by this user could
+/// remove it there either.
+fn renamed(path: TempPath) -> TempPath {
+    let directory = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+    let mut old = Some(path);
+    let new = Builder::new().make_in(directory, |new| match old.take() {
+        Some(path) => path.persist_noclobber(new).map_err(|refused| {
+            old = Some(refused.path);
+            refused.error
+        }),
+        None => Err(ErrorKind::NotFound.into()),
+    });
+    match (new, old) {
+        (Ok(named), _) => named.into_temp_path(),
+        (Err(_), Some(old)) => old,
+        (Err(_), None) => unreachable!("a refusal gives it back"),
     }
 }
 
@@ -68,9 +100,25 @@ impl Deref for TempFile {
     }
 }
 
-impl DerefMut for TempFile {
-    fn deref_mut(&mut self) -> &mut NamedTempFile {
-        &mut self.file
+impl Read for TempFile {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.file.read(to)
+    }
+}
+
+impl Write for TempFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Seek for TempFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -174,7 +222,7 @@ pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
 
 /// Removes the temp files and directories that processes which ended have left in this directory; returns how many.
 ///
-/// What a living process holds is left alone. [`gc::collect`](crate::gc::collect) does this wherever this process made
+/// What a living process holds is left alone, and so is what was made to stay, by [`TempFile::into_inner`] too. [`gc::collect`](crate::gc::collect) does this wherever this process made
 /// temp files.
 ///
 /// # Errors

@@ -504,6 +504,11 @@ impl Drop for Asking {
     }
 }
 
+/// Whether this thread asks reclaimers, so that what runs now is perhaps one of them.
+pub(crate) fn is_asking() -> bool {
+    Asking::is_under_way()
+}
+
 /// A collection of this thread, until this is dropped.
 struct Turn {
     _asking: Asking,

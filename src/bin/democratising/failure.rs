@@ -24,6 +24,13 @@ impl Failure {
         Failure::Input { place: format!("{place}:{line}"), problem: problem.to_string() }
     }
 
+    /// Says it, in one line of standard error.
+    pub fn tell(self) -> Told {
+        // Where standard error is gone too, the exit code still tells.
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("democratising: {self}\n"));
+        Told { exit_code: self.exit_code() }
+    }
+
     /// 2 for what the user can put right in the input, 1 for the rest.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -31,6 +38,12 @@ impl Failure {
             Failure::Machine(_) => 1,
         }
     }
+}
+
+/// What is left of a failure once it was told.
+#[derive(Debug)]
+pub struct Told {
+    pub exit_code: u8,
 }
 
 impl fmt::Display for Failure {

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::args::Inspect;
-use crate::failure::Failure;
+use crate::failure::{Failure, Told};
 use crate::units;
 use democratising::DemoError;
 use democratising::fs::{Checkpoint, ModelCheckpoint};
@@ -19,21 +19,30 @@ enum State {
     NotCompared,
     /// The file has none.
     NoChecksum,
+    /// It is nothing that can be read here; its bytes are not known to be damaged.
+    NotRead,
     Damaged(DemoError),
 }
 
 impl State {
     fn of(checkpoint: &Checkpoint, name: &str, quick: bool) -> State {
-        let has_one = checkpoint.info(name).is_some_and(|info| info.crc32.is_some());
-        // What is compressed is compared as it is unpacked.
-        let has_one = has_one || checkpoint.format() == "npz";
-        match (has_one, quick) {
-            (false, _) => State::NoChecksum,
-            (true, true) => State::NotCompared,
-            (true, false) => match checkpoint.verify_one(name) {
-                Ok(()) => State::Sound,
-                Err(error) => State::Damaged(error),
-            },
+        let state = match checkpoint.info(name) {
+            None => State::NotRead,
+            // What is compressed is compared as it is unpacked.
+            Some(info) if info.crc32.is_some() || checkpoint.format() == "npz" => {
+                if quick {
+                    State::NotCompared
+                } else {
+                    State::Sound
+                }
+            }
+            Some(_) => State::NoChecksum,
+        };
+        match state {
+            State::NotRead | State::Sound if !quick => {
+                checkpoint.verify_one(name).map_or_else(State::Damaged, |()| state)
+            }
+            state => state,
         }
     }
 
@@ -42,21 +51,23 @@ impl State {
             State::Sound => "ok",
             State::NotCompared => "not compared",
             State::NoChecksum => "none",
+            State::NotRead => "not read",
             State::Damaged(_) => "DAMAGED",
         }
     }
 }
 
-/// Lists every file in turn; the first that cannot be read, or is damaged, decides how the program ends.
-pub fn run(options: &Inspect) -> Result<(), Failure> {
-    let mut failure = Ok(());
+/// Lists every file in turn. Each that cannot be read, or is damaged, is told where it comes; the first of them decides how the program
+/// ends.
+pub fn run(options: &Inspect) -> Result<(), Told> {
+    let mut first = Ok(());
     for path in &options.files {
-        let listed = file(path, options);
-        if let (Err(error), true) = (listed, failure.is_ok()) {
-            failure = Err(error);
+        if let Err(failure) = file(path, options) {
+            let told = failure.tell();
+            first = first.and(Err(told));
         }
     }
-    failure
+    first
 }
 
 fn file(path: &Path, options: &Inspect) -> Result<(), Failure> {

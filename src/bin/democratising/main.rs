@@ -27,22 +27,18 @@ mod trace;
 mod units;
 
 use clap::Parser;
+use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match args::Program::parse().command {
-        args::Command::Replay(options) => run::run(&options),
-        args::Command::Report(options) => show::run(&options),
+        args::Command::Replay(options) => run::run(&options).map_err(Failure::tell),
+        args::Command::Report(options) => show::run(&options).map_err(Failure::tell),
         args::Command::Inspect(options) => inspect::run(&options),
-        args::Command::Info => info::run(),
+        args::Command::Info => info::run().map_err(Failure::tell),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Where standard error is gone too, the exit code still tells.
-            let _ =
-                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("democratising: {failure}\n"));
-            ExitCode::from(failure.exit_code())
-        }
+        Err(told) => ExitCode::from(told.exit_code),
     }
 }

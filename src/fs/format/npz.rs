@@ -6,7 +6,7 @@ use super::npy::Header;
 use super::zip::{Archive, Member};
 use super::{shape_of_file, swap_bytes, wrong};
 use crate::error::Result;
-use crate::fs::contents::{Contents, Entry, Plain};
+use crate::fs::contents::{Contents, Entry, Foreign, Plain};
 use crate::fs::source::Source;
 use crate::size::Shape;
 use crate::tensor::layout::Layout;
@@ -45,7 +45,12 @@ pub(super) fn contents(bytes: &[u8], archive: &Archive<'_>, checksums: bool) -> 
         let entry = match array(member, packed, part, &name, checksums) {
             Ok(entry) => entry,
             // An archive may hold other things beside its arrays.
-            Err(error) => Entry::Unknown(format!("{name:?} is no array that can be read: {error}")),
+            Err(error) => Entry::Foreign(Foreign {
+                problem: format!("{name:?} is no array that can be read: {error}"),
+                part: Some(part),
+                compressed: (checksums && member.deflated)
+                    .then(|| Compressed { name: name.clone(), member: member.clone() }),
+            }),
         };
         // What is packed is checked as it is unpacked.
         let crc32 = (checksums && !member.deflated).then_some(member.crc32);
@@ -56,7 +61,7 @@ pub(super) fn contents(bytes: &[u8], archive: &Archive<'_>, checksums: bool) -> 
         let problem =
             "it is a zip archive without an array of NumPy or a data.pkl of PyTorch that can be read";
         let why = entries.values().find_map(|entry| match entry {
-            Entry::Unknown(why) => Some(format!("{problem}: {why}")),
+            Entry::Foreign(Foreign { problem: why, .. }) => Some(format!("{problem}: {why}")),
             _ => None,
         });
         return Err(wrong(NPZ, String::new(), why.unwrap_or_else(|| problem.to_owned())));
@@ -125,6 +130,24 @@ impl Packed {
             Ok(())
         })?;
         tensor.with_layout(self.layout).contiguous()
+    }
+}
+
+/// What is compressed and no array.
+pub(in crate::fs) struct Compressed {
+    name: String,
+    member: Member,
+}
+
+impl Compressed {
+    /// Unpacks it for its checksum alone.
+    pub(in crate::fs) fn check(&self, packed: &[u8]) -> Result<()> {
+        let mut from =
+            Counted { from: self.member.unpacked(packed), hasher: crc32fast::Hasher::new(), bytes: 0 };
+        // One more than there may be, so that more is seen.
+        io::copy(&mut (&mut from).take(self.member.bytes + 1), &mut io::sink())
+            .map_err(|error| wrong(NPZ, format!(" {:?}", self.name), format!("{error}")))?;
+        self.member.check(&self.name, from.bytes, from.hasher.finalize())
     }
 }
 

@@ -10,10 +10,10 @@ pub(super) mod legacy;
 mod pickle;
 pub(in crate::fs) mod write;
 
+use super::wrong;
 use super::zip::{Archive, of_format};
-use super::{shape_of_file, wrong};
-use crate::error::{DemoError, Result};
-use crate::fs::contents::{Contents, Entry, Plain};
+use crate::error::Result;
+use crate::fs::contents::{Contents, Entry, Foreign, Plain};
 use crate::tensor::layout::Layout;
 use crate::tensor::storage::file::Part;
 use crate::tensor::{DType, Extent};
@@ -97,9 +97,13 @@ fn assemble(
     for (name, node) in tensors {
         let Node::Tensor(rebuilt) = &pickle.nodes[node] else { continue };
         let entry = match entry(pickle, rebuilt, storages, &place) {
-            Ok(entry) => entry,
-            Err(DemoError::Format { problem, .. }) => Entry::Unknown(format!("tensor {name:?}: {problem}")),
-            Err(error) => return Err(error),
+            Ok(plain) => Entry::Plain(plain),
+            Err(Refused::Foreign(problem, part)) => Entry::Foreign(Foreign {
+                problem: format!("tensor {name:?}: {problem}"),
+                part,
+                compressed: None,
+            }),
+            Err(Refused::Damaged(problem)) => Entry::Damaged(format!("tensor {name:?}: {problem}")),
         };
         entries.insert(name, entry);
     }
@@ -146,15 +150,21 @@ fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, Stri
     Ok(StorageId { dtype: *dtype, key, offset })
 }
 
+/// Why there is no tensor.
+enum Refused {
+    /// Nothing here holds such a one; the part that its bytes are in, where that is known.
+    Foreign(String, Option<usize>),
+    /// What the file says of it cannot be.
+    Damaged(String),
+}
+
 fn entry(
     pickle: &Pickle,
     rebuilt: &Rebuilt,
     storages: &mut Storages,
     place: &impl Fn(&str, &mut Storages) -> Result<usize, String>,
-) -> Result<Entry> {
-    let unknown = |problem| wrong(PT, String::new(), problem);
-    let id = storage_id(pickle, rebuilt.storage).map_err(unknown)?;
-    let dtype = rebuilt.dtype.or(id.dtype).ok_or_else(|| unknown("nothing says its dtype".to_owned()))?;
+) -> Result<Plain, Refused> {
+    let id = storage_id(pickle, rebuilt.storage).map_err(|problem| Refused::Foreign(problem, None))?;
     let part = match storages.known.get(id.key) {
         Some(known) => known.clone(),
         None => {
@@ -163,23 +173,26 @@ fn entry(
             part
         }
     };
-    let part = part.map_err(unknown)?;
+    let part = part.map_err(Refused::Damaged)?;
+    let foreign = |problem| Refused::Foreign(problem, Some(part));
+    let dtype = rebuilt.dtype.or(id.dtype).ok_or_else(|| foreign("nothing says its dtype".to_owned()))?;
     let range = storages.parts[part].range();
     debug_assert!(range.end <= storages.len);
-    let extent = Extent::new(&rebuilt.shape, dtype.size_bytes()).map_err(|error| shape_of_file(PT, error))?;
+    let extent =
+        Extent::new(&rebuilt.shape, dtype.size_bytes()).map_err(|error| foreign(format!("{error}")))?;
     let elements = range.len() / dtype.size_bytes();
     let layout = rebuilt
         .offset
         .checked_add(id.offset)
         .and_then(|offset| Layout::checked(extent.shape, &rebuilt.strides, offset, elements));
     let Some(layout) = layout else {
-        return Err(unknown(format!(
+        return Err(Refused::Damaged(format!(
             "shape {:?} with strides {:?} from element {} on is not within the {elements} elements of its storage",
             rebuilt.shape, rebuilt.strides, rebuilt.offset
         )));
     };
     if extent.elements > elements && extent.bytes > MAX_BROADCAST_BYTES {
-        return Err(unknown(format!(
+        return Err(foreign(format!(
             "one element stands for many: the {elements} of its storage are to make {}, which would take {} bytes; save \
              it without expand()",
             extent.elements, extent.bytes
@@ -187,5 +200,5 @@ fn entry(
     }
     let swapped = dtype.size_bytes() > 1 && storages.big != cfg!(target_endian = "big");
     let range = 0..elements * dtype.size_bytes();
-    Ok(Entry::Plain(Plain { part, range, dtype, layout, swapped, row_major: false }))
+    Ok(Plain { part, range, dtype, layout, swapped, row_major: false })
 }

@@ -13,7 +13,7 @@ pub(in crate::fs) mod write;
 
 use super::{expect_bytes, shape_of_file, swap_bytes, wrong};
 use crate::error::Result;
-use crate::fs::contents::{Contents, Entry, Plain};
+use crate::fs::contents::{Contents, Entry, Foreign, Plain};
 use crate::fs::source::Source;
 use crate::tensor::layout::Layout;
 use crate::tensor::storage::file::Part;
@@ -127,8 +127,10 @@ pub(in crate::fs) fn contents(file: &[u8], check: bool) -> Result<Contents> {
                 let (part, range, swapped) = (parts.len(), 0..extent.bytes, !is_native(dtype));
                 Entry::Plain(Plain { part, range, dtype, layout, swapped, row_major: true })
             }
-            Ok(_) => Entry::Unknown(format!("tensor {name:?} has offsets that fit no tensor")),
-            Err(crate::error::DemoError::Format { problem, .. }) => Entry::Unknown(problem),
+            Ok(_) => Entry::Damaged(format!("tensor {name:?} has offsets that fit no tensor")),
+            Err(crate::error::DemoError::Format { problem, .. }) => {
+                Entry::Foreign(Foreign { problem, part: Some(parts.len()), compressed: None })
+            }
             Err(error) => return Err(error),
         };
         parts.push(Part::new(format!(" tensor {name:?}"), start + from..start + to, crc32));
