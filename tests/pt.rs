@@ -193,6 +193,32 @@ fn a_damaged_header_is_found_when_the_file_is_opened() -> Result<()> {
 }
 
 #[test]
+fn what_a_pt_file_is_made_of_is_read_back_or_refused_by_the_commit() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("m.pt");
+    let one = Tensor::zeros(&[1, 1, 1])?;
+    let long = "x".repeat(65 << 20);
+    let said = ModelCheckpoint::create(&path)?.metadata("a", &long)?.commit().unwrap_err().to_string();
+    assert!(said.contains("more than the 67108864 that are read back") && said.contains("m.pt"), "{said}");
+    let said = ModelCheckpoint::create(&path)?.add(&long, &one)?.commit().unwrap_err().to_string();
+    assert!(said.contains("more than the 67108864 that are read back"), "{said}");
+    let lengthy = Tensor::zeros(&[usize::MAX, 0])?;
+    let said = ModelCheckpoint::create(&path)?.add("w", &lengthy)?.commit().unwrap_err().to_string();
+    assert!(said.contains("tensor \"w\" has a length of 18446744073709551615"), "{said}");
+    assert!(!path.exists());
+
+    let wide = Tensor::zeros(&[0, 1 << 62, 8])?;
+    let mut checkpoint = ModelCheckpoint::create(&path)?.add("wide", &wide)?;
+    for i in 0..310_000 {
+        checkpoint = checkpoint.add(format!("{i}"), &one)?;
+    }
+    checkpoint.commit()?;
+    let c = ModelCheckpoint::load(&path)?;
+    assert_eq!((c.names().len(), c.get("wide")?.shape()), (310_001, &[0, 1 << 62, 8][..]));
+    Ok(())
+}
+
+#[test]
 fn a_file_cut_short_while_it_is_open_is_an_error() -> Result<()> {
     let directory = Directory::new();
     for name in ["m.pt", "m.safetensors"] {

@@ -29,7 +29,7 @@ use std::vec::Vec;
 
 pub(super) const PT: &str = "pt";
 
-/// The most that the pickle may have: that of 200,000 tensors has a tenth.
+/// The most that the pickle may have: that of 200,000 tensors has some forty megabytes. Writing holds to it too.
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
 
 /// The longest key of a storage: PyTorch numbers them. Any number of tensors can name the same one.
