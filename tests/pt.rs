@@ -178,13 +178,7 @@ fn a_damaged_header_is_found_when_the_file_is_opened() -> Result<()> {
         let mut damaged = content.clone();
         damaged[at..at + to.len()].copy_from_slice(to.as_bytes());
         std::fs::write(&path, &damaged)?;
-        let loaded = ModelCheckpoint::load(&path);
-        if from == "crc32" {
-            // Without the checksums' name it is a file without checksums, which is all that can be said.
-            assert!(loaded?.info("weight").unwrap().crc32.is_none());
-            continue;
-        }
-        let error = loaded.unwrap_err().to_string();
+        let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains("header"), "{from}: {error}");
         assert!(Tensor::open(&path).is_err(), "{from}");
         assert_eq!(ModelCheckpoint::load_unchecked(&path).is_ok(), to != "[10 ", "{from}");
