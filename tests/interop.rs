@@ -20,9 +20,23 @@ fn a_tensor_is_an_array_where_it_is() -> Result<()> {
     let array = view.as_ndarray::<i32>()?;
     assert_eq!(array.iter().copied().collect::<Vec<_>>(), view.to_vec::<i32>()?);
     assert_eq!(array[[4, 0, 3]], 3 * 30 + 2 * 5 + 4);
-    assert_eq!(Tensor::zeros(&[3, 0])?.as_ndarray::<f32>()?.shape(), [3, 0]);
     assert_eq!(Tensor::new(&[], [7u8])?.as_ndarray::<u8>()?.first(), Some(&7));
     assert!(matches!(t.as_ndarray::<f32>(), Err(DemoError::DTypeMismatch { .. })));
+    Ok(())
+}
+
+#[test]
+fn a_tensor_without_elements_is_an_array_without_elements() -> Result<()> {
+    for shape in [&[0][..], &[3, 0], &[0, 3], &[2, 0, 4], &[0, 0, 5]] {
+        let t = Tensor::zeros(shape)?;
+        for t in [&t, &t.contiguous()?, &t.transpose(0, shape.len() - 1)?.transpose(0, shape.len() - 1)?] {
+            assert_eq!(t.as_ndarray::<f32>()?.shape(), shape);
+        }
+        assert!(matches!(t.as_ndarray::<u8>(), Err(DemoError::DTypeMismatch { .. })));
+    }
+    assert_eq!(numbers().narrow(1, 6, 0)?.transpose(0, 2)?.as_ndarray::<i32>()?.shape(), [5, 0, 4]);
+    let why = Tensor::zeros(&[usize::MAX, 0])?.as_ndarray::<f32>().unwrap_err().to_string();
+    assert!(why.contains("more than ndarray counts"), "{why}");
     Ok(())
 }
 

@@ -544,6 +544,24 @@ fn help_shows_the_format_an_example_and_the_version() {
 }
 
 #[test]
+fn a_pickle_that_nests_without_end_is_refused() {
+    let many = 100_000;
+    let lists = [b"\x80\x02", &vec![b']'; many][..], &vec![b'a'; many - 1], b"."].concat();
+    let tuples = [&b"\x80\x02N"[..], &vec![0x85; many], b"."].concat();
+    for pickle in [lists, tuples] {
+        assert_trace_is_refused(
+            &pickle,
+            "",
+            "it is a pickle, but no memory snapshot of PyTorch's: what it holds nests",
+        );
+        let (_directory, path) = file("deep.pickle", &pickle);
+        let report =
+            Command::new(env!("CARGO_BIN_EXE_democratising")).arg("report").arg(path).output().unwrap();
+        assert_eq!((report.status.code(), text(&report.stderr).lines().count()), (Some(2), 1));
+    }
+}
+
+#[test]
 fn a_memory_snapshot_of_pytorchs_is_replayed_beside_what_the_run_reserved() {
     let output = replay(&["tests/data/snapshot.pickle.gz"]);
     let shown = text(&output.stdout);

@@ -93,6 +93,28 @@ fn what_cannot_be_read_or_written_is_refused_in_one_line() {
 }
 
 #[test]
+fn sums_that_cannot_be_counted_end_at_the_largest_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.timeline");
+    let (half, all) = (u64::MAX / 2, u64::MAX);
+    let mut lines = format!("reserve 1 pool 0 5 {all} 0 0 0 -\n").repeat(2);
+    for address in 1..5 {
+        lines += &format!("allocate 1 pool {address} {half} {half} 0 0 0 -\n");
+    }
+    lines += &format!("free 1 pool 2 {half} {half} 0 0 0 -\n");
+    let text = format!("democratising timeline 1\nname \"a\"\nthread \"t\"\n{lines}end 7\n");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap();
+    let (svg, html) = (folder.path().join("a.svg"), folder.path().join("a.html"));
+    for arguments in
+        [&[path][..], &[path, "--svg", svg.to_str().unwrap()], &[path, "--html", html.to_str().unwrap()]]
+    {
+        let (code, text) = said(&report(arguments));
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
+#[test]
 fn the_drawing_is_well_formed_and_names_the_peak() {
     let folder = tempfile::tempdir().unwrap();
     let (path, _) = recording(folder.path());

@@ -285,3 +285,48 @@ proptest! {
         drop(Tensor::from_file(&file(&content)));
     }
 }
+
+#[test]
+fn metadata_that_looks_like_the_checksums_changes_nothing() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("m.safetensors");
+    let w = Tensor::new(&[2], [1.0f32, 2.0])?;
+    let zeros = "00000000 00000000";
+    let texts = [
+        ("a", "democratising.crc32"),
+        ("b", zeros),
+        ("c", "\"democratising.crc32\":\"00000000 00000000\""),
+        ("democratising", zeros),
+    ];
+    let mut checkpoint = ModelCheckpoint::create(&path)?.add("w", &w)?;
+    for (key, text) in texts {
+        checkpoint = checkpoint.metadata(key, text)?;
+    }
+    checkpoint.commit()?;
+    let c = ModelCheckpoint::load(&path)?;
+    c.verify()?;
+    assert!(c.info("w").unwrap().crc32.is_some());
+    assert_eq!(c.get("w")?, w);
+    for (key, text) in texts {
+        assert_eq!(c.metadata(key), Some(text));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_name_of_the_checksums_is_a_damaged_header() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("m.safetensors");
+    let w = Tensor::new(&[2], [1.0f32, 2.0])?;
+    ModelCheckpoint::create(&path)?.add("w", &w)?.metadata("step", "7")?.commit()?;
+    let content = std::fs::read(&path)?;
+    let key = b"democratising.crc32";
+    let at = content.windows(key.len()).position(|window| window == key).unwrap();
+    for (byte, bit) in (at..at + key.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
+        let mut damaged = content.clone();
+        damaged[byte] ^= 1 << bit;
+        let error = ModelCheckpoint::load(directory.with("damaged", &damaged)).unwrap_err().to_string();
+        assert!(error.contains("header"), "{byte} {bit}: {error}");
+    }
+    Ok(())
+}

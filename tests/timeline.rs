@@ -274,6 +274,68 @@ fn a_damaged_timeline_is_refused_with_the_line() {
     assert!(other.contains("timeline"), "{other}");
 }
 
+/// A timeline of these lines, which a file could hold.
+fn made_of(lines: &str) -> democratising::Result<Timeline> {
+    let head = "democratising timeline 1\nname \"a\"\nthread \"t\"\n";
+    let events = lines.lines().filter(|line| !line.starts_with("reserved ") && !line.starts_with("before "));
+    Timeline::read_from(format!("{head}{lines}end {}\n", events.count()).as_bytes())
+}
+
+#[test]
+fn a_block_that_cannot_be_where_it_is_said_to_be_is_refused_with_the_line() {
+    for block in
+        ["pool ffffffffffffffff 1 1", "heap ffffffffffffffff 10 10", "cuda:0 10 1 18446744073709551600"]
+    {
+        for (line, time) in [("before", 0), ("allocate", 1), ("free", 1)] {
+            let why = made_of(&format!("{line} {time} {block} 0 0 0 -\n")).unwrap_err().to_string();
+            assert!(why.contains(" line 4") && why.contains("can be at address"), "{why}");
+        }
+    }
+}
+
+/// In a process of its own, which would take all memory if it counted every frame.
+#[cfg(unix)]
+#[test]
+fn a_timeline_of_impossible_sizes_is_exported_in_little_memory_and_time() {
+    const INSIDE: &str = "DEMOCRATISING_TEST_IMPOSSIBLE";
+    if std::env::var_os(INSIDE).is_none() {
+        let test = "a_timeline_of_impossible_sizes_is_exported_in_little_memory_and_time";
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 4000000; ulimit -t 120; exec \"$0\" --exact \"$1\" --nocapture"])
+            .arg(std::env::current_exe().unwrap())
+            .arg(test)
+            .env(INSIDE, "yes")
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+        return;
+    }
+    let (half, all) = (u64::MAX / 2, u64::MAX);
+    let mut lines = format!("reserved pool {all}\nbefore 0 heap 10 {half} {half} 0 0 0 -\n");
+    for place in ["pool", "heap", "cuda:0"] {
+        lines +=
+            &format!("reserve 0 {place} 0 {all} {all} 0 0 0 -\nreserve 0 {place} 0 {all} {all} 0 0 0 -\n");
+        lines += &format!("allocate 0 {place} fffffffffffffffe 1 1 0 0 0 -\n");
+        for address in 0..1200 {
+            lines += &format!("allocate 0 {place} {address:x} {half} {half} 0 0 0 -\n");
+        }
+    }
+    for place in ["pool", "heap", "cuda:0"] {
+        for address in 0..1200 {
+            lines += &format!("free {all} {place} {address:x} {half} {half} 0 0 0 -\n");
+        }
+        lines +=
+            &format!("reserve {all} {place} 0 0 0 0 0 0 -\nallocate {all} {place} 5 {half} {half} 0 0 0 -\n");
+    }
+    let timeline = made_of(&lines).unwrap();
+    for write in [Timeline::write_pytorch, Timeline::write_dhat, Timeline::write_chrome] {
+        let mut out: Vec<u8> = Vec::new();
+        write(&timeline, &mut out).unwrap();
+        assert!(out.len() < 20 << 20, "{} bytes", out.len());
+    }
+}
+
 /// The rules of the trace event format, as far as they are used.
 #[test]
 fn the_chrome_trace_follows_the_rules_of_its_format() {

@@ -146,7 +146,10 @@ fn rows(
     cells: &mut core::slice::Iter<'_, String>,
 ) -> fmt::Result {
     let [length, inner @ ..] = shape else {
-        return write!(f, "{:>width$}", cells.next().map_or("", String::as_str));
+        let cell = cells.next().map_or("", String::as_str);
+        // By hand: a width within braces ends at 65,535, and that many digits can be asked for.
+        (cell.len()..width).try_for_each(|_| f.write_char(' '))?;
+        return f.write_str(cell);
     };
     f.write_char('[')?;
     let (first, last) = ends(*length, edge);
@@ -219,11 +222,14 @@ impl Style {
 
 /// With a sign and two digits of exponent, as C writes it.
 fn scientific(x: f64, decimals: usize) -> String {
-    let text = format!("{x:.decimals$e}");
+    // The standard library panics where 65,535 are asked for. Behind these no number has any but zeros.
+    const MOST_DIGITS: usize = 767;
+    let text = format!("{x:.digits$e}", digits = decimals.min(MOST_DIGITS));
+    let zeros = "0".repeat(decimals.saturating_sub(MOST_DIGITS));
     match text.split_once('e') {
         Some((digits, exponent)) => match exponent.strip_prefix('-') {
-            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
-            None => format!("{digits}e+{exponent:0>2}"),
+            Some(exponent) => format!("{digits}{zeros}e-{exponent:0>2}"),
+            None => format!("{digits}{zeros}e+{exponent:0>2}"),
         },
         None => text,
     }
@@ -294,6 +300,16 @@ mod tests {
         assert_eq!(format!("{t:.1}"), "[ nan, -inf,  0.5]\nTensor[[3], F32]");
         assert_eq!(Tensor::new(&[], [true]).unwrap().to_string(), "true\nTensor[[], BOOL]");
         assert_eq!(Tensor::zeros(&[2, 0]).unwrap().to_string(), "[]\nTensor[[2, 0], F32]");
+    }
+
+    #[test]
+    fn any_number_of_digits_that_can_be_asked_for_is_written() {
+        let t = Tensor::new(&[2], [1.5f64, -20.25]).unwrap();
+        let text = format!("{t:.65535}");
+        let zeros = "0".repeat(65533);
+        assert_eq!(text, format!("[  1.50{zeros},\n -20.25{zeros}]\nTensor[[2], F64]"));
+        let t = Tensor::new(&[2], [1e-9f64, -1.0]).unwrap();
+        assert!(format!("{t:.65535}").ends_with(&format!("-1.{}e+00]\nTensor[[2], F64]", "0".repeat(65535))));
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl Timeline {
             }
         }
         for (number, _, since) in live.values() {
-            points[*number].1.lifetimes_us += end_us - since;
+            let point = &mut points[*number].1;
+            point.lifetimes_us = point.lifetimes_us.saturating_add(end_us - since);
         }
         let most_us = most_at.map_or(start_us, |at| match at.checked_sub(self.before.len()) {
             Some(at) => self.events[at].time_ns / 1000,
@@ -157,7 +158,7 @@ impl Point {
     fn give(&mut self, bytes: u64, lifetime_us: u64) {
         self.live_bytes = self.live_bytes.saturating_sub(bytes);
         self.live_blocks -= 1;
-        self.lifetimes_us += lifetime_us;
+        self.lifetimes_us = self.lifetimes_us.saturating_add(lifetime_us);
     }
 }
 

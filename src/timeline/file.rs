@@ -218,6 +218,10 @@ impl Timeline {
         if let Some(word) = words.next() {
             return Err(format!("{word:?} stands behind an event"));
         }
+        if matches!(action, Action::Allocate | Action::Free) && address.checked_add(more.max(bytes)).is_none()
+        {
+            return Err(format!("no block of {} bytes can be at address {address:x}", more.max(bytes)));
+        }
         Ok(Event { time_ns, address, bytes, more, stream, thread, name, stack, place, action })
     }
 }

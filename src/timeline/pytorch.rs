@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::pickle::Pickle;
-use super::segments::{FRAME_BYTES, Segments};
+use super::segments::{Segments, bytes_of};
 use super::{Action, Event, NO_STACK, Place, Timeline};
 use std::collections::BTreeMap;
 use std::format;
@@ -112,9 +112,7 @@ impl Timeline {
 
     fn give_up<W: Write>(&self, trace: &mut Pickle<'_, W>, event: &Event, end: &mut End) -> io::Result<()> {
         let gone = end.segments.give_up();
-        gone.iter().try_for_each(|frame| {
-            self.entry(trace, event, "segment_unmap", (frame * FRAME_BYTES, FRAME_BYTES))
-        })
+        gone.iter().try_for_each(|run| self.entry(trace, event, "segment_unmap", bytes_of(run)))
     }
 
     /// One entry of a history.
@@ -177,8 +175,7 @@ impl End {
         if place == Place::Heap {
             return std::vec![(event.address, event.more)];
         }
-        let new = self.segments.take(event.address, event.more);
-        new.into_iter().map(|run| (run.start * FRAME_BYTES, (run.end - run.start) * FRAME_BYTES)).collect()
+        self.segments.take(event.address, event.more).iter().map(bytes_of).collect()
     }
 
     fn write<W: Write>(
@@ -188,17 +185,17 @@ impl End {
         device: u64,
         segments: &mut Pickle<'_, W>,
     ) -> io::Result<()> {
-        let segment = |segments: &mut Pickle<'_, W>, address: u64, bytes: u64| {
-            let blocks: Vec<&Event> =
-                self.blocks.range(address..address + bytes).map(|(_, event)| event).collect();
-            let held: u64 = blocks.iter().map(|event| event.more.min(address + bytes - event.address)).sum();
+        let sum = |bytes: &mut dyn Iterator<Item = u64>| bytes.fold(0, u64::saturating_add);
+        let segment = |segments: &mut Pickle<'_, W>, (address, bytes): (u64, u64), blocks: &[&Event]| {
+            let end = address.saturating_add(bytes);
+            let held = sum(&mut blocks.iter().map(|event| event.more.min(end - event.address)));
             segments.dict(|segment| {
                 segment.number_at("device", device)?;
                 segment.number_at("address", address)?;
                 segment.number_at("total_size", bytes)?;
                 segment.number_at("allocated_size", held)?;
                 segment.number_at("active_size", held)?;
-                segment.number_at("requested_size", blocks.iter().map(|event| event.bytes).sum())?;
+                segment.number_at("requested_size", sum(&mut blocks.iter().map(|event| event.bytes)))?;
                 segment.number_at("stream", blocks.first().map_or(0, |event| event.stream))?;
                 segment.text_at("segment_type", "large")?;
                 segment.text("segment_pool_id")?;
@@ -208,14 +205,17 @@ impl End {
                 segment.text("frames")?;
                 segment.list(|_| Ok(()))?;
                 segment.text("blocks")?;
-                segment.list(|list| timeline.blocks(list, &blocks, address, address + bytes))
+                segment.list(|list| timeline.blocks(list, blocks, address, end))
             })
         };
         if place == Place::Heap {
-            return self.blocks.values().try_for_each(|event| segment(segments, event.address, event.more));
+            let mut events = self.blocks.values();
+            return events.try_for_each(|event| segment(segments, (event.address, event.more), &[event]));
         }
-        self.segments.runs().into_iter().try_for_each(|run| {
-            segment(segments, run.start * FRAME_BYTES, (run.end - run.start) * FRAME_BYTES)
+        self.segments.runs().iter().map(bytes_of).try_for_each(|(address, bytes)| {
+            let blocks = self.blocks.range(address..address.saturating_add(bytes));
+            let blocks: Vec<&Event> = blocks.map(|(_, event)| event).collect();
+            segment(segments, (address, bytes), &blocks)
         })
     }
 }

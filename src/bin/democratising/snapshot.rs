@@ -8,8 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+mod depth;
+
 use crate::failure::Failure;
 use crate::trace::{Reading, Trace};
+use depth::Shallow;
 use serde::Deserialize;
 use serde_pickle::DeOptions;
 use std::collections::HashMap;
@@ -53,7 +56,7 @@ pub fn read(name: &str, place: &str, pickle: impl Read) -> Result<Vec<Trace>, Fa
     // The reader counts how often what is shared is named, and takes what is shared within a shared stack, which comes up more
     // often, for a circle. Only stacks are shared so, and they are passed over.
     let options = DeOptions::new().replace_unresolved_globals().replace_recursive_structures();
-    let snapshot: Snapshot = serde_pickle::from_reader(pickle, options).map_err(|error| {
+    let snapshot: Snapshot = serde_pickle::from_reader(Shallow::new(pickle), options).map_err(|error| {
         Failure::input(place, format!("it is a pickle, but no memory snapshot of PyTorch's: {error}"))
     })?;
     let with_history = snapshot.device_traces.iter().filter(|entries| !entries.is_empty()).count();

@@ -91,7 +91,7 @@ impl Story {
                 }
                 Action::Free => story.steps.extend(live.remove(&event.address).map(Step::Give)),
                 Action::Reserve => {
-                    story.steals += event.more;
+                    story.steals = story.steals.saturating_add(event.more);
                     story.steps.push(Step::Reserve(event.bytes));
                 }
                 Action::OutOfMemory => story.steps.push(Step::Fail(event.bytes)),
@@ -201,7 +201,8 @@ impl Story {
                     held = held.saturating_sub(block_bytes);
                 }
                 Step::Reserve(bytes) => {
-                    outcome.creates += bytes.saturating_sub(reserved) / FRAME_BYTES;
+                    let created = bytes.saturating_sub(reserved) / FRAME_BYTES;
+                    outcome.creates = outcome.creates.saturating_add(created);
                     reserved = bytes;
                 }
                 Step::Fail(_) => outcome.failures += 1,
@@ -254,13 +255,13 @@ impl Story {
             match *step {
                 Step::Take { bytes, holder, .. } => {
                     takes.push((bytes, holder));
-                    held[holder as usize].bytes += bytes;
-                    held[holder as usize].blocks += 1;
+                    let held = &mut held[holder as usize];
+                    (held.bytes, held.blocks) = (held.bytes.saturating_add(bytes), held.blocks + 1);
                 }
                 Step::Give(take) => {
                     let (bytes, holder) = takes[take as usize];
-                    held[holder as usize].bytes -= bytes;
-                    held[holder as usize].blocks -= 1;
+                    let held = &mut held[holder as usize];
+                    (held.bytes, held.blocks) = (held.bytes.saturating_sub(bytes), held.blocks - 1);
                 }
                 _ => {}
             }

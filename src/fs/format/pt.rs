@@ -14,6 +14,7 @@ use super::wrong;
 use super::zip::{Archive, of_format};
 use crate::error::Result;
 use crate::fs::contents::{Contents, Entry, Foreign, Plain};
+use crate::size::MAX_RANK;
 use crate::tensor::layout::Layout;
 use crate::tensor::storage::file::Part;
 use crate::tensor::{DType, Extent};
@@ -28,8 +29,11 @@ use std::vec::Vec;
 
 pub(super) const PT: &str = "pt";
 
-/// The most that the pickle may have: that of 200,000 tensors has a tenth.
+/// The most that the pickle may have: that of 200,000 tensors has some forty megabytes. Writing holds to it too.
 const MAX_PICKLE_BYTES: u64 = 64 << 20;
+
+/// The longest key of a storage: PyTorch numbers them. Any number of tensors can name the same one.
+const MAX_KEY_BYTES: usize = 256;
 
 /// How large a view may be that shows the same elements again and again: a few bytes of a file could ask for any number.
 const MAX_BROADCAST_BYTES: usize = 64 << 20;
@@ -120,7 +124,8 @@ struct StorageId<'a> {
 }
 
 fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, String> {
-    let Node::Persistent(id) = &pickle.nodes[node] else { return Err("it has no storage".to_owned()) };
+    let Node::Persistent(id) = pickle.nodes[node] else { return Err("it has no storage".to_owned()) };
+    let Node::Tuple(id) = &pickle.nodes[id] else { return Err("it has no storage".to_owned()) };
     let [
         Value::Text(kind),
         Value::Callable(Callable::Storage(dtype)),
@@ -134,6 +139,9 @@ fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, Stri
     };
     if &**kind != "storage" {
         return Err(format!("its bytes are in a {kind:?}, which this version does not know"));
+    }
+    if key.len() > MAX_KEY_BYTES {
+        return Err(format!("its storage has a key of {} bytes, which PyTorch does not give", key.len()));
     }
     let offset = match rest.first() {
         Some(&Value::Node(view)) => match &pickle.nodes[view] {
@@ -188,7 +196,9 @@ fn entry(
     let Some(layout) = layout else {
         return Err(Refused::Damaged(format!(
             "shape {:?} with strides {:?} from element {} on is not within the {elements} elements of its storage",
-            rebuilt.shape, rebuilt.strides, rebuilt.offset
+            rebuilt.shape,
+            &rebuilt.strides[..rebuilt.strides.len().min(MAX_RANK)],
+            rebuilt.offset
         )));
     };
     if extent.elements > elements && extent.bytes > MAX_BROADCAST_BYTES {

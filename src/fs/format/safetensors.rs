@@ -169,16 +169,20 @@ fn in_order(metadata: &Metadata) -> Vec<(String, &TensorInfo)> {
 
 /// The checksums of the tensors, in the order of their bytes, where the file has them; the header's own is compared.
 fn checksums(header: &[u8], metadata: &Metadata) -> Result<Option<Vec<u32>>> {
-    let Some(text) = metadata.metadata().as_ref().and_then(|texts| texts.get(CHECKSUMS)) else {
-        return Ok(None);
-    };
-    let all: Option<Vec<u32>> = text
-        .split(' ')
-        .map(|digits| {
-            (digits.len() == CHECKSUM_DIGITS).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-        })
-        .collect();
     let damaged = |problem| wrong(SAFETENSORS, " header".to_owned(), problem);
+    let count = metadata.tensors().len();
+    let Some(text) = metadata.metadata().as_ref().and_then(|texts| texts.get(CHECKSUMS)) else {
+        let mut texts = metadata.metadata().iter().flatten();
+        let lost = texts.find(|(_, text)| numbers(text).is_some_and(|numbers| numbers.len() == count + 1));
+        return match lost {
+            Some((key, _)) => Err(damaged(format!(
+                "it is damaged: metadata {key:?} is a checksum for the header and each of its tensors, which stand under \
+                 {CHECKSUMS:?}; ModelCheckpoint::load_unchecked reads it all the same"
+            ))),
+            None => Ok(None),
+        };
+    };
+    let all = numbers(text);
     let Some(([saved, tensors @ ..], at)) = all.as_deref().zip(place_of(header, text)) else {
         return Err(damaged("it is damaged: its checksums are none".to_owned()));
     };
@@ -194,19 +198,28 @@ fn checksums(header: &[u8], metadata: &Metadata) -> Result<Option<Vec<u32>>> {
         );
         return Err(damaged(problem));
     }
-    if tensors.len() != metadata.tensors().len() {
+    if tensors.len() != count {
         return Err(damaged(format!("it has {} checksums for its tensors", tensors.len())));
     }
     Ok(Some(tensors.to_vec()))
 }
 
-/// Where the checksums stand in the header: digits and spaces stand in JSON as they are.
+/// The checksums that a text is made of, if it is made of them.
+fn numbers(text: &str) -> Option<Vec<u32>> {
+    let number = |digits: &str| {
+        let all = digits.len() == CHECKSUM_DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        all.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    };
+    text.split(' ').map(number).collect()
+}
+
+/// Where the checksums stand in the header, behind their key. Digits and spaces stand in JSON as they are, and quotes within a
+/// text do not: nothing else in it looks so.
 fn place_of(header: &[u8], text: &str) -> Option<usize> {
-    let key = format!("\"{CHECKSUMS}\"");
-    let key_at = header.windows(key.len()).position(|window| window == key.as_bytes())?;
-    let after = key_at + key.len();
-    let text_at = header[after..].windows(text.len()).position(|window| window == text.as_bytes())?;
-    Some(after + text_at)
+    let key = format!("\"{CHECKSUMS}\":\"");
+    let whole = format!("{key}{text}\"");
+    let at = header.windows(whole.len()).position(|window| window == whole.as_bytes())?;
+    Some(at + key.len())
 }
 
 /// Parsing checks that the tensors follow each other without a gap, each as long as its shape says.

@@ -27,14 +27,19 @@ impl Tensor {
     /// `ndarray` makes of no slice; [`contiguous`](Self::contiguous) makes one that it takes.
     pub fn as_ndarray<T: Element>(&self) -> Result<ArrayViewD<'_, T>> {
         let all = self.elements_of_storage::<T>()?;
-        // An empty array lies nowhere.
-        let start = if self.is_empty() { 0 } else { self.layout.offset() };
-        let shape = IxDyn(self.shape()).strides(IxDyn(self.strides()));
-        ArrayViewD::from_shape(shape, &all[start..]).map_err(|_| DemoError::NoView {
+        let no_view = |problem| DemoError::NoView {
             call: String::from("as_ndarray()"),
             shape: *self.layout.shape(),
-            problem: "its elements overlap, or strides lead nowhere; call contiguous() first",
-        })
+            problem,
+        };
+        // An empty array lies nowhere, and has strides of its own.
+        if self.is_empty() {
+            let problem = "its lengths come to more than ndarray counts; reshape() it";
+            return ArrayViewD::from_shape(IxDyn(self.shape()), &[]).map_err(|_| no_view(problem));
+        }
+        let shape = IxDyn(self.shape()).strides(IxDyn(self.strides()));
+        let problem = "its elements overlap, or strides lead nowhere; call contiguous() first";
+        ArrayViewD::from_shape(shape, &all[self.layout.offset()..]).map_err(|_| no_view(problem))
     }
 }
 

@@ -4,11 +4,10 @@
 
 use super::METADATA;
 use super::pickle::{Node, Pickle, Value};
-use std::borrow::ToOwned;
+use std::borrow::{Cow, ToOwned};
 use std::collections::BTreeMap;
 use std::format;
 use std::string::{String, ToString};
-use std::vec::Vec;
 
 /// How deep dictionaries may nest.
 const MAX_DEPTH: usize = 64;
@@ -19,6 +18,11 @@ const MAX_BYTES: usize = 64 << 20;
 /// The most places that are looked at.
 const MAX_PLACES: usize = 1 << 20;
 
+/// The most bytes of keys that are looked at and of names that are made on the way to values.
+const MAX_PASSED_BYTES: usize = 16 * MAX_BYTES;
+
+const AGAIN: &str = "it names the same things again and again, without end";
+
 /// What is nowhere nested any more.
 #[derive(Default)]
 pub(super) struct Flat {
@@ -28,7 +32,13 @@ pub(super) struct Flat {
 }
 
 pub(super) fn flatten(pickle: &Pickle) -> Result<Flat, String> {
-    let mut walk = Walk { pickle, flat: Flat::default(), left_bytes: MAX_BYTES, left_places: MAX_PLACES };
+    let mut walk = Walk {
+        pickle,
+        flat: Flat::default(),
+        left_bytes: MAX_BYTES,
+        left_places: MAX_PLACES,
+        left_passed_bytes: MAX_PASSED_BYTES,
+    };
     walk.value(&pickle.value, "", 0)?;
     if let Value::Node(top) = pickle.value {
         walk.own_metadata(top);
@@ -41,6 +51,7 @@ struct Walk<'a> {
     flat: Flat,
     left_bytes: usize,
     left_places: usize,
+    left_passed_bytes: usize,
 }
 
 impl Walk<'_> {
@@ -65,12 +76,17 @@ impl Walk<'_> {
                 }
             }
             Node::Dict(dict) => {
+                self.visit(dict.items.len())?;
+                for (key, _) in &dict.items {
+                    self.pass(if let Value::Text(key) = key { key.len() } else { 0 })?;
+                }
                 for (key, value) in latest(&dict.items) {
                     let name = self.below(name, &key)?;
                     self.value(value, &name, depth + 1)?;
                 }
             }
             Node::List(items) | Node::Tuple(items) => {
+                self.visit(items.len())?;
                 for (i, value) in items.iter().enumerate() {
                     let name = self.below(name, &i.to_string())?;
                     self.value(value, &name, depth + 1)?;
@@ -88,9 +104,19 @@ impl Walk<'_> {
     }
 
     fn below(&mut self, name: &str, key: &str) -> Result<String, String> {
-        self.left_places =
-            self.left_places.checked_sub(1).ok_or("it names the same things again and again, without end")?;
+        self.pass(name.len() + key.len())?;
         Ok(if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") })
+    }
+
+    /// Counts what a container holds before anything is made of it: it can be named at any number of places.
+    fn visit(&mut self, places: usize) -> Result<(), String> {
+        self.left_places = self.left_places.checked_sub(places).ok_or(AGAIN)?;
+        Ok(())
+    }
+
+    fn pass(&mut self, bytes: usize) -> Result<(), String> {
+        self.left_passed_bytes = self.left_passed_bytes.checked_sub(bytes).ok_or(AGAIN)?;
+        Ok(())
     }
 
     fn spend(&mut self, bytes: usize) -> Result<(), String> {
@@ -121,17 +147,17 @@ impl Walk<'_> {
 }
 
 /// The items of a dictionary with their keys as text; of a key that was set again, the last one.
-fn latest(items: &[(Value, Value)]) -> Vec<(String, &Value)> {
-    let mut found: BTreeMap<String, (usize, &Value)> = BTreeMap::new();
+fn latest(items: &[(Value, Value)]) -> BTreeMap<Cow<'_, str>, &Value> {
+    let mut found = BTreeMap::new();
     for (i, (key, value)) in items.iter().enumerate() {
         let key = match key {
-            Value::Text(text) => (**text).to_owned(),
-            Value::Int(x) => x.to_string(),
-            Value::Bool(x) => x.to_string(),
-            Value::Float(x) => format!("{x:?}"),
-            _ => format!("<{i}>"),
+            Value::Text(text) => Cow::Borrowed(&**text),
+            Value::Int(x) => Cow::Owned(x.to_string()),
+            Value::Bool(x) => Cow::Owned(x.to_string()),
+            Value::Float(x) => Cow::Owned(format!("{x:?}")),
+            _ => Cow::Owned(format!("<{i}>")),
         };
-        found.insert(key, (i, value));
+        found.insert(key, value);
     }
-    found.into_iter().map(|(key, (_, value))| (key, value)).collect()
+    found
 }

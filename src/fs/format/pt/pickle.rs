@@ -4,8 +4,9 @@
 //! A pickle is a program. Here its calls are looked up in a list of what PyTorch needs to build tensors and dictionaries
 //! (`globals`), and answered with plain values; a name that is not in the list is an error, and no code of anybody's is
 //! ever run. Everything compound lies in one flat store and is named by number, so that nothing nests in memory however
-//! deep a pickle nests. Each opcode makes one value at most, of some hundred bytes, and opcodes are counted, so that memory is
-//! bounded by the file's length whatever the pickle says, and however well it was compressed.
+//! deep a pickle nests. Each opcode makes one value at most, of some hundred bytes, and opcodes are counted; what a call copies
+//! of its arguments is counted too. So memory and work are bounded by the file's length whatever the pickle says, and however
+//! well it was compressed.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ mod stack;
 use super::globals::{self, Callable};
 use stack::pairs;
 use std::borrow::ToOwned;
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::format;
 use std::rc::Rc;
@@ -41,9 +43,9 @@ pub(super) enum Node {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Dict),
-    /// A reference to bytes outside of the pickle: its persistent id.
-    Persistent(Vec<Value>),
-    Tensor(Rebuilt),
+    /// A reference to bytes outside of the pickle: the node of the tuple that is its persistent id.
+    Persistent(usize),
+    Tensor(Box<Rebuilt>),
 }
 
 /// A dictionary, in order, and what was attached to it.
@@ -81,10 +83,10 @@ pub(super) struct Wrong {
     pub(super) problem: String,
 }
 
-/// The most opcodes that are run: those of 200,000 tensors.
-const MAX_STEPS: usize = 8 << 20;
+/// How many items may be copied for each opcode that may be run. Whoever writes down what is copied once needs one.
+const COPIES_PER_STEP: usize = 2;
 
-/// Runs the pickle at the beginning of `bytes`, which come from a file of `file_bytes`.
+/// Runs the pickle at the beginning of `bytes`, which come from a file of `file_bytes`: it has an opcode for each at most.
 pub(super) fn load(bytes: &[u8], file_bytes: usize) -> Result<Pickle, Wrong> {
     let mut machine = Machine {
         bytes,
@@ -93,7 +95,8 @@ pub(super) fn load(bytes: &[u8], file_bytes: usize) -> Result<Pickle, Wrong> {
         marks: Vec::new(),
         memo: BTreeMap::new(),
         nodes: Vec::new(),
-        left_steps: MAX_STEPS.min(file_bytes),
+        left_steps: file_bytes,
+        left_copies: file_bytes.saturating_mul(COPIES_PER_STEP),
     };
     let mut op_at = 0;
     match machine.run(&mut op_at) {
@@ -111,6 +114,7 @@ struct Machine<'a> {
     memo: BTreeMap<u32, Value>,
     nodes: Vec<Node>,
     left_steps: usize,
+    left_copies: usize,
 }
 
 type Step<T> = Result<T, String>;
@@ -275,8 +279,9 @@ impl Machine<'_> {
                 }
                 b'Q' => {
                     let id = self.pop()?;
-                    let items = self.tuple(&id)?.to_vec();
-                    self.node(Node::Persistent(items));
+                    self.tuple(&id)?;
+                    let Value::Node(id) = id else { unreachable!("tuples are nodes") };
+                    self.node(Node::Persistent(id));
                 }
                 _ => return Err(format!("opcode {op:#04x} is none that PyTorch writes for tensors")),
             }
@@ -309,18 +314,29 @@ impl Machine<'_> {
         let Value::Callable(callable) = *callee else {
             return Err("something is called that cannot be".to_owned());
         };
-        let arguments = self.tuple(arguments)?.to_vec();
+        let arguments = self.tuple(arguments)?;
         match callable {
             Callable::Opaque => Ok(Value::Opaque),
-            Callable::Dict => self.new_dict(arguments.first()),
-            Callable::Same => {
-                arguments.into_iter().next().ok_or_else(|| "a call lacks its argument".to_owned())
+            Callable::Dict => {
+                let list = arguments.first().cloned();
+                self.new_dict(list.as_ref())
             }
-            Callable::Tensor { typed } => self.tensor(&arguments, typed),
+            Callable::Same => {
+                arguments.first().cloned().ok_or_else(|| "a call lacks its argument".to_owned())
+            }
+            Callable::Tensor { typed } => {
+                let rebuilt = self.tensor(arguments, typed)?;
+                count_copies(&mut self.left_copies, rebuilt.shape.len() + rebuilt.strides.len())?;
+                self.nodes.push(Node::Tensor(Box::new(rebuilt)));
+                Ok(Value::Node(self.nodes.len() - 1))
+            }
             // (function, type, arguments, state): the tensor behind a subclass or with attributes.
-            Callable::FromType => match arguments.as_slice() {
+            Callable::FromType => match arguments {
                 [Value::Callable(Callable::FromType), ..] => Err("a call calls itself".to_owned()),
-                [function, _, inner, ..] => self.call(&function.clone(), &inner.clone()),
+                [function, _, inner, ..] => {
+                    let (function, inner) = (function.clone(), inner.clone());
+                    self.call(&function, &inner)
+                }
                 _ => Err("a call lacks its arguments".to_owned()),
             },
             Callable::Storage(_) | Callable::DType(_) => Err("a type is called".to_owned()),
@@ -332,6 +348,7 @@ impl Machine<'_> {
         if let Some(&Value::Node(list)) = from
             && let Node::List(list) = &self.nodes[list]
         {
+            count_copies(&mut self.left_copies, list.len())?;
             for pair in list {
                 let &Value::Node(pair) = pair else {
                     return Err("a dictionary is made of no pairs".to_owned());
@@ -348,7 +365,7 @@ impl Machine<'_> {
         Ok(Value::Node(self.nodes.len() - 1))
     }
 
-    fn tensor(&mut self, arguments: &[Value], typed: bool) -> Step<Value> {
+    fn tensor(&self, arguments: &[Value], typed: bool) -> Step<Rebuilt> {
         let [Value::Node(storage), Value::Int(offset), shape, strides, rest @ ..] = arguments else {
             return Err("a tensor lacks its storage, offset, shape or strides".to_owned());
         };
@@ -361,15 +378,8 @@ impl Machine<'_> {
             _ => None,
         };
         let offset = usize::try_from(*offset).map_err(|_| format!("a tensor begins at element {offset}"))?;
-        let rebuilt = Rebuilt {
-            storage: *storage,
-            offset,
-            shape: self.lengths(shape)?,
-            strides: self.lengths(strides)?,
-            dtype,
-        };
-        self.nodes.push(Node::Tensor(rebuilt));
-        Ok(Value::Node(self.nodes.len() - 1))
+        let (shape, strides) = (self.lengths(shape)?, self.lengths(strides)?);
+        Ok(Rebuilt { storage: *storage, offset, shape, strides, dtype })
     }
 
     fn lengths(&self, tuple: &Value) -> Step<Vec<usize>> {
@@ -388,4 +398,10 @@ impl Machine<'_> {
         }
         Ok(())
     }
+}
+
+/// Counts what a call copies: any number of calls can name the same tuple or list.
+fn count_copies(left: &mut usize, items: usize) -> Step<()> {
+    *left = left.checked_sub(items).ok_or("its calls copy the same things again and again, without end")?;
+    Ok(())
 }

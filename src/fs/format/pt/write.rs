@@ -3,13 +3,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::METADATA;
 use super::globals::{DTYPES, STORAGES};
+use super::{MAX_PICKLE_BYTES, METADATA};
 use crate::error::Result;
 use crate::fs::output::Output;
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::format;
+use std::io;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -25,8 +26,9 @@ pub(in crate::fs) fn write(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    let pickle = to.describe(pickle(tensors, metadata))?;
     let mut zip = Zip { to, members: Vec::new() };
-    zip.member("data.pkl", &pickle(tensors, metadata))?;
+    zip.member("data.pkl", &pickle)?;
     zip.member(".format_version", b"1")?;
     zip.member("byteorder", b"little")?;
     for (number, (name, tensor)) in tensors.iter().enumerate() {
@@ -152,8 +154,29 @@ fn wide(numbers: &[u64]) -> Vec<u8> {
     field
 }
 
-/// An `OrderedDict` of the tensors, with the metadata attached to it, in protocol 2.
-fn pickle(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> Vec<u8> {
+/// An `OrderedDict` of the tensors, with the metadata attached to it, in protocol 2. What could not be read back is refused.
+fn pickle(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String>) -> io::Result<Vec<u8>> {
+    let refused = |problem| Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    for (name, tensor) in tensors {
+        if let Some(length) = tensor.shape().iter().find(|&&length| i64::try_from(length).is_err()) {
+            return refused(format!(
+                "tensor {name:?} has a length of {length}, and PyTorch's end at {}; save it as safetensors",
+                i64::MAX
+            ));
+        }
+    }
+    // Before the pickle is made, which would need as much memory again.
+    let texts = metadata.iter().map(|(key, value)| key.len() + value.len());
+    let texts = texts.chain(tensors.keys().map(String::len)).fold(0, usize::saturating_add);
+    let too_long = |bytes: u64| {
+        format!(
+            "names, shapes and metadata come to {bytes} bytes, more than the {MAX_PICKLE_BYTES} that are read back; save it as \
+             safetensors, or large texts elsewhere"
+        )
+    };
+    if texts as u64 > MAX_PICKLE_BYTES {
+        return refused(too_long(texts as u64));
+    }
     let mut p = Vec::from(b"\x80\x02ccollections\nOrderedDict\n)R(");
     for (number, (name, tensor)) in tensors.iter().enumerate() {
         text(&mut p, name);
@@ -171,7 +194,10 @@ fn pickle(tensors: &BTreeMap<String, Tensor>, metadata: &BTreeMap<String, String
         p.extend(b"usb");
     }
     p.push(b'.');
-    p
+    match p.len() as u64 {
+        ..=MAX_PICKLE_BYTES => Ok(p),
+        bytes => refused(too_long(bytes)),
+    }
 }
 
 /// A call that makes the tensor of a storage.
@@ -194,11 +220,12 @@ fn rebuilt(p: &mut Vec<u8>, key: &str, tensor: &Tensor) {
     p.extend(b"tQ");
     number(p, 0);
     tuple(p, tensor.shape().iter().copied());
+    // Those of a tensor without elements mean nothing, and may be more than can be counted.
     let mut strides = Vec::new();
     let mut step = 1usize;
     for &length in tensor.shape().iter().rev() {
         strides.push(step);
-        step = step.saturating_mul(length.max(1));
+        step = step.saturating_mul(length.max(1)).min(isize::MAX as usize);
     }
     tuple(p, strides.into_iter().rev());
     // Needs no gradient, has no hooks.
@@ -224,7 +251,7 @@ fn number(p: &mut Vec<u8>, number: usize) {
         }
         Err(_) => {
             p.extend([0x8a, 8]);
-            // No tensor has as many elements or bytes as the sign bit counts.
+            // The sign bit is clear: longer lengths were refused, and no tensor has as many elements or bytes.
             p.extend((number as u64).to_le_bytes());
         }
     }
