@@ -438,6 +438,29 @@ fn a_file_is_verified_only_where_every_tensor_can_be_had() {
 }
 
 #[test]
+fn a_member_whose_name_or_number_is_damaged_is_told_and_none_is_left_out() {
+    let directory = Directory::new();
+    let real = common::npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);
+    let whole = zip(&[("weights.npy", &real), ("z.npy", &real)], false);
+    for (damaged, message) in [
+        (0, "is called \"weights.npy\" where its bytes are"),
+        (1, "its table has more than the 1 members that it announces"),
+    ] {
+        let mut bytes = whole.clone();
+        if damaged == 0 {
+            let name = bytes.windows(7).rposition(|w| w == b"weights").unwrap();
+            bytes[name] ^= 1;
+        } else {
+            let end = bytes.windows(4).rposition(|w| w == b"PK\x05\x06").unwrap();
+            bytes[end + 8..end + 12].copy_from_slice(&[1, 0, 1, 0]);
+        }
+        let path = directory.with("a.npz", bytes);
+        let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
 fn what_nothing_here_holds_is_verified_by_its_bytes() {
     let directory = Directory::new();
     let real = common::npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);

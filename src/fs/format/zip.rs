@@ -76,6 +76,10 @@ impl<'a> Archive<'a> {
             }
             members.insert(name, member);
         }
+        if rest.starts_with(ENTRY) {
+            let problem = format!("its table has more than the {count} members that it announces");
+            return Err(wrong(ZIP, format!(" member {count}"), problem));
+        }
         Ok(Archive { bytes, members })
     }
 
@@ -189,10 +193,10 @@ fn entry<'a>(bytes: &[u8], table: &'a [u8]) -> Result<Found<'a>, String> {
     }
     let [name_bytes, extra_bytes, comment_bytes] = [28, 30, 32].map(|at| usize::from(u16_at(table, at)));
     let variable = &table[ENTRY_BYTES..];
-    let Some((name, after)) = variable.split_at_checked(name_bytes) else { return Ok(None) };
+    let Some((raw_name, after)) = variable.split_at_checked(name_bytes) else { return Ok(None) };
     let Some((extra, after)) = after.split_at_checked(extra_bytes) else { return Ok(None) };
     let Some((_, rest)) = after.split_at_checked(comment_bytes) else { return Ok(None) };
-    let name = String::from_utf8_lossy(name).into_owned();
+    let name = String::from_utf8_lossy(raw_name).into_owned();
     let say = |problem: String| format!("{name:?} {problem}");
 
     if u16_at(table, 8) & 1 != 0 {
@@ -214,7 +218,12 @@ fn entry<'a>(bytes: &[u8], table: &'a [u8]) -> Result<Found<'a>, String> {
     let outside = || say(format!("lies outside of the file: {packed} bytes at byte {local}"));
     let local = usize::try_from(local).ok().and_then(|at| Some((at, bytes.get(at..)?.get(..LOCAL_BYTES)?)));
     let (at, header) = local.filter(|(_, header)| header.starts_with(MAGIC)).ok_or_else(outside)?;
-    let start = at + LOCAL_BYTES + usize::from(u16_at(header, 26)) + usize::from(u16_at(header, 28));
+    let local_name = bytes[at + LOCAL_BYTES..].get(..usize::from(u16_at(header, 26))).ok_or_else(outside)?;
+    if local_name != raw_name {
+        let local_name = String::from_utf8_lossy(local_name);
+        return Err(say(format!("is called {local_name:?} where its bytes are")));
+    }
+    let start = at + LOCAL_BYTES + local_name.len() + usize::from(u16_at(header, 28));
     let end = usize::try_from(packed).ok().and_then(|packed| start.checked_add(packed));
     let end = end.filter(|&end| end <= bytes.len()).ok_or_else(outside)?;
     let most =
