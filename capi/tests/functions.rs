@@ -57,6 +57,14 @@ fn misuse_ends_the_program_with_a_line_that_says_what() {
 }
 
 #[test]
+fn a_thread_that_frees_first_in_a_keys_destructor_leaves_no_cache_behind() {
+    let folder = Folder::new("late");
+    let program = compile("cc", &["-fno-builtin"], "late.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "gone\n", "{done:?}");
+}
+
+#[test]
 fn free_leaves_errno_alone_though_the_system_refuses() {
     if !common::has("strace") {
         return;
