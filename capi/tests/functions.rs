@@ -111,6 +111,19 @@ fn a_program_with_little_address_space_runs() {
     assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{done:?}");
 }
 
+#[test]
+fn a_program_that_may_write_little_memory_runs() {
+    let folder = Folder::new("little-data");
+    // All that is private and writable counts, the heap's own tables too.
+    for kib in [100_000, 1_000_000, 2_000_000] {
+        let script =
+            format!("ulimit -d {kib}; x=$(printf '%01000000d' 7); echo ${{#x}}; exec sort --version");
+        let plain = run(&mut command("bash", ["-c", &script]), false, folder.path());
+        let done = run(&mut command("bash", ["-c", &script]), true, folder.path());
+        assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{kib} KiB: {done:?}");
+    }
+}
+
 #[cfg(feature = "hardened")]
 #[test]
 fn what_is_wrong_is_told_at_the_call_itself() {

@@ -50,14 +50,8 @@ fn pool() -> Option<&'static HeapPool> {
 fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
-        let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let bytes = space.len_bytes();
-        let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
-        let start = pool.with_space(|space| space.addr(Offset(0)));
-        if !by_address::cover(start, bytes) || hardened::ON && !hardened::cover(start, bytes) {
-            return None;
-        }
-        own(bytes);
+        let pool = largest()?;
+        own(pool.with_space(Space::len_bytes));
         furnish();
         POOL.get_or_init(|| pool);
     }
@@ -68,6 +62,28 @@ fn make() -> Option<&'static HeapPool> {
         fork::register();
     }
     POOL.get()
+}
+
+/// A pool of as much as can be had with its tables, which are writable, and so may be more than the system grants: then a quarter.
+fn largest() -> Option<HeapPool> {
+    let mut asked = Mapped::DEFAULT_BYTES;
+    loop {
+        let space = Mapped::reserve(asked).ok()?;
+        let bytes = space.len_bytes();
+        if let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG) {
+            let start = pool.with_space(|space| space.addr(Offset(0)));
+            if let Some(table) = by_address::table(start, bytes)
+                && (!hardened::ON || hardened::cover(start, bytes))
+            {
+                by_address::cover(table);
+                return Some(pool);
+            }
+        }
+        asked = bytes as usize / 4;
+        if asked < Mapped::LEAST_BYTES {
+            return None;
+        }
+    }
 }
 
 /// Gives the depots their room, of which a page becomes real when it is first used. Without memory they take nothing.

@@ -29,15 +29,18 @@ pub struct Mapped {
 impl Mapped {
     /// What a process reserves that knows no better: addresses cost nothing.
     pub const DEFAULT_BYTES: usize = if cfg!(target_pointer_width = "64") { 256 << 30 } else { 512 << 20 };
+    /// The least that is worth reserving.
+    pub(crate) const LEAST_BYTES: usize = LEAST;
 
     /// Reserves `bytes`, rounded up to a frame, or, where the process's addresses are limited, a quarter, a sixteenth
-    /// ... of it, so that the rest of the program keeps the larger part.
+    /// ... of it, so that the rest of the program keeps the larger part. Where only what it may write is limited, no more than that: the
+    /// rest could never be used.
     ///
     /// # Errors
     /// [`SpaceError`] with errno when not even 32 MiB (or `bytes`, if that is less) can be reserved.
     pub fn reserve(bytes: usize) -> Result<Mapped, SpaceError> {
         let asked = bytes.max(1).checked_next_multiple_of(FRAME).unwrap_or(usize::MAX / FRAME * FRAME);
-        let limit = os::address_limit() / 4 / FRAME * FRAME;
+        let limit = os::reserve_limit() / FRAME * FRAME;
         let mut len = asked.min(limit.max(LEAST));
         loop {
             match os::Range::reserve(len, FRAME) {
@@ -230,6 +233,6 @@ mod tests {
         assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
-        assert!(other::Range::table(4096).is_ok() && other::address_limit() > FRAME);
+        assert!(other::Range::table(4096).is_ok() && other::reserve_limit() > FRAME);
     }
 }

@@ -18,8 +18,8 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 /// What is taken at most, since all of it is backed at once.
-pub(super) fn address_limit() -> usize {
-    64 * LEAST
+pub(super) fn reserve_limit() -> usize {
+    16 * LEAST
 }
 
 impl Range {

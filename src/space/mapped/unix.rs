@@ -35,12 +35,21 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// The bytes of address space that the process may have.
-pub(super) fn address_limit() -> usize {
+/// The most that is worth reserving: a quarter of the addresses that the process may have, and no more than it may write, which on Linux
+/// counts every private mapping that is writable. A range as long as that is not open: what is used of it counts, and the rest does not.
+pub(super) fn reserve_limit() -> usize {
+    let known = |(answer, limit): (i32, libc::rlimit)| {
+        if answer == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+    };
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: 1. `limit` is a valid place for the answer.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
-    if known { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+    let addresses = known((unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }, limit));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: 1. As above.
+    let written = known((unsafe { libc::getrlimit(libc::RLIMIT_DATA, &mut limit) }, limit));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let written = usize::MAX;
+    (addresses / 4).min(written)
 }
 
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
