@@ -205,6 +205,33 @@ mod tests {
         }
     }
 
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn a_locked_frame_that_was_not_touched_is_not_resident_when_it_was_decommitted() {
+        let space = Mapped::reserve(4 * FRAME).unwrap();
+        let frame = space.geometry().granules(FRAME as u64).unwrap();
+        let span = Span::new(frame, frame);
+        space.commit(span).unwrap();
+        let at = space.addr(Offset(FRAME as u64)).as_ptr();
+        let mut resident = [0u8; FRAME / 4096];
+        // SAFETY: 1. The frame is committed; small pages, so that one touch is no more. 2. There is a byte for each page.
+        let locked = unsafe {
+            libc::madvise(at.cast(), FRAME, libc::MADV_NOHUGEPAGE);
+            let locked = libc::syscall(libc::SYS_mlock2, at, FRAME, 1) == 0;
+            at.write(7);
+            space.decommit(span);
+            libc::mincore(at.cast(), FRAME, resident.as_mut_ptr());
+            locked
+        };
+        if !locked {
+            return std::eprintln!("NOT TESTED: so much cannot be locked here");
+        }
+        assert_eq!(resident.iter().filter(|page| **page & 1 != 0).count(), 0);
+        space.commit(span).unwrap();
+        // SAFETY: 1. The frame is committed.
+        assert_eq!(unsafe { at.read() }, 0);
+    }
+
     #[test]
     fn a_reservation_is_aligned_to_a_frame_and_knows_its_own_addresses() {
         let space = Mapped::reserve(3 * FRAME - 1).unwrap();

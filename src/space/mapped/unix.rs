@@ -12,6 +12,9 @@ const HUGE_FROM: usize = 4 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
+/// `MADV_DONTNEED_LOCKED` (Linux 5.18), which not every C library names.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const DONTNEED_LOCKED: i32 = 24;
 
 /// A mapping of this process's own.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
     // SAFETY: 1. As the caller promises.
     unsafe {
         libc::madvise(place, len, libc::MADV_DONTNEED) == 0
+            || libc::madvise(place, len, DONTNEED_LOCKED) == 0
+            || forget_locked(place, len)
     }
     // Elsewhere the advice may leave the old bytes in place: map anew.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -89,6 +94,28 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
     unsafe {
         let flags = NEW_PAGES | libc::MAP_FIXED;
         libc::mmap(place, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
+    }
+}
+
+/// Gives pages up that may be locked, where the kernel does not do that in one step. They are locked again when they are touched.
+///
+/// # Safety
+/// As for [`forget`].
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cold]
+unsafe fn forget_locked(place: *mut libc::c_void, len: usize) -> bool {
+    // From the kernel's `linux/mman.h`.
+    const MLOCK_ONFAULT: libc::c_int = 1;
+    // SAFETY: 1. As the caller promises; a lock changes nothing that can be read there.
+    unsafe {
+        if libc::munlock(place, len) != 0 {
+            return false;
+        }
+        let was_locked = libc::madvise(place, len, libc::MADV_DONTNEED) == 0;
+        if was_locked {
+            libc::syscall(libc::SYS_mlock2, place, len, MLOCK_ONFAULT);
+        }
+        was_locked
     }
 }
 
