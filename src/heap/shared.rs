@@ -281,11 +281,21 @@ pub(super) fn age() -> usize {
     AGE.load(Ordering::Relaxed)
 }
 
-/// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs.
+/// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs, and the memory of all but a few
+/// of the spare ones back.
 fn empty_caches() {
     thread::empty_own();
-    // SAFETY: 1. Whoever is told of a spare cache has it alone.
-    CACHES.empty_spare(|cache| unsafe { Own::of(cache).empty() });
+    let mut warm = 0;
+    CACHES.empty_spare(|cache| {
+        // SAFETY: 1. Whoever is told of a spare cache has it alone.
+        let cache = unsafe { Own::of(cache) };
+        cache.empty();
+        if warm < WARM_CACHES {
+            warm += 1;
+        } else {
+            cache.give_back();
+        }
+    });
     (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
 }
 

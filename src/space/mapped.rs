@@ -144,6 +144,20 @@ impl Metadata for MappedTables {
     }
 }
 
+impl MappedTables {
+    /// Gives the pages of a table from a place on up that hold nothing any more, but for the one that begins before it, where that can be done:
+    /// then they are zeros.
+    ///
+    /// # Safety
+    /// The table was [leaked](MappedTable::leak), the place goes to its end and is in the caller's hands alone, and zeros are as good there as what
+    /// it holds.
+    pub(crate) unsafe fn forget(start: NonNull<u8>, len: usize) {
+        // SAFETY: 1. A table is a mapping of its own, or what the system's allocator gave, where nothing happens. 2. The rest as the caller
+        // promises.
+        unsafe { os::forget_rest(start, len) }
+    }
+}
+
 impl<T: Plain> MappedTable<T> {
     /// The table for good: its mapping is never given back.
     pub fn leak(self) -> &'static mut [T] {

@@ -22,6 +22,12 @@ pub(super) fn reserve_limit() -> usize {
     16 * LEAST
 }
 
+/// There are no pages to give up.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn forget_rest(_start: NonNull<u8>, _len: usize) {}
+
 impl Range {
     /// `len` bytes at a multiple of `align`.
     pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {

@@ -119,6 +119,19 @@ unsafe fn forget_locked(place: *mut libc::c_void, len: usize) -> bool {
     }
 }
 
+/// Gives the pages of a table from a place on up, but for the one that begins before it, where that can be done.
+///
+/// # Safety
+/// The place is in a table and goes to its end, and nobody uses what it holds.
+pub(super) unsafe fn forget_rest(start: NonNull<u8>, len: usize) {
+    // SAFETY: 1. Asks for a constant of the system.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(usize::MAX).max(1);
+    let head = start.as_ptr().addr().wrapping_neg() % page;
+    let Some(rest) = len.checked_sub(head).filter(|&rest| rest > 0) else { return };
+    // SAFETY: 1. As the caller promises. 2. A mapping is whole pages: what lies behind the table's end in its last one is nobody's.
+    unsafe { forget(start.add(head).as_ptr().cast(), rest.next_multiple_of(page)) };
+}
+
 impl Range {
     /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`.
     pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {
