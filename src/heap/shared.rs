@@ -176,13 +176,16 @@ fn give(class: SizeClass, blocks: &[usize]) {
     }
     let Some(pool) = pool() else { return };
     let _kept = errno::Kept::now();
-    let refused = |at: usize, why| {
-        if let Some(at) = NonNull::new(at as *mut u8) {
-            misuse::found(at, numbers::of(class).slot_bytes as usize, why);
-        }
-    };
+    let refused = |at: usize, why| misuse::misused(at, numbers::of(class).slot_bytes as usize, why);
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
     unsafe { STOCK.flush(pool, class, base(pool), blocks, refused) }
+}
+
+/// Tells of a null that was given back as a block of a class.
+#[cold]
+pub(super) fn refuse_null(class: SizeClass) {
+    let _kept = errno::Kept::now();
+    misuse::misused(0, numbers::of(class).slot_bytes as usize, BadFree::Foreign);
 }
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.

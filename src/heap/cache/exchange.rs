@@ -22,17 +22,25 @@ pub(in crate::heap) struct Own(NonNull<Cache>);
 pub(super) fn refill(class: SizeClass) -> *mut u8 {
     let Some(own) = thread::obtain() else { return shared::take_one(class) };
     let mut bin = own.bin(class);
-    if bin.loaded().is_empty() {
-        bin.unload(capacity(class));
-        if bin.behind().is_empty() {
-            let room = bin.room();
-            let blocks = own.draw_on(class, room);
-            bin.load(blocks);
-        } else {
-            bin.swap();
+    loop {
+        if bin.loaded().is_empty() {
+            bin.unload(capacity(class));
+            if bin.behind().is_empty() {
+                let room = bin.room();
+                let blocks = own.draw_on(class, room);
+                bin.load(blocks);
+            } else {
+                bin.swap();
+            }
         }
+        let block = bin.pop();
+        if block != 0 || bin.loaded().is_empty() {
+            return block as *mut u8;
+        }
+        // Somebody gave null back. It looks like the 0 below the blocks, and would be in the way of those for good.
+        bin.drop_null();
+        shared::refuse_null(class);
     }
-    bin.pop() as *mut u8
 }
 
 /// Loads blocks from behind, from the depot or the slabs, until there are `least`, or half of what the magazine holds.
@@ -393,6 +401,12 @@ impl Bin {
     /// The uppermost block, or 0.
     fn pop(&mut self) -> usize {
         hit::pop(&Loaded(self.top))
+    }
+
+    /// Forgets the uppermost word of a magazine that is not empty, which is no block.
+    fn drop_null(&mut self) {
+        // SAFETY: 1. See above. There is a word of the magazine below.
+        self.set_top(unsafe { self.top().sub(1) });
     }
 
     /// Puts a block on top of a magazine that is not full.
