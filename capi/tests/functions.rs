@@ -102,6 +102,23 @@ fn statistics_are_printed_at_the_end_where_they_are_asked_for() {
 }
 
 #[test]
+fn statistics_are_not_written_into_a_file_of_the_programs_own() {
+    let folder = Folder::new("own-file");
+    let file = folder.path().join("mine");
+    // Whatever the descriptor is: each of them is a file of the program's at the end.
+    let script = "for i in {3..600}; do eval \"exec $i>>\\\"\\$1\\\"\"; done; echo mine >&3";
+    let mut bash = command("bash", ["-c", script, "bash"]);
+    bash.arg(&file).env("DEMOCRATISING_STATS", "1");
+    let done = run(&mut bash, true, folder.path());
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "mine\n");
+    // A low number that a script uses does not take the report away.
+    let script = "exec 3>/dev/null; echo >&3";
+    let done = run(command("bash", ["-c", script]).env("DEMOCRATISING_STATS", "1"), true, folder.path());
+    assert!(done.err.starts_with("democratising: the heap of process "), "{done:?}");
+}
+
+#[test]
 fn a_program_with_little_address_space_runs() {
     let folder = Folder::new("limited");
     // 300 MB of addresses: what the heap reserves shrinks, and what cannot be had is an error of the program's.
