@@ -119,6 +119,18 @@ fn statistics_are_not_written_into_a_file_of_the_programs_own() {
 }
 
 #[test]
+fn the_object_stays_when_it_is_closed() {
+    let name = std::ffi::CString::new(object().as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: 1. The name is a C string. 2. What runs when the object is loaded touches nothing of this program's.
+    unsafe {
+        let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        assert!(!handle.is_null());
+        assert_eq!(libc::dlclose(handle), 0);
+        assert!(!libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD).is_null(), "it is gone");
+    }
+}
+
+#[test]
 fn a_program_with_little_address_space_runs() {
     let folder = Folder::new("limited");
     // 300 MB of addresses: what the heap reserves shrinks, and what cannot be had is an error of the program's.
