@@ -1,11 +1,13 @@
 //! What happens when the object is loaded, and when the program ends.
 
+use crate::c::{free, malloc};
 use crate::info;
 use crate::line::Line;
 use core::ffi::c_int;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::boxed::Box;
+use std::hint::black_box;
 use std::panic;
 
 /// Where the heap's numbers are printed at the end, or -1. Found at the start, since programs change their environment and
@@ -47,6 +49,9 @@ extern "C" fn start() {
         line.print(2);
         std::process::abort();
     }));
+    // Now, and not first from within `pthread_atfork`, whose lock the C library holds while its list grows.
+    // SAFETY: 1. The block is given back once.
+    unsafe { free(black_box(malloc(1))) };
     // SAFETY: 1. The name is a C string; the answer is read at once.
     let asked = unsafe {
         let asked = libc::getenv(c"DEMOCRATISING_STATS".as_ptr());

@@ -131,6 +131,14 @@ fn the_object_stays_when_it_is_closed() {
 }
 
 #[test]
+fn the_first_use_of_the_heap_may_be_for_what_runs_around_forks() {
+    let folder = Folder::new("first-fork");
+    let program = compile("cc", &[], "first_fork.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "registered\n", "{done:?}");
+}
+
+#[test]
 fn a_program_with_little_address_space_runs() {
     let folder = Folder::new("limited");
     // 300 MB of addresses: what the heap reserves shrinks, and what cannot be had is an error of the program's.
