@@ -62,6 +62,42 @@ pub extern "C" fn malloc_stats() {
     print(2);
 }
 
+/// Writes the heap's numbers to a stream as the XML of the GNU C library, as one arena: 0, or EINVAL where any option is asked for, or -1.
+///
+/// # Safety
+/// The stream is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int {
+    if options != 0 {
+        return libc::EINVAL;
+    }
+    let mut text = Line::new();
+    let _ = tell_xml(&mut text);
+    let bytes = text.bytes();
+    // SAFETY: 1. The bytes are initialised. 2. The stream is as the caller promises.
+    let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream) };
+    if written == bytes.len() { 0 } else { -1 }
+}
+
+/// What is free is the rest of what is backed.
+fn tell_xml(out: &mut Line) -> fmt::Result {
+    let stats = Global::stats();
+    let free_bytes = stats.reserved_bytes.saturating_sub(stats.in_use_bytes);
+    let numbers = format_args!(
+        "<total type=\"fast\" count=\"0\" size=\"0\"/>\n\
+         <total type=\"rest\" count=\"{}\" size=\"{free_bytes}\"/>\n\
+         <system type=\"current\" size=\"{}\"/>\n\
+         <system type=\"max\" size=\"{}\"/>\n",
+        u64::from(free_bytes > 0),
+        stats.reserved_bytes,
+        stats.peak_reserved_bytes,
+    );
+    writeln!(
+        out,
+        "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n{numbers}</heap>\n{numbers}</malloc>"
+    )
+}
+
 /// Prints the heap's numbers to a descriptor.
 pub(crate) fn print(descriptor: c_int) {
     let mut text = Line::new();

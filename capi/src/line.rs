@@ -14,9 +14,13 @@ impl Line {
         Line { bytes: [0; 2048], len: 0 }
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// Writes it to a descriptor, past the standard library, whose lock this thread may hold.
     pub(crate) fn print(&self, descriptor: c_int) {
-        let mut left = &self.bytes[..self.len];
+        let mut left = self.bytes();
         while !left.is_empty() {
             // SAFETY: 1. The bytes are initialised.
             let written = unsafe { libc::write(descriptor, left.as_ptr().cast(), left.len()) };

@@ -57,6 +57,14 @@ fn misuse_ends_the_program_with_a_line_that_says_what() {
 }
 
 #[test]
+fn a_thread_that_frees_first_in_a_keys_destructor_leaves_no_cache_behind() {
+    let folder = Folder::new("late");
+    let program = compile("cc", &["-fno-builtin"], "late.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "gone\n", "{done:?}");
+}
+
+#[test]
 fn free_leaves_errno_alone_though_the_system_refuses() {
     if !common::has("strace") {
         return;
@@ -94,6 +102,43 @@ fn statistics_are_printed_at_the_end_where_they_are_asked_for() {
 }
 
 #[test]
+fn statistics_are_not_written_into_a_file_of_the_programs_own() {
+    let folder = Folder::new("own-file");
+    let file = folder.path().join("mine");
+    // Whatever the descriptor is: each of them is a file of the program's at the end.
+    let script = "for i in {3..600}; do eval \"exec $i>>\\\"\\$1\\\"\"; done; echo mine >&3";
+    let mut bash = command("bash", ["-c", script, "bash"]);
+    bash.arg(&file).env("DEMOCRATISING_STATS", "1");
+    let done = run(&mut bash, true, folder.path());
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "mine\n");
+    // A low number that a script uses does not take the report away.
+    let script = "exec 3>/dev/null; echo >&3";
+    let done = run(command("bash", ["-c", script]).env("DEMOCRATISING_STATS", "1"), true, folder.path());
+    assert!(done.err.starts_with("democratising: the heap of process "), "{done:?}");
+}
+
+#[test]
+fn the_object_stays_when_it_is_closed() {
+    let name = std::ffi::CString::new(object().as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: 1. The name is a C string. 2. What runs when the object is loaded touches nothing of this program's.
+    unsafe {
+        let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        assert!(!handle.is_null());
+        assert_eq!(libc::dlclose(handle), 0);
+        assert!(!libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD).is_null(), "it is gone");
+    }
+}
+
+#[test]
+fn the_first_use_of_the_heap_may_be_for_what_runs_around_forks() {
+    let folder = Folder::new("first-fork");
+    let program = compile("cc", &[], "first_fork.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "registered\n", "{done:?}");
+}
+
+#[test]
 fn a_program_with_little_address_space_runs() {
     let folder = Folder::new("limited");
     // 300 MB of addresses: what the heap reserves shrinks, and what cannot be had is an error of the program's.
@@ -101,6 +146,19 @@ fn a_program_with_little_address_space_runs() {
     let plain = run(&mut command("bash", ["-c", script]), false, folder.path());
     let done = run(&mut command("bash", ["-c", script]), true, folder.path());
     assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{done:?}");
+}
+
+#[test]
+fn a_program_that_may_write_little_memory_runs() {
+    let folder = Folder::new("little-data");
+    // All that is private and writable counts, the heap's own tables too.
+    for kib in [100_000, 1_000_000, 2_000_000] {
+        let script =
+            format!("ulimit -d {kib}; x=$(printf '%01000000d' 7); echo ${{#x}}; exec sort --version");
+        let plain = run(&mut command("bash", ["-c", &script]), false, folder.path());
+        let done = run(&mut command("bash", ["-c", &script]), true, folder.path());
+        assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{kib} KiB: {done:?}");
+    }
 }
 
 #[cfg(feature = "hardened")]

@@ -51,16 +51,27 @@ struct Units {
 static UNITS: Units =
     Units { base: AtomicUsize::new(0), bytes: AtomicUsize::new(0), classes: AtomicPtr::new(null_mut()) };
 
-/// Makes the table of a pool's range, which nobody has a block of yet. `false`: there is no memory for it.
-pub(super) fn cover(start: NonNull<u8>, bytes: u64) -> bool {
+/// A table for a pool's range.
+pub(super) struct Table {
+    base: usize,
+    bytes: usize,
+    classes: <MappedTables as Metadata>::Table<u8>,
+}
+
+/// Makes the table of a pool's range; `None`: there is no memory for it.
+pub(super) fn table(start: NonNull<u8>, bytes: u64) -> Option<Table> {
     let base = start.as_ptr() as usize >> UNIT_SHIFT << UNIT_SHIFT;
     let bytes = start.as_ptr() as usize - base + bytes as usize;
-    let Ok(table) = MappedTables.table::<u8>((bytes >> UNIT_SHIFT) + 1) else { return false };
-    UNITS.classes.store(table.leak().as_mut_ptr().cast(), Ordering::Relaxed);
-    UNITS.base.store(base, Ordering::Relaxed);
+    let classes = MappedTables.table::<u8>((bytes >> UNIT_SHIFT) + 1).ok()?;
+    Some(Table { base, bytes, classes })
+}
+
+/// From now on the table is that of the process's range, which nobody has a block of yet. To be called once.
+pub(super) fn cover(table: Table) {
+    UNITS.classes.store(table.classes.leak().as_mut_ptr().cast(), Ordering::Relaxed);
+    UNITS.base.store(table.base, Ordering::Relaxed);
     // Release: pairs with the Acquire of whoever asks without having a block.
-    UNITS.bytes.store(bytes, Ordering::Release);
-    true
+    UNITS.bytes.store(table.bytes, Ordering::Release);
 }
 
 /// The byte of the unit that an address lies in, or `None` outside of the pool's range. `order` is Relaxed for whoever has a

@@ -58,7 +58,7 @@ pub(super) struct Cache {
     /// Who may touch what follows, and by what the hits do not.
     seat: Seat<HostLock, Word>,
     backs: [Back; HOST_CLASSES],
-    /// Blocks that other threads carved, to go back to the slabs.
+    /// Blocks that other threads carved, to go back to the slabs. From here on a cache that is spare may be zeros.
     away: [Away<MOST>; owner::CLASSES],
     magazines: [[Magazine; 2]; HOST_CLASSES],
 }

@@ -8,7 +8,7 @@ mod process;
 
 #[cfg(feature = "std")]
 pub(super) use process::found;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "std")]
 pub(crate) use process::misused;
 #[cfg(feature = "std")]
 pub use process::on_misuse;

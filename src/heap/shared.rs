@@ -50,14 +50,8 @@ fn pool() -> Option<&'static HeapPool> {
 fn make() -> Option<&'static HeapPool> {
     let making = MAKING.lock();
     if POOL.get().is_none() {
-        let space = Mapped::reserve(Mapped::DEFAULT_BYTES).ok()?;
-        let bytes = space.len_bytes();
-        let pool = Pool::new(space, MappedTables, decay::CONFIG).ok()?;
-        let start = pool.look(|space| space.addr(Offset(0)));
-        if !by_address::cover(start, bytes) || hardened::ON && !hardened::cover(start, bytes) {
-            return None;
-        }
-        own(bytes);
+        let pool = largest()?;
+        own(pool.look(Space::len_bytes));
         furnish();
         POOL.get_or_init(|| pool);
     }
@@ -68,6 +62,28 @@ fn make() -> Option<&'static HeapPool> {
         fork::register();
     }
     POOL.get()
+}
+
+/// A pool of as much as can be had with its tables, which are writable, and so may be more than the system grants: then a quarter.
+fn largest() -> Option<HeapPool> {
+    let mut asked = Mapped::DEFAULT_BYTES;
+    loop {
+        let space = Mapped::reserve(asked).ok()?;
+        let bytes = space.len_bytes();
+        if let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG) {
+            let start = pool.look(|space| space.addr(Offset(0)));
+            if let Some(table) = by_address::table(start, bytes)
+                && (!hardened::ON || hardened::cover(start, bytes))
+            {
+                by_address::cover(table);
+                return Some(pool);
+            }
+        }
+        asked = bytes as usize / 4;
+        if asked < Mapped::LEAST_BYTES {
+            return None;
+        }
+    }
 }
 
 /// Gives the depots their room, of which a page becomes real when it is first used. Without memory they take nothing.
@@ -160,13 +176,16 @@ fn give(class: SizeClass, blocks: &[usize]) {
     }
     let Some(pool) = pool() else { return };
     let _kept = errno::Kept::now();
-    let refused = |at: usize, why| {
-        if let Some(at) = NonNull::new(at as *mut u8) {
-            misuse::found(at, numbers::of(class).slot_bytes as usize, why);
-        }
-    };
+    let refused = |at: usize, why| misuse::misused(at, numbers::of(class).slot_bytes as usize, why);
     // SAFETY: 1. The blocks were freed, so nobody uses them; those that are somebody's are refused.
     unsafe { STOCK.flush(pool, class, base(pool), blocks, refused) }
+}
+
+/// Tells of a null that was given back as a block of a class.
+#[cold]
+pub(super) fn refuse_null(class: SizeClass) {
+    let _kept = errno::Kept::now();
+    misuse::misused(0, numbers::of(class).slot_bytes as usize, BadFree::Foreign);
 }
 
 /// To be called after a flush, when the cache is in order again: it may be emptied here.
@@ -265,11 +284,21 @@ pub(super) fn age() -> usize {
     AGE.load(Ordering::Relaxed)
 }
 
-/// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs.
+/// Gives what is in this thread's cache, in those that no thread has and in the depots to the slabs, and the memory of all but a few
+/// of the spare ones back.
 fn empty_caches() {
     thread::empty_own();
-    // SAFETY: 1. Whoever is told of a spare cache has it alone.
-    CACHES.empty_spare(|cache| unsafe { Own::of(cache).empty() });
+    let mut warm = 0;
+    CACHES.empty_spare(|cache| {
+        // SAFETY: 1. Whoever is told of a spare cache has it alone.
+        let cache = unsafe { Own::of(cache) };
+        cache.empty();
+        if warm < WARM_CACHES {
+            warm += 1;
+        } else {
+            cache.give_back();
+        }
+    });
     (0..HOST_CLASSES).for_each(|class| empty_depot(SizeClass(class as u8)));
 }
 

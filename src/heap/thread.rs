@@ -8,6 +8,8 @@ pub(super) use barrier::{everyone, is_there};
 use super::cache::{self, Cache, EMPTY, Own};
 use super::shared;
 use super::stock::seat::{self, Inside};
+#[cfg(unix)]
+use crate::sync::atomic::AtomicUsize;
 use crate::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use crate::sync::{Cell, HostLock};
 use core::ops::Deref;
@@ -121,8 +123,9 @@ fn sit() -> Option<NonNull<Cache>> {
     unsafe { cache::seat(cache) }.sit(Word { at: place::address(), cache }, shared::age());
     // Registering a destructor may allocate, from here: the cache is in place before. Where the thread is past that, nobody
     // would give the cache up.
-    if GUARD.try_with(|_| ()).is_err() {
-        end();
+    match GUARD.try_with(|_| ()) {
+        Ok(()) => set_key(true),
+        Err(_) => end(),
     }
     // The registration may have used the cache, and even ended it.
     seated()
@@ -135,6 +138,7 @@ fn end() {
         return empty_own();
     }
     ENDED.with(|ended| ended.set(true));
+    set_key(false);
     let Some(cache) = seated() else { return };
     SEATED.with(|seated| seated.set(null_mut()));
     // SAFETY: 1. The cache is made, and for good.
@@ -147,6 +151,43 @@ fn end() {
         shared::abandon(unsafe { Own::of(cache) });
     }
 }
+
+/// Sets this thread's value of a key whose destructor gives the cache up, or clears it.
+///
+/// A thread may come to the heap first when its thread-locals are gone, in a destructor of a key: the GNU C library still takes the
+/// guard then, and never drops it. A key that is set there has its turn in the same round or in the next. A thread whose guard is
+/// dropped clears it, so that nothing refers to a library any more that may be closed then. Where there is no key left, the guard is all;
+/// and who comes first in the system's last round leaves the cache behind, since nothing tells which round it is.
+#[cfg(unix)]
+fn set_key(set: bool) {
+    /// The key plus one; 0 before there is one. Relaxed: it is a number, and nothing else depends on it.
+    static KEY: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn last(_: *mut libc::c_void) {
+        end();
+    }
+
+    let mut key = KEY.load(Relaxed);
+    if key == 0 {
+        let mut new = 0;
+        // SAFETY: 1. The place is valid, and the function is there as long as a thread has a value.
+        if unsafe { libc::pthread_key_create(&mut new, Some(last)) } != 0 {
+            return;
+        }
+        key = new as usize + 1;
+        if let Err(first) = KEY.compare_exchange(0, key, Relaxed, Relaxed) {
+            // SAFETY: 1. No thread has a value of it.
+            unsafe { libc::pthread_key_delete(new) };
+            key = first;
+        }
+    }
+    let value: *const libc::c_void = if set { (&raw const KEY).cast() } else { core::ptr::null() };
+    // SAFETY: 1. The key was made, and is never deleted. 2. The value is not read through. It may allocate, from here.
+    unsafe { libc::pthread_setspecific((key - 1) as libc::pthread_key_t, value) };
+}
+
+#[cfg(not(unix))]
+fn set_key(_set: bool) {}
 
 /// Whether this is the thread that a process begins with, or the one that a fork left.
 fn is_first() -> bool {

@@ -29,15 +29,18 @@ pub struct Mapped {
 impl Mapped {
     /// What a process reserves that knows no better: addresses cost nothing.
     pub const DEFAULT_BYTES: usize = if cfg!(target_pointer_width = "64") { 256 << 30 } else { 512 << 20 };
+    /// The least that is worth reserving.
+    pub(crate) const LEAST_BYTES: usize = LEAST;
 
     /// Reserves `bytes`, rounded up to a frame, or, where the process's addresses are limited, a quarter, a sixteenth
-    /// ... of it, so that the rest of the program keeps the larger part.
+    /// ... of it, so that the rest of the program keeps the larger part. Where only what it may write is limited, no more than that: the
+    /// rest could never be used.
     ///
     /// # Errors
     /// [`SpaceError`] with errno when not even 32 MiB (or `bytes`, if that is less) can be reserved.
     pub fn reserve(bytes: usize) -> Result<Mapped, SpaceError> {
         let asked = bytes.max(1).checked_next_multiple_of(FRAME).unwrap_or(usize::MAX / FRAME * FRAME);
-        let limit = os::address_limit() / 4 / FRAME * FRAME;
+        let limit = os::reserve_limit() / FRAME * FRAME;
         let mut len = asked.min(limit.max(LEAST));
         loop {
             match os::Range::reserve(len, FRAME) {
@@ -142,6 +145,20 @@ unsafe impl Metadata for MappedTables {
     }
 }
 
+impl MappedTables {
+    /// Gives the pages of a table from a place on up that hold nothing any more, but for the one that begins before it, where that can be done:
+    /// then they are zeros.
+    ///
+    /// # Safety
+    /// The table was [leaked](MappedTable::leak), the place goes to its end and is in the caller's hands alone, and zeros are as good there as what
+    /// it holds.
+    pub(crate) unsafe fn forget(start: NonNull<u8>, len: usize) {
+        // SAFETY: 1. A table is a mapping of its own, or what the system's allocator gave, where nothing happens. 2. The rest as the caller
+        // promises.
+        unsafe { os::forget_rest(start, len) }
+    }
+}
+
 impl<T: Plain> MappedTable<T> {
     /// The table for good: its mapping is never given back.
     pub fn leak(self) -> &'static mut [T] {
@@ -203,6 +220,33 @@ mod tests {
         }
     }
 
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn a_locked_frame_that_was_not_touched_is_not_resident_when_it_was_decommitted() {
+        let space = Mapped::reserve(4 * FRAME).unwrap();
+        let frame = space.geometry().granules(FRAME as u64).unwrap();
+        let span = Span::new(frame, frame);
+        space.commit(span).unwrap();
+        let at = space.addr(Offset(FRAME as u64)).as_ptr();
+        let mut resident = [0u8; FRAME / 4096];
+        // SAFETY: 1. The frame is committed; small pages, so that one touch is no more. 2. There is a byte for each page.
+        let locked = unsafe {
+            libc::madvise(at.cast(), FRAME, libc::MADV_NOHUGEPAGE);
+            let locked = libc::syscall(libc::SYS_mlock2, at, FRAME, 1) == 0;
+            at.write(7);
+            space.decommit(span);
+            libc::mincore(at.cast(), FRAME, resident.as_mut_ptr());
+            locked
+        };
+        if !locked {
+            return std::eprintln!("NOT TESTED: so much cannot be locked here");
+        }
+        assert_eq!(resident.iter().filter(|page| **page & 1 != 0).count(), 0);
+        space.commit(span).unwrap();
+        // SAFETY: 1. The frame is committed.
+        assert_eq!(unsafe { at.read() }, 0);
+    }
+
     #[test]
     fn a_reservation_is_aligned_to_a_frame_and_knows_its_own_addresses() {
         let space = Mapped::reserve(3 * FRAME - 1).unwrap();
@@ -231,6 +275,9 @@ mod tests {
         assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
-        assert!(other::Range::table(4096).is_ok() && other::address_limit() > FRAME);
+        let table = other::Range::table(4096).unwrap();
+        // SAFETY: 1. Nothing is done.
+        unsafe { other::forget_rest(table.start(), 4096) };
+        assert!(other::reserve_limit() > FRAME);
     }
 }

@@ -64,7 +64,7 @@ fn what_nobody_needs_for_a_second_goes_back_as_work_goes_on() {
 
 /// The process's resident memory, as the system counts it.
 #[cfg(target_os = "linux")]
-fn resident_bytes() -> usize {
+pub fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }

@@ -116,3 +116,48 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
     let (code, error) = child("misuse::a_hook_hears_of_misuse_and_the_program_goes_on", "hook");
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follow() {
+    use std::alloc::alloc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    static HEARD: AtomicUsize = AtomicUsize::new(0);
+    fn hook(misuse: Misuse) {
+        assert_eq!((misuse.addr, misuse.why), (0, BadFree::Foreign));
+        HEARD.fetch_add(1, SeqCst);
+    }
+    if role("null") {
+        on_misuse(OnMisuse::Hook(hook));
+        let layout = Layout::from_size_align(700, 8).unwrap();
+        let nulls = |many: usize| {
+            for _ in 0..many {
+                // SAFETY: 1. It is not sound, but refused.
+                unsafe { dealloc(std::ptr::null_mut(), layout) };
+            }
+        };
+        let blocks = |many: usize| {
+            for _ in 0..many {
+                // SAFETY: 1. The layout has a size. What is not given back is gone with the process.
+                assert!(unsafe { !alloc(layout).is_null() });
+            }
+        };
+        Live::new(layout, 1, false).free();
+        nulls(3);
+        blocks(200);
+        // The hardened heap takes null for nothing to give back.
+        let told = usize::from(!cfg!(feature = "hardened"));
+        assert_eq!(HEARD.load(SeqCst), 3 * told);
+        // More than the thread's two magazines hold: what is too many is flushed, and told there.
+        nulls(300);
+        blocks(500);
+        gc::collect().unwrap();
+        assert_eq!(HEARD.load(SeqCst), 303 * told);
+        std::process::exit(0);
+    }
+    let (code, error) = child(
+        "misuse::null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follow",
+        "null",
+    );
+    assert_eq!(code, Some(0), "{error}");
+}

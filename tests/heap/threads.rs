@@ -1,9 +1,13 @@
 //! Around the edges of a thread's life, and of a process's.
 
+#[cfg(target_os = "linux")]
+use crate::back::resident_bytes;
 use crate::common::{Live, child, role};
-use democratising::Global;
+use democratising::{Global, gc};
 use std::alloc::Layout;
 use std::cell::RefCell;
+use std::iter::successors;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +30,39 @@ fn blocks_of_threads_that_ended_are_used_again() {
         return;
     }
     let (code, error) = child("threads::blocks_of_threads_that_ended_are_used_again", "threads");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_collect_gives_the_memory_of_caches_back_whose_threads_ended() {
+    const THREADS: usize = 300;
+    if role("spare") {
+        let all_there = Barrier::new(THREADS);
+        let before = resident_bytes();
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    // One block of nearly every class.
+                    let sizes = successors(Some(16usize), |size| Some(size + size / 4 + 8));
+                    let layouts = sizes
+                        .take_while(|size| *size < 32 << 10)
+                        .map(|size| Layout::from_size_align(size, 8));
+                    let blocks: Vec<Live> =
+                        layouts.map(|layout| Live::new(layout.unwrap(), 1, false)).collect();
+                    all_there.wait();
+                    blocks.into_iter().for_each(Live::free);
+                });
+            }
+        });
+        gc::collect().unwrap();
+        let more = resident_bytes().saturating_sub(before);
+        assert!(more < THREADS * (44 << 10), "{more} bytes");
+        return;
+    }
+    let (code, error) =
+        child("threads::a_collect_gives_the_memory_of_caches_back_whose_threads_ended", "spare");
     assert_eq!(code, Some(0), "{error}");
 }
 

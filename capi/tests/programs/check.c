@@ -203,6 +203,15 @@ static void the_librarys_own(void) {
     void *kept = v_malloc(3000000);
     CHECK(mallinfo2().uordblks >= 3000000 && mallinfo2().arena >= mallinfo2().uordblks);
     v_free(kept);
+    char *xml = NULL;
+    size_t xml_bytes = 0;
+    file = open_memstream(&xml, &xml_bytes);
+    CHECK(file && malloc_info(1, file) == EINVAL && malloc_info(0, file) == 0 && fclose(file) == 0);
+    static const char head[] = "<malloc version=\"1\">\n<heap nr=\"0\">\n", tail[] = "</malloc>\n", current[] = "<system type=\"current\" size=\"";
+    CHECK(strncmp(xml, head, sizeof head - 1) == 0 && strcmp(xml + xml_bytes - (sizeof tail - 1), tail) == 0);
+    char *backed = strstr(xml, current);
+    CHECK(backed && strtoull(backed + sizeof current - 1, NULL, 10) > 0);
+    v_free(xml);
 }
 
 enum { THREADS = 4, SLOTS = 2000, TURNS = 60000 };

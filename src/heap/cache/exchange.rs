@@ -4,7 +4,9 @@ use super::hit::{self, Loaded as _};
 use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
 use crate::heap::{shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
+use crate::space::MappedTables;
 use crate::sync::HostLock;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 
 /// The blocks of a class that a thread keeps where most of the class's slabs is free: each may keep a whole slab.
@@ -20,17 +22,25 @@ pub(in crate::heap) struct Own(NonNull<Cache>);
 pub(super) fn refill(class: SizeClass) -> *mut u8 {
     let Some(own) = thread::obtain() else { return shared::take_one(class) };
     let mut bin = own.bin(class);
-    if bin.loaded().is_empty() {
-        bin.unload(capacity(class));
-        if bin.behind().is_empty() {
-            let room = bin.room();
-            let blocks = own.draw_on(class, room);
-            bin.load(blocks);
-        } else {
-            bin.swap();
+    loop {
+        if bin.loaded().is_empty() {
+            bin.unload(capacity(class));
+            if bin.behind().is_empty() {
+                let room = bin.room();
+                let blocks = own.draw_on(class, room);
+                bin.load(blocks);
+            } else {
+                bin.swap();
+            }
         }
+        let block = bin.pop();
+        if block != 0 || bin.loaded().is_empty() {
+            return block as *mut u8;
+        }
+        // Somebody gave null back. It looks like the 0 below the blocks, and would be in the way of those for good.
+        bin.drop_null();
+        shared::refuse_null(class);
     }
-    bin.pop() as *mut u8
 }
 
 /// Loads blocks from behind, from the depot or the slabs, until there are `least`, or half of what the magazine holds.
@@ -182,6 +192,24 @@ impl Own {
     pub(in crate::heap) fn empty(self) {
         classes().for_each(|class| self.empty_class(class));
         tagged().for_each(|class| shared::flush(class, self.away(class).take()));
+    }
+
+    /// Makes an empty cache as new, and gives the memory of its magazines back: all zeros is one that was never used.
+    pub(in crate::heap) fn give_back(self) {
+        let cache = self.0.as_ptr();
+        if classes().all(|class| self.used(class).is_none()) {
+            return;
+        }
+        // SAFETY: 1. The cache is ours, and empty. 2. From `away` on a cache has only what is as empty when it is zeros, and what
+        // `bin` makes ready where there is no magazine behind. 3. Its memory is a table that was leaked, and
+        // ends with it.
+        unsafe {
+            (&raw mut (*cache).tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*cache).backs).write_bytes(0, 1);
+            let start = (&raw mut (*cache).away).cast::<u8>();
+            let bytes = size_of::<Cache>() - offset_of!(Cache, away);
+            MappedTables::forget(NonNull::new_unchecked(start), bytes);
+        }
     }
 
     /// Gives the blocks of classes to the slabs of which most is free.
@@ -373,6 +401,12 @@ impl Bin {
     /// The uppermost block, or 0.
     fn pop(&mut self) -> usize {
         hit::pop(&Loaded(self.top))
+    }
+
+    /// Forgets the uppermost word of a magazine that is not empty, which is no block.
+    fn drop_null(&mut self) {
+        // SAFETY: 1. See above. There is a word of the magazine below.
+        self.set_top(unsafe { self.top().sub(1) });
     }
 
     /// Puts a block on top of a magazine that is not full.

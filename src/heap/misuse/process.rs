@@ -19,7 +19,7 @@ const IGNORE: usize = 1;
 ///
 /// fn log(misuse: Misuse) {
 ///     // Without allocating: this may run in the middle of an allocation.
-///     assert_ne!(misuse.addr, 0);
+///     assert!(misuse.addr < usize::MAX);
 /// }
 /// on_misuse(OnMisuse::Hook(log));
 /// # on_misuse(OnMisuse::Stop);
@@ -39,7 +39,7 @@ pub(in crate::heap) fn found(at: NonNull<u8>, bytes: usize, why: BadFree) {
     misused(at.as_ptr() as usize, bytes, why);
 }
 
-/// The same for a block of any memory, which need not be the heap's.
+/// The same for a block of any memory, which need not be the heap's, and for null.
 #[cold]
 #[inline(never)]
 pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {

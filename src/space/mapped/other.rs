@@ -18,9 +18,15 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 /// What is taken at most, since all of it is backed at once.
-pub(super) fn address_limit() -> usize {
-    64 * LEAST
+pub(super) fn reserve_limit() -> usize {
+    16 * LEAST
 }
+
+/// There are no pages to give up.
+///
+/// # Safety
+/// None.
+pub(super) unsafe fn forget_rest(_start: NonNull<u8>, _len: usize) {}
 
 impl Range {
     /// `len` bytes at a multiple of `align`.

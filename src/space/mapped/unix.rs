@@ -12,6 +12,9 @@ const HUGE_FROM: usize = 4 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
+/// `MADV_DONTNEED_LOCKED` (Linux 5.18), which not every C library names.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const DONTNEED_LOCKED: i32 = 24;
 
 /// A mapping of this process's own.
 #[derive(Debug)]
@@ -35,12 +38,21 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// The bytes of address space that the process may have.
-pub(super) fn address_limit() -> usize {
+/// The most that is worth reserving: a quarter of the addresses that the process may have, and no more than it may write, which on Linux
+/// counts every private mapping that is writable. A range as long as that is not open: what is used of it counts, and the rest does not.
+pub(super) fn reserve_limit() -> usize {
+    let known = |(answer, limit): (i32, libc::rlimit)| {
+        if answer == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+    };
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: 1. `limit` is a valid place for the answer.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0;
-    if known { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
+    let addresses = known((unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }, limit));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // SAFETY: 1. As above.
+    let written = known((unsafe { libc::getrlimit(libc::RLIMIT_DATA, &mut limit) }, limit));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let written = usize::MAX;
+    (addresses / 4).min(written)
 }
 
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
@@ -73,6 +85,8 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
     // SAFETY: 1. As the caller promises.
     unsafe {
         libc::madvise(place, len, libc::MADV_DONTNEED) == 0
+            || libc::madvise(place, len, DONTNEED_LOCKED) == 0
+            || forget_locked(place, len)
     }
     // Elsewhere the advice may leave the old bytes in place: map anew.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -81,6 +95,41 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
         let flags = NEW_PAGES | libc::MAP_FIXED;
         libc::mmap(place, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
     }
+}
+
+/// Gives pages up that may be locked, where the kernel does not do that in one step. They are locked again when they are touched.
+///
+/// # Safety
+/// As for [`forget`].
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cold]
+unsafe fn forget_locked(place: *mut libc::c_void, len: usize) -> bool {
+    // From the kernel's `linux/mman.h`.
+    const MLOCK_ONFAULT: libc::c_int = 1;
+    // SAFETY: 1. As the caller promises; a lock changes nothing that can be read there.
+    unsafe {
+        if libc::munlock(place, len) != 0 {
+            return false;
+        }
+        let was_locked = libc::madvise(place, len, libc::MADV_DONTNEED) == 0;
+        if was_locked {
+            libc::syscall(libc::SYS_mlock2, place, len, MLOCK_ONFAULT);
+        }
+        was_locked
+    }
+}
+
+/// Gives the pages of a table from a place on up, but for the one that begins before it, where that can be done.
+///
+/// # Safety
+/// The place is in a table and goes to its end, and nobody uses what it holds.
+pub(super) unsafe fn forget_rest(start: NonNull<u8>, len: usize) {
+    // SAFETY: 1. Asks for a constant of the system.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(usize::MAX).max(1);
+    let head = start.as_ptr().addr().wrapping_neg() % page;
+    let Some(rest) = len.checked_sub(head).filter(|&rest| rest > 0) else { return };
+    // SAFETY: 1. As the caller promises. 2. A mapping is whole pages: what lies behind the table's end in its last one is nobody's.
+    unsafe { forget(start.add(head).as_ptr().cast(), rest.next_multiple_of(page)) };
 }
 
 impl Range {
