@@ -42,7 +42,7 @@ fn a_collect_gives_the_memory_of_caches_back_whose_threads_ended() {
         let all_there = Barrier::new(THREADS);
         let before = resident_bytes();
         thread::scope(|scope| {
-            for _ in 0..THREADS {
+            let work = || {
                 scope.spawn(|| {
                     // One block of nearly every class.
                     let sizes = successors(Some(16usize), |size| Some(size + size / 4 + 8));
@@ -53,8 +53,11 @@ fn a_collect_gives_the_memory_of_caches_back_whose_threads_ended() {
                         layouts.map(|layout| Live::new(layout.unwrap(), 1, false)).collect();
                     all_there.wait();
                     blocks.into_iter().for_each(Live::free);
-                });
-            }
+                })
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| work()).collect();
+            // A scope waits for what its threads do, not until they are gone.
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
         gc::collect().unwrap();
         let more = resident_bytes().saturating_sub(before);
