@@ -347,7 +347,7 @@ mod tests {
     }
 
     // A thread of a real-time class that only yields never lets one of a lower priority run, which may be the holder.
-    #[cfg(all(target_os = "linux", not(miri)))]
+    #[cfg(all(feature = "std", target_os = "linux", not(miri)))]
     #[test]
     fn who_waits_long_for_the_host_lock_sleeps() {
         fn sleeps() -> i64 {

@@ -152,11 +152,11 @@ unsafe impl Metadata for Sizing {
 }
 
 /// Tables on the system's heap.
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 pub(crate) struct Heap;
 
 // SAFETY: 1. A table is zeros in a `Vec` of its own.
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 unsafe impl Metadata for Heap {
     type Table<T: Plain> = std::vec::Vec<T>;
 

@@ -121,6 +121,7 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
 #[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follow() {
     use std::alloc::alloc;
+    use std::hint::black_box;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     static HEARD: AtomicUsize = AtomicUsize::new(0);
     fn hook(misuse: Misuse) {
@@ -133,13 +134,13 @@ fn null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follo
         let nulls = |many: usize| {
             for _ in 0..many {
                 // SAFETY: 1. It is not sound, but refused.
-                unsafe { dealloc(std::ptr::null_mut(), layout) };
+                unsafe { dealloc(black_box(std::ptr::null_mut()), layout) };
             }
         };
         let blocks = |many: usize| {
             for _ in 0..many {
                 // SAFETY: 1. The layout has a size. What is not given back is gone with the process.
-                assert!(unsafe { !alloc(layout).is_null() });
+                assert!(!black_box(unsafe { alloc(layout) }).is_null());
             }
         };
         Live::new(layout, 1, false).free();
