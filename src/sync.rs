@@ -350,7 +350,7 @@ mod tests {
     #[cfg(all(feature = "std", target_os = "linux", not(miri)))]
     #[test]
     fn who_waits_long_for_the_host_lock_sleeps() {
-        fn sleeps() -> i64 {
+        fn sleeps() -> libc::c_long {
             // SAFETY: 1. All zeros is a value, and the place for the answer is valid.
             unsafe {
                 let mut usage: libc::rusage = core::mem::zeroed();
