@@ -185,7 +185,7 @@ mod tests {
                     segments.reserve(reserved * FRAME_BYTES);
                 }
             }
-            let over = model.len().saturating_sub(reserved.try_into().unwrap());
+            let over = model.len().saturating_sub(usize::try_from(reserved).unwrap_or(usize::MAX));
             let gone: Vec<u64> = model
                 .iter()
                 .rev()
