@@ -354,6 +354,13 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ///
     /// # Safety
     /// The backing stays what it is: no frames are committed, given up, moved or forgotten.
+    ///
+    /// ```compile_fail,E0133
+    /// # use democratising::{HostLock, pool::Pool, space::{Mapped, Space, Span}};
+    /// fn lose_what_is_there(pool: &Pool<Mapped, HostLock>) {
+    ///     pool.with_space(|space| space.decommit(Span::new(0, 128)));
+    /// }
+    /// ```
     pub unsafe fn with_space<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         self.look(look)
     }

@@ -90,6 +90,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
     ("space/with_index.rs", "implements the contract of a space by forwarding it"),
     ("sync.rs", "lets a lock go that was kept for a fork; shares a cell that nobody writes"),
+    ("sync/host.rs", "implements the contract of a lock, and sleeps by a system call"),
     ("sync/forks.rs", "hooks into fork"),
     ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),

@@ -83,6 +83,28 @@ fn a_shrink_that_finds_no_other_place_stays_where_it_is() {
     }
 }
 
+#[test]
+fn a_slab_that_was_full_waits_for_its_turn_while_memory_is_plenty_and_serves_at_once_where_it_is_scarce() {
+    for scarce in [false, true] {
+        let ram = Ram::new(5 << 20);
+        let heap = heap(&ram, 5 << 20);
+        let large = scarce.then(|| heap.allocate(layout(4 << 20, 8)).unwrap());
+        let small = layout(100, 8);
+        let take = || heap.allocate(small).unwrap().addr;
+        // Several slabs, of which the last has slots left; the first is the lowest.
+        let blocks: Vec<_> = (0..200).map(|_| take()).collect();
+        // SAFETY: 1. It is used by nobody.
+        unsafe { heap.free(blocks[0], small) }.unwrap();
+        let next = take();
+        // Where code is dear there is one rule for both.
+        let waits = !scarce && cfg!(target_pointer_width = "64");
+        assert_eq!(next != blocks[0], waits, "scarce: {scarce}");
+        let more: Vec<_> = (0..100).map(|_| take()).collect();
+        assert_eq!(more.contains(&blocks[0]), waits, "it serves before a slab is opened");
+        assert_eq!(large.is_some(), scarce);
+    }
+}
+
 /// One block of `old` bytes in memory that is full otherwise, after it was made to hold `new` only.
 fn shrunk_in_full_memory(heap: &FixedHeap<SpinLock, 1>, old: usize, new: usize) -> NonNull<u8> {
     let blocks = fill(heap, layout(old, 1));

@@ -437,11 +437,47 @@ mod tests {
     const N: u32 = 3000;
 
     fn runs(flat: bool, skew: u32) -> Runs {
+        runs_of(N, flat, skew)
+    }
+
+    fn runs_of(granules: u32, flat: bool, skew: u32) -> Runs {
         let asides = if flat || !COPIES { 0 } else { 112 };
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(N, flat, asides) + 8].leak();
-        let mut runs = Runs::new(&mut Borrowed::new(bytes), N, skew, flat, asides).unwrap();
+        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(granules, flat, asides) + 8].leak();
+        let mut runs = Runs::new(&mut Borrowed::new(bytes), granules, skew, flat, asides).unwrap();
         runs.open();
         runs
+    }
+
+    #[test]
+    fn so_many_spans_are_set_aside_in_all_whatever_their_lengths_and_come_back_as_one_run() {
+        if !COPIES {
+            return;
+        }
+        let mut runs = runs_of(100_000, false, 0);
+        for lengths in [1, 7] {
+            let length = |i: u32| i % lengths;
+            let spans: Vec<u32> =
+                (0..aside::MOST + 20).map(|i| runs.take(LEAST + length(i), 1).unwrap()).collect();
+            let mut set_aside = vec![0; lengths as usize];
+            for (i, &start) in (0..).zip(&spans) {
+                if runs.set_aside(start as usize, length(i) as usize) {
+                    set_aside[length(i) as usize] += 1;
+                } else {
+                    assert!(give(&mut runs, start, LEAST + length(i)));
+                }
+            }
+            assert_eq!(set_aside.iter().sum::<u32>(), aside::MOST);
+            // Whatever is taken makes room for as much, and no more.
+            for _ in 0..3 {
+                let taken = runs.take_aside(0).unwrap();
+                assert!(runs.set_aside(taken as usize, 0));
+            }
+            let more = runs.take(LEAST, 1).unwrap();
+            assert!(!runs.set_aside(more as usize, 0));
+            assert!(give(&mut runs, more, LEAST));
+            assert!(runs.give_asides() && !runs.give_asides());
+            assert_eq!(runs.longest(), 100_000);
+        }
     }
 
     fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {
