@@ -78,50 +78,50 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline(always)]
     fn take_global(&self, layout: Layout) -> *mut u8 {
         if !COPIES {
-            return self.take_global_else(self.held(), layout);
+            return Self::take_global_else(self.held(), layout, self);
         }
         // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
-        let Some(class) = state.class_of(layout) else { return self.take_global_aside(state, layout) };
-        state.take_near_slot(class).unwrap_or_else(|| self.take_global_far(state, layout, class))
+        let Some(class) = state.class_of(layout) else { return Self::take_global_aside(state, layout, self) };
+        state.take_near_slot(class).unwrap_or_else(|| Self::take_global_far(state, layout, self, class))
     }
 
     #[inline(never)]
     fn take_global_far(
-        &self,
         mut state: Held<'_, L, State<ARENAS>>,
         layout: Layout,
+        heap: &Self,
         class: usize,
     ) -> *mut u8 {
-        state.take_far_slot(class).unwrap_or_else(|| self.take_global_else(state, layout))
+        state.take_far_slot(class).unwrap_or_else(|| Self::take_global_else(state, layout, heap))
     }
 
     #[inline(never)]
-    fn take_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
-        state.take_aside(layout).unwrap_or_else(|| self.take_global_span(state, layout))
+    fn take_global_aside(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+        state.take_aside(layout).unwrap_or_else(|| Self::take_global_span(state, layout, heap))
     }
 
     #[inline(never)]
-    fn take_global_span(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+    fn take_global_span(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
         match state.take_span(layout) {
             Some((at, _)) => at.as_ptr(),
-            None => self.take_global_else(state, layout),
+            None => Self::take_global_else(state, layout, heap),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn take_global_waiting(&self, layout: Layout) -> *mut u8 {
-        self.take_global_else(self.held(), layout)
+        Self::take_global_else(self.held(), layout, self)
     }
 
     #[inline(never)]
-    fn take_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> *mut u8 {
+    fn take_global_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
         match state.allocate(layout) {
             Some((at, _)) => at.as_ptr(),
             None => {
                 drop(state);
-                self.take_global_anyhow(layout)
+                heap.take_global_anyhow(layout)
             }
         }
     }
@@ -135,35 +135,35 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_global_aside(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+    fn give_global_aside(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
         match state.set_aside(at, layout) {
             Some(()) => {}
-            None => self.give_global_span(state, at, layout),
+            None => Self::give_global_span(state, at, layout, heap),
         }
     }
 
     #[inline(never)]
-    fn give_global_span(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+    fn give_global_span(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
         match NonNull::new(at).and_then(|at| state.give_span(at, layout)) {
             Some(()) => {}
-            None => self.give_global_else(state, at, layout),
+            None => Self::give_global_else(state, at, layout, heap),
         }
     }
 
     #[cold]
     #[inline(never)]
     fn give_global_waiting(&self, at: *mut u8, layout: Layout) {
-        self.give_global_else(self.held(), at, layout);
+        Self::give_global_else(self.held(), at, layout, self);
     }
 
     #[inline(never)]
-    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+    fn give_global_else(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
         let Some(at) = NonNull::new(at) else {
             drop(state);
-            return self.given_null(layout);
+            return heap.given_null(layout);
         };
         if state.free(at, layout).is_none() {
-            self.refused(state, at, layout, true);
+            heap.refused(state, at, layout, true);
         }
     }
 
@@ -201,14 +201,16 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         if !COPIES {
-            return self.give_global_else(self.held(), at, layout);
+            return Self::give_global_else(self.held(), at, layout, self);
         }
         let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
-        let Some(class) = state.class_of(layout) else { return self.give_global_aside(state, at, layout) };
+        let Some(class) = state.class_of(layout) else {
+            return Self::give_global_aside(state, at, layout, self);
+        };
         match state.give_near_slot(at, class) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
-            None => self.give_global_else(state, at, layout),
+            None => Self::give_global_else(state, at, layout, self),
         }
     }
 

@@ -383,7 +383,10 @@ impl Runs {
 
     /// The first live span, or slab, that starts from a granule on.
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
-        let start = self.starts.next(granule, 0, self.granules);
+        let mut start = self.starts.next(granule, 0, self.granules);
+        while COPIES && !self.flat && let Some(granules) = self.shadow.aside(start + 1) {
+            start = self.starts.next(start + granules, 0, self.granules);
+        }
         (start < self.granules).then_some(start)
     }
 

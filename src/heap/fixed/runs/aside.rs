@@ -2,7 +2,8 @@
 //!
 //! 1. A stack for each of the shorter lengths, linked through the shadow, and so many spans in all: taking and giving is a few loads
 //!    and stores, and neither cuts nor merges.
-//! 2. One that is set aside keeps its first and last bytes, and loses its bit: it is not given back again, nor merged by neighbours.
+//! 2. One that is set aside keeps its bit and its bytes, but for a mark in the first: it is not given back again, nor merged by
+//!    neighbours.
 //! 3. Nothing is set aside unless about half of the range lies free in one run; where that ends, one length after the other is
 //!    merged with what is free around it, and before a request fails all of them.
 //! 4. A length is counted from that of the shortest span.
@@ -25,9 +26,9 @@ impl Runs {
         if place == 0 {
             return None;
         }
-        *last = shadow::next(self.shadow.find(place)?);
+        let header = self.shadow.find_mut(place)?;
+        *last = shadow::take_aside(header);
         self.room += 1;
-        self.starts.set(place as usize - 1);
         Some(place - 1)
     }
 
@@ -40,11 +41,11 @@ impl Runs {
         if self.room == 0
             || self.filled < self.plenty
             || !shadow::is_live(header, LEAST + length as u32)
-            || !self.starts.clear(start)
+            || !self.starts.is_set(start)
         {
             return false;
         }
-        shadow::set_next(header, *last);
+        shadow::set_aside(header, *last);
         *last = place;
         self.room -= 1;
         true
@@ -78,7 +79,7 @@ impl Runs {
         }
         self.aside[length] = self.shadow.next(place);
         self.room += 1;
-        self.merge(place - 1, LEAST + length as u32);
+        self.free(place - 1, LEAST + length as u32);
         true
     }
 

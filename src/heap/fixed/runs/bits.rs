@@ -44,7 +44,7 @@ impl Bits {
     /// Whether there is a bit and it is set.
     #[inline]
     pub(super) fn is_set(&self, at: usize) -> bool {
-        self.0.get(at / 8 + LEAD).is_some_and(|byte| byte << (at % 8) & 0x80 != 0)
+        self.0.get(at / 8 + LEAD).is_some_and(|byte| u32::from(*byte) >> (!at % 8) & 1 != 0)
     }
 
     /// Sets a bit, if there is one.

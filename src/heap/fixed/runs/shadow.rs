@@ -7,11 +7,12 @@
 //!    |---|---|---|
 //!    | free, shorter than a header | `0xc0` + granules | the same byte |
 //!    | free | `0x8000_0000` + granules, the highest byte first; two links | the same number, the highest byte last |
-//!    | live, or set aside | granules, the highest byte first; a link, if set aside | a byte below `0x80` |
+//!    | live | granules, the highest byte first | a byte below `0x80` |
+//!    | set aside | `0x4000_0000` + granules, the highest byte first; a link | a byte below `0x80` |
 //!    | slab | `0x80` + class; two links; a bit for each slot | a byte below `0x80` |
 //!
-//!    So the byte before a span tells whether what ends there is free. What starts behind it is free if no live span does, nor
-//!    one that was set aside: the bits beside tell live spans from others, and only the first bytes of the others tell what they are.
+//!    So the byte before a span tells whether what ends there is free. What starts behind it is free if the bits beside do not say
+//!    that something else starts there.
 //! 3. In between stands what was left there. A last byte is written whenever a span becomes live or changes its end.
 
 #![forbid(unsafe_code)]
@@ -25,6 +26,7 @@ const FREE: u32 = 1 << 31;
 const FREE_BYTE: u8 = 0x80;
 const SHORT_BYTE: u8 = 0xc0;
 const SHORT_MASK: u8 = 0x3f;
+const ASIDE_BYTE: u8 = 0x40;
 /// A slab's first byte: this and the class.
 pub(in super::super) const SLAB_BYTE: u8 = 0x80;
 const _: () = assert!(LEAST <= SHORT_MASK as u32, "a short span's length fits its byte");
@@ -131,7 +133,13 @@ impl Shadow {
         }
     }
 
-    /// The granules of the free span at a place; none where one was set aside.
+    /// The granules of the span at a place that was set aside; `None` where it was not.
+    pub(super) fn aside(&self, place: u32) -> Option<u32> {
+        let granules = self.live(place) ^ (ASIDE_BYTE as u32) << 24;
+        (granules >> 24 == 0).then_some(granules)
+    }
+
+    /// The granules of the free span at a place where nothing else starts.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
@@ -233,15 +241,17 @@ pub(super) fn is_live(header: &Header, granules: u32) -> bool {
     word(header, 0) == granules.to_be()
 }
 
-/// Links a span that is set aside.
+/// The live span with that header is set aside, before this one. (It is short: its first byte holds nothing else.)
 #[inline]
-pub(super) fn set_next(header: &mut Header, next: u32) {
+pub(super) fn set_aside(header: &mut Header, next: u32) {
+    header[0] = ASIDE_BYTE;
     header[4..8].copy_from_slice(&next.to_le_bytes());
 }
 
-/// The link of a span that is set aside.
+/// The span with that header, which was set aside, is live. The one behind it.
 #[inline]
-pub(super) fn next(header: &Header) -> u32 {
+pub(super) fn take_aside(header: &mut Header) -> u32 {
+    header[0] = 0;
     word(header, 4)
 }
 
