@@ -10,7 +10,7 @@ mod with_index;
 
 pub use crate::size::{Geometry, Granule, Offset, Span};
 pub use fixed::Fixed;
-pub(crate) use fixed::{Extent, MAX_ALIGN};
+pub(crate) use fixed::MAX_ALIGN;
 #[cfg(feature = "std")]
 pub use mapped::{Mapped, MappedTables};
 pub use simulated::{Simulated, SimulatedCounts};

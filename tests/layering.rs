@@ -78,6 +78,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/thread/place.rs", "reaches the thread's word by two instructions"),
     ("heap/fixed.rs", "claims memory that the caller gives away, and takes blocks back"),
     ("heap/fixed/alloc.rs", "implements GlobalAlloc and Allocator"),
+    ("heap/fixed/origin.rs", "is where memory begins that was given away for good"),
     ("heap/fixed/single.rs", "is shared on the word of its maker"),
     ("pool.rs", "implements Allocator over a space's bytes"),
     ("pool/depot.rs", "lets a lock go that was kept for a fork"),

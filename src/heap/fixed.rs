@@ -13,6 +13,7 @@ mod arena;
 mod call;
 mod claim;
 mod memory;
+mod origin;
 mod plan;
 mod runs;
 mod single;
@@ -210,8 +211,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     pub unsafe fn free(&self, at: NonNull<u8>, layout: Layout) -> Result<(), BadFree> {
         if COPIES {
             let mut state = self.state.lock();
-            let class = state.class_of(layout);
-            return match class.and_then(|class| state.give_near_slot(at.as_ptr(), class)) {
+            let (class, distance) = (state.class_of(layout), state.distance(at.as_ptr()));
+            return match class.and_then(|class| state.give_near_slot(distance, class)) {
                 Some(0) => Ok(()),
                 Some(chore) => {
                     Self::give_last(state, chore);

@@ -13,16 +13,10 @@ pub(crate) const MAX_ALIGN: usize = 1 << 21;
 /// The caller's bytes, for as long as they are borrowed.
 #[derive(Debug)]
 pub struct Fixed<'a> {
-    extent: Extent<'a>,
-    geometry: Geometry,
-}
-
-/// The same, without a word on how they are counted.
-#[derive(Debug)]
-pub(crate) struct Extent<'a> {
     start: NonNull<u8>,
     len: usize,
     bytes: PhantomData<&'a mut [MaybeUninit<u8>]>,
+    geometry: Geometry,
 }
 
 impl<'a> Fixed<'a> {
@@ -38,7 +32,8 @@ impl<'a> Fixed<'a> {
         let skip = (bytes.as_ptr() as usize).wrapping_neg() % granule;
         let bytes = bytes.get_mut(skip..).unwrap_or_default();
         let len = bytes.len() / granule * granule;
-        Fixed { extent: Extent { len, ..Extent::new(bytes) }, geometry: geometry.unframed() }
+        let start = NonNull::from(bytes).cast();
+        Fixed { start, len, bytes: PhantomData, geometry: geometry.unframed() }
     }
 
     /// Granules that follow the length: 8 bytes below 16 KiB, 16 below 64 KiB, 32 below 1 MiB, 64 below 32 MiB, 256 at
@@ -65,56 +60,10 @@ impl<'a> Fixed<'a> {
     }
 }
 
-impl<'a> Extent<'a> {
-    /// All of `bytes`.
-    #[inline]
-    pub(crate) fn new(bytes: &'a mut [MaybeUninit<u8>]) -> Self {
-        Extent { len: bytes.len(), start: NonNull::from(bytes).cast(), bytes: PhantomData }
-    }
-
-    /// Nothing.
-    pub(crate) const fn none() -> Self {
-        Extent { start: NonNull::dangling(), len: 0, bytes: PhantomData }
-    }
-
-    /// How far the start lies behind a multiple of the largest alignment of a block.
-    #[inline]
-    pub(crate) fn skew_bytes(&self) -> usize {
-        self.start.as_ptr() as usize % MAX_ALIGN
-    }
-
-    /// How far an address lies behind the start, if it lies in the range.
-    #[inline]
-    pub(crate) fn offset(&self, addr: NonNull<u8>) -> Option<usize> {
-        // Below the start it wraps, beyond every length.
-        let at = self.distance(addr.as_ptr());
-        (at < self.len).then_some(at)
-    }
-
-    /// How far an address lies behind the start; the length or more where it does not lie in the space.
-    #[inline]
-    pub(crate) fn distance(&self, addr: *mut u8) -> usize {
-        (addr as usize).wrapping_sub(self.start.as_ptr() as usize)
-    }
-
-    /// The address of an offset that is less than the length.
-    #[inline]
-    pub(crate) fn pointer(&self, at: usize) -> *mut u8 {
-        self.start.as_ptr().wrapping_add(at)
-    }
-
-    /// The address of an offset, if it is less than the length.
-    #[inline]
-    pub(crate) fn find_addr(&self, at: usize) -> Option<NonNull<u8>> {
-        // SAFETY: 1. The offset is less than the length of the borrowed bytes.
-        (at < self.len).then(|| unsafe { self.start.add(at) })
-    }
-}
-
-// SAFETY: 1. `Extent` is an exclusive borrow of bytes, which any thread may hold.
-unsafe impl Send for Extent<'_> {}
-// SAFETY: 1. Through a shared `Extent` only numbers are computed; no byte is touched.
-unsafe impl Sync for Extent<'_> {}
+// SAFETY: 1. It is an exclusive borrow of bytes, which any thread may hold.
+unsafe impl Send for Fixed<'_> {}
+// SAFETY: 1. Through a shared one only numbers are computed; no byte is touched.
+unsafe impl Sync for Fixed<'_> {}
 
 // SAFETY: 1. `addr` stays in the borrowed bytes, since the offset is less than their length; `offset` subtracts the
 // same start. 2. The borrow is exclusive, so no other space has these bytes.
@@ -131,24 +80,29 @@ unsafe impl<'a> Space for Fixed<'a> {
 
     #[inline]
     fn len_bytes(&self) -> u64 {
-        self.extent.len as u64
+        self.len as u64
     }
 
     #[inline]
     fn alignment(&self) -> Alignment {
-        Alignment { max_bytes: MAX_ALIGN as u64, skew_bytes: self.extent.skew_bytes() as u64 }
+        Alignment {
+            max_bytes: MAX_ALIGN as u64,
+            skew_bytes: (self.start.as_ptr() as usize % MAX_ALIGN) as u64,
+        }
     }
 
     #[inline]
     fn addr(&self, at: Offset) -> NonNull<u8> {
-        assert!(at.0 < self.extent.len as u64, "{at} of a space of {} bytes", self.extent.len);
+        assert!(at.0 < self.len as u64, "{at} of a space of {} bytes", self.len);
         // SAFETY: 1. The offset is less than the length of the borrowed bytes.
-        unsafe { self.extent.start.add(at.0 as usize) }
+        unsafe { self.start.add(at.0 as usize) }
     }
 
     #[inline]
     fn offset(&self, addr: NonNull<u8>) -> Option<Offset> {
-        self.extent.offset(addr).map(|at| Offset(at as u64))
+        // Below the start it wraps, beyond every length.
+        let at = (addr.as_ptr() as usize).wrapping_sub(self.start.as_ptr() as usize);
+        (at < self.len).then_some(Offset(at as u64))
     }
 
     fn commit(&self, _frames: Span) -> Result<Contents, SpaceError> {

@@ -39,7 +39,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         // Nobody uses the old one any more.
         let mut state = self.held();
         let class = if COPIES { state.class_of(old) } else { None };
-        match class.and_then(|class| state.give_near_slot(at.as_ptr(), class)) {
+        let distance = state.distance(at.as_ptr());
+        match class.and_then(|class| state.give_near_slot(distance, class)) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
             None if state.give_else(at, old).is_some() => {}
@@ -83,17 +84,13 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
         // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
         let Some(class) = state.class_of(layout) else { return Self::take_global_aside(state, layout, self) };
-        state.take_near_slot(class).unwrap_or_else(|| Self::take_global_far(state, layout, self, class))
+        state.take_near_slot(class).unwrap_or_else(|| Self::take_global_far(state, layout, self))
     }
 
     #[inline(never)]
-    fn take_global_far(
-        mut state: Held<'_, L, State<ARENAS>>,
-        layout: Layout,
-        heap: &Self,
-        class: usize,
-    ) -> *mut u8 {
-        state.take_far_slot(class).unwrap_or_else(|| Self::take_global_else(state, layout, heap))
+    fn take_global_far(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+        let slot = state.class_of(layout).and_then(|class| state.take_far_slot(class));
+        slot.unwrap_or_else(|| Self::take_global_else(state, layout, heap))
     }
 
     #[inline(never)]
@@ -135,35 +132,63 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_global_aside(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
-        match state.set_aside(at, layout) {
+    fn give_global_aside(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: *mut u8,
+        align: usize,
+        heap: &Self,
+        bytes: usize,
+    ) {
+        match state.set_aside(at, bytes) {
             Some(()) => {}
-            None => Self::give_global_span(state, at, layout, heap),
+            None => Self::give_global_span(state, at, align, heap, bytes),
         }
     }
 
     #[inline(never)]
-    fn give_global_span(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
+    fn give_global_span(
+        mut state: Held<'_, L, State<ARENAS>>,
+        at: *mut u8,
+        align: usize,
+        heap: &Self,
+        bytes: usize,
+    ) {
+        // SAFETY: 1. `dealloc` has taken a layout apart.
+        let layout = unsafe { Layout::from_size_align_unchecked(bytes, align) };
         match NonNull::new(at).and_then(|at| state.give_span(at, layout)) {
             Some(()) => {}
-            None => Self::give_global_else(state, at, layout, heap),
+            None => heap.give_global_else(state, at, layout),
         }
+    }
+
+    #[inline(never)]
+    fn give_global_far(
+        state: Held<'_, L, State<ARENAS>>,
+        distance: usize,
+        align: usize,
+        heap: &Self,
+        bytes: usize,
+    ) {
+        // SAFETY: 1. `dealloc` has taken a layout apart.
+        let layout = unsafe { Layout::from_size_align_unchecked(bytes, align) };
+        let at = state.pointer(distance);
+        heap.give_global_else(state, at, layout);
     }
 
     #[cold]
     #[inline(never)]
     fn give_global_waiting(&self, at: *mut u8, layout: Layout) {
-        Self::give_global_else(self.held(), at, layout, self);
+        self.give_global_else(self.held(), at, layout);
     }
 
     #[inline(never)]
-    fn give_global_else(mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout, heap: &Self) {
+    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
         let Some(at) = NonNull::new(at) else {
             drop(state);
-            return heap.given_null(layout);
+            return self.given_null(layout);
         };
         if state.free(at, layout).is_none() {
-            heap.refused(state, at, layout, true);
+            self.refused(state, at, layout, true);
         }
     }
 
@@ -201,16 +226,18 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         if !COPIES {
-            return Self::give_global_else(self.held(), at, layout, self);
+            return self.give_global_else(self.held(), at, layout);
         }
         let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
+        let (bytes, align) = (layout.size(), layout.align());
         let Some(class) = state.class_of(layout) else {
-            return Self::give_global_aside(state, at, layout, self);
+            return Self::give_global_aside(state, at, align, self, bytes);
         };
-        match state.give_near_slot(at, class) {
+        let distance = state.distance(at);
+        match state.give_near_slot(distance, class) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
-            None => Self::give_global_else(state, at, layout, self),
+            None => Self::give_global_far(state, distance, align, self, bytes),
         }
     }
 

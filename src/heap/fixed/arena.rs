@@ -8,14 +8,15 @@
 mod lists;
 
 use super::COPIES;
+use super::origin::Origin;
 use super::plan::{Plan, SLAB_GRANULE_SHIFT};
 use super::runs::Runs;
-use super::runs::shadow::LEAST;
+use super::runs::shadow::{LEAST, LOWEST};
 use super::slabs::{Chore, Given, Seen, Slabs};
 use crate::arena::{Borrowed, LiveSlots, LiveSpan};
 use crate::error::BadFree;
 use crate::size::Offset;
-use crate::space::{Extent, MAX_ALIGN};
+use crate::space::MAX_ALIGN;
 use core::alloc::Layout;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -36,7 +37,7 @@ pub(super) enum Resized {
 
 /// A range, divided.
 pub(super) struct FixedArena {
-    space: Extent<'static>,
+    origin: Origin,
     granule_shift: u32,
     /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
@@ -50,7 +51,7 @@ impl FixedArena {
     /// An arena without memory.
     pub(super) const fn none() -> Self {
         FixedArena {
-            space: Extent::none(),
+            origin: Origin::none(),
             granule_shift: 0,
             loose: false,
             kept: 0,
@@ -70,11 +71,11 @@ impl FixedArena {
         mut meta: Borrowed<'static>,
     ) -> Option<()> {
         let Plan { granule_shift, flat, asides, .. } = plan;
-        let space = Extent::new(range);
-        let skew = (space.skew_bytes() >> granule_shift) as u32;
+        let skew = (range.as_ptr() as usize % MAX_ALIGN >> granule_shift) as u32;
+        let origin = Origin::before(range, (LOWEST as usize) << granule_shift);
         let slabs = Slabs::new(&mut meta, plan)?;
         let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
-        let arena = arena.insert(FixedArena { space, granule_shift, loose: false, kept: 0, runs, slabs });
+        let arena = arena.insert(FixedArena { origin, granule_shift, loose: false, kept: 0, runs, slabs });
         arena.runs.open();
         Some(())
     }
@@ -84,10 +85,17 @@ impl FixedArena {
         Runs::table_bytes(granules, plan.flat, plan.asides) + Slabs::table_bytes(plan)
     }
 
-    /// Whether an address lies in the range, and where.
+    /// Whether an address lies in the range, and where: so many bytes behind the origin.
     #[inline]
     pub(super) fn offset(&self, at: NonNull<u8>) -> Option<usize> {
-        self.space.offset(at)
+        let at = self.origin.distance(at.as_ptr());
+        (at.wrapping_sub(self.lead()) < self.bytes()).then_some(at)
+    }
+
+    /// The bytes between the origin and the range.
+    #[inline]
+    fn lead(&self) -> usize {
+        self.bytes_of(LOWEST)
     }
 
     #[inline]
@@ -116,20 +124,32 @@ impl FixedArena {
     #[inline(always)]
     pub(super) fn take_near_slot(&mut self, class: usize) -> Option<(*mut u8, usize)> {
         let (at, bytes) = self.slabs.take_in(&mut self.runs, class)?;
-        Some((self.space.pointer(at), bytes))
+        Some((self.origin.pointer(at), bytes))
     }
 
     /// A slot of a class of which none is at hand, if a slab has one. Where it starts, and its bytes.
     #[inline(always)]
     pub(super) fn take_far_slot(&mut self, class: usize) -> Option<(*mut u8, usize)> {
         let (at, bytes) = self.take_turn(class)?;
-        Some((self.space.pointer(at), bytes))
+        Some((self.origin.pointer(at), bytes))
     }
 
     /// Gives a slot of a class back, if it is at a glance what it should be.
     #[inline(always)]
-    pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Given<'_>> {
-        self.slabs.give(&mut self.runs, self.space.distance(at), class)
+    pub(super) fn give_near_slot(&mut self, at: usize, class: usize) -> Option<Given<'_>> {
+        self.slabs.give(&mut self.runs, at, class)
+    }
+
+    /// How far an address lies behind the origin; more than any that is the range's where it lies before.
+    #[inline(always)]
+    pub(super) fn distance(&self, at: *mut u8) -> usize {
+        self.origin.distance(at)
+    }
+
+    /// The address of a distance.
+    #[inline(always)]
+    pub(super) fn pointer(&self, at: usize) -> *mut u8 {
+        self.origin.pointer(at)
     }
 
     /// A block for a layout, if one is at hand: a slot where it has a class, else a span that was set aside.
@@ -148,17 +168,17 @@ impl FixedArena {
         if layout.align() > GRANULE {
             return None;
         }
-        let start = self.runs.take_aside(aside_length(layout))? as usize;
-        Some((self.space.pointer(start << SLAB_GRANULE_SHIFT), layout.size().next_multiple_of(GRANULE)))
+        let start = self.runs.take_aside(aside_length(layout.size()))? as usize;
+        Some((self.origin.pointer(start << SLAB_GRANULE_SHIFT), layout.size().next_multiple_of(GRANULE)))
     }
 
     /// Sets a span aside, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
-    pub(super) fn set_aside(&mut self, at: *mut u8, layout: Layout) -> Option<usize> {
-        let at = self.space.distance(at);
+    pub(super) fn set_aside(&mut self, at: *mut u8, bytes: usize) -> Option<usize> {
+        let at = self.origin.distance(at);
         let is_aside =
-            at.is_multiple_of(GRANULE) && self.runs.set_aside(at >> SLAB_GRANULE_SHIFT, aside_length(layout));
-        is_aside.then_some(layout.size().next_multiple_of(GRANULE))
+            at.is_multiple_of(GRANULE) && self.runs.set_aside(at >> SLAB_GRANULE_SHIFT, aside_length(bytes));
+        is_aside.then_some(bytes.next_multiple_of(GRANULE))
     }
 
     /// A span for a layout, if that is what it takes and one is found at once.
@@ -169,7 +189,7 @@ impl FixedArena {
         }
         let granules = plain_granules(layout);
         let start = self.runs.take_plainly(granules)? as usize;
-        Some((self.space.find_addr(start << SLAB_GRANULE_SHIFT)?, granules << SLAB_GRANULE_SHIFT))
+        Some((self.origin.addr(start << SLAB_GRANULE_SHIFT)?, granules << SLAB_GRANULE_SHIFT))
     }
 
     /// A block for a layout that is not at hand. Where it starts, and its bytes.
@@ -182,7 +202,7 @@ impl FixedArena {
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
     pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.space.distance(at.as_ptr()), plain_granules(layout));
+        let (at, granules) = (self.origin.distance(at.as_ptr()), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
         let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
@@ -191,7 +211,7 @@ impl FixedArena {
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
     pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.space.distance(at.as_ptr()), self.class_of(layout)?)
+        self.slabs.look(&self.runs, self.origin.distance(at.as_ptr()), self.class_of(layout)?)
     }
 
     /// Whether a slot serves for a layout.
@@ -214,7 +234,7 @@ impl FixedArena {
             loop {
                 let slot = self.take_slot(class).or_else(|| self.take_larger(class, layout));
                 if let Some((at, bytes)) = slot {
-                    return Some((self.space.find_addr(at)?, bytes));
+                    return Some((self.origin.addr(at)?, bytes));
                 }
                 if !(self.open(class) || self.settle()) {
                     break;
@@ -246,7 +266,7 @@ impl FixedArena {
                 None => return None,
             }
         };
-        Some((self.space.find_addr(self.bytes_of(start))?, self.bytes_of(granules)))
+        Some((self.origin.addr(self.bytes_of(start))?, self.bytes_of(granules)))
     }
 
     /// Gives the block at `at` back. The bytes it could use.
@@ -308,7 +328,6 @@ impl FixedArena {
         let Some(start) = self.runs.start_of(granule as usize) else {
             return Held { bytes: 0, what: What::Free };
         };
-        let start = start as u32;
         let (bytes, what, end);
         if let Some(slab) = self.slabs.find(&self.runs, start) {
             bytes = slab.bytes();
@@ -329,7 +348,7 @@ impl FixedArena {
 
     /// Why what starts at `at` was refused, to be given back with so many bytes.
     pub(super) fn why(&self, at: usize, given_bytes: usize) -> BadFree {
-        let (offset_bytes, given_bytes) = (at as u64, given_bytes as u64);
+        let (offset_bytes, given_bytes) = ((at - self.lead()) as u64, given_bytes as u64);
         let held = self.held(at);
         match held.what {
             What::Free => BadFree::AlreadyFree { offset_bytes },
@@ -443,9 +462,9 @@ impl FixedArena {
         self.bytes_of(self.runs.longest())
     }
 
-    /// The first live span at or behind `from` that holds anything.
+    /// The first live span at or behind the byte `from` of the range that holds anything.
     pub(super) fn live_span(&self, from: usize) -> Option<LiveSpan<NonNull<u8>>> {
-        let mut from = u32::try_from(from.div_ceil(1 << self.granule_shift)).ok()?;
+        let mut from = LOWEST + u32::try_from(from.div_ceil(1 << self.granule_shift)).ok()?;
         loop {
             let start = self.runs.next_live(from)?;
             let at = self.bytes_of(start);
@@ -459,8 +478,8 @@ impl FixedArena {
                 continue;
             }
             return Some(LiveSpan {
-                addr: self.space.find_addr(at)?,
-                offset: Offset(at as u64),
+                addr: self.origin.addr(at)?,
+                offset: Offset((at - self.lead()) as u64),
                 bytes: self.bytes_of(from - start) as u64,
                 slots: slab.map(|(slab, taken)| LiveSlots { slot_bytes: slab.bytes() as u64, taken }),
             });
@@ -471,10 +490,10 @@ impl FixedArena {
 /// The bytes of a granule of a range that is not flat.
 const GRANULE: usize = 1 << SLAB_GRANULE_SHIFT;
 
-/// The granules of a span for a layout beyond those of the shortest; more than is ever set aside where they are less.
+/// The granules of a span for so many bytes beyond those of the shortest; more than is ever set aside where they are less.
 #[inline(always)]
-fn aside_length(layout: Layout) -> usize {
-    layout.size().wrapping_sub((LEAST as usize - 1) * GRANULE + 1) >> SLAB_GRANULE_SHIFT
+fn aside_length(bytes: usize) -> usize {
+    bytes.wrapping_sub((LEAST as usize - 1) * GRANULE + 1) >> SLAB_GRANULE_SHIFT
 }
 
 /// The granules of a span for a layout, in a range that is not flat.

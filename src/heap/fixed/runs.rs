@@ -19,7 +19,7 @@ use crate::arena::Borrowed;
 use crate::arena::index::fit::List;
 use bits::Bits;
 use lists::Row;
-use shadow::{LEAST, Shadow};
+use shadow::{LEAST, LOWEST, Shadow};
 
 /// The spans of a range.
 pub(super) struct Runs {
@@ -39,8 +39,9 @@ pub(super) struct Runs {
     plenty: u32,
     /// The length whose turn it is to be merged where there is no plenty.
     turn: usize,
-    granules: u32,
-    /// Granule 0 lies so many granules behind a multiple of every alignment that is asked for.
+    /// The number behind the last granule's.
+    end: u32,
+    /// What is added to a granule's number tells how far it lies behind a multiple of every alignment that is asked for.
     skew: u32,
     flat: bool,
     /// Granules from here on have never been taken.
@@ -57,7 +58,7 @@ impl Runs {
 
     /// The bytes of the tables, where so many lengths are set aside.
     pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize) -> usize {
-        let bits = Bits::bytes_upto(granules);
+        let bits = Bits::bytes_upto(LOWEST + granules);
         let rest = if flat { bits } else { Shadow::len_for(granules) };
         bits + rest + Self::rows(granules, flat) * size_of::<Row>() + asides * size_of::<u32>()
     }
@@ -72,7 +73,7 @@ impl Runs {
         flat: bool,
         asides: usize,
     ) -> Option<Runs> {
-        let bits = Bits::bytes_upto(granules);
+        let bits = Bits::bytes_upto(LOWEST + granules);
         Some(Runs {
             starts: Bits::new(meta.find_table(bits)?),
             used: Bits::new(meta.find_table(if flat { bits } else { 0 })?),
@@ -83,10 +84,10 @@ impl Runs {
             filled: 0,
             plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
             turn: 0,
-            granules,
-            skew,
+            end: LOWEST + granules,
+            skew: skew.wrapping_sub(LOWEST),
             flat,
-            high: 0,
+            high: LOWEST,
             bound: granules,
         })
     }
@@ -94,12 +95,12 @@ impl Runs {
     /// Makes one free span of all granules.
     #[inline]
     pub(super) fn open(&mut self) {
-        let granules = self.granules;
-        self.starts.set(granules as usize);
+        let end = self.end;
+        self.starts.set(end as usize);
         if self.flat {
-            self.used.flip(granules..self.used.len());
+            self.used.flip(end..self.used.len());
         } else {
-            self.insert(1, granules);
+            self.insert(LOWEST, self.granules());
         }
     }
 
@@ -115,19 +116,19 @@ impl Runs {
             room: 0,
             plenty: 0,
             turn: 0,
-            granules: 0,
+            end: LOWEST,
             skew: 0,
             flat: true,
-            high: 0,
+            high: LOWEST,
             bound: 0,
         }
     }
 
-    /// The first multiple of an alignment from a place, or a granule and a skew of one less, on.
+    /// The first multiple of an alignment from a granule on.
     #[inline]
     fn aligned(&self, place: u32, align: u32) -> u32 {
-        let from = self.skew + place - 1;
-        place + (from.wrapping_neg() & (align - 1))
+        let behind = self.skew.wrapping_add(place);
+        place + (behind.wrapping_neg() & (align - 1))
     }
 
     /// Takes a run of `granules` granules at a multiple of `align`, a power of two: where it starts.
@@ -153,10 +154,9 @@ impl Runs {
         if !self.flat {
             place = self.occupy(place, self.aligned(place, align), granules);
         }
-        let start = place - 1;
-        self.starts.set(start as usize);
-        self.high = self.high.max(start + granules);
-        Some(start)
+        self.starts.set(place as usize);
+        self.high = self.high.max(place + granules);
+        Some(place)
     }
 
     /// The same in the usual case: no alignment, no flat range, and something that fits at once. `None` says nothing else.
@@ -170,7 +170,7 @@ impl Runs {
         if place == 0 {
             return None;
         }
-        let start = self.occupy(place, place, granules) - 1;
+        let start = self.occupy(place, place, granules);
         self.starts.set(start as usize);
         self.high = self.high.max(start + granules);
         Some(start)
@@ -197,7 +197,7 @@ impl Runs {
     fn take_flat(&mut self, granules: u32, align: u32) -> u32 {
         let (place, _) = self.fit_flat(granules, align);
         if place != 0 {
-            self.used.flip(place - 1..place - 1 + granules);
+            self.used.flip(place..place + granules);
         }
         place
     }
@@ -207,7 +207,7 @@ impl Runs {
     #[inline(never)]
     fn fit_flat(&self, granules: u32, align: u32) -> (u32, u32) {
         // By far more than any is too long where it is too short.
-        let (mut best, mut least, mut end) = (0, 1 << 31, 0);
+        let (mut best, mut least, mut end) = (0, 1 << 31, LOWEST);
         loop {
             let start;
             (start, end) = self.free_flat(end);
@@ -217,8 +217,8 @@ impl Runs {
             }
             let over = has.wrapping_sub(granules);
             if over < least {
-                let place = self.aligned(start + 1, align);
-                if place + granules <= end + 1 {
+                let place = self.aligned(start, align);
+                if place + granules <= end {
                     (best, least) = (place, over);
                     if over == 0 {
                         break;
@@ -233,15 +233,15 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn free_flat(&self, from: u32) -> (u32, u32) {
-        let start = self.used.next(from, !0, self.granules);
+        let start = self.used.next(from, !0, self.end);
         // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
-        (start, self.used.next(start, 0, self.granules))
+        (start, self.used.next(start, 0, self.end))
     }
 
     /// The granules of the span that starts at a granule of a flat range.
     #[inline(never)]
     fn length_flat(&self, start: u32) -> u32 {
-        let end = self.starts.next(start + 1, 0, self.granules);
+        let end = self.starts.next(start + 1, 0, self.end);
         self.used.next(start, !0, end).min(end) - start
     }
 
@@ -249,14 +249,14 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
-        if start >= self.granules || !self.starts.is_set(start as usize) {
+        if start >= self.end || !self.starts.is_set(start as usize) {
             return None;
         }
         if self.flat {
             return Some(self.length_flat(start));
         }
-        let granules = self.shadow.live(start + 1);
-        (granules <= self.granules).then_some(granules)
+        let granules = self.shadow.live(start);
+        (granules < self.end).then_some(granules)
     }
 
     /// Gives the live span back that starts at `start` and has so many granules, in a range that is not flat. `false` says nothing else.
@@ -265,7 +265,7 @@ impl Runs {
         if self.flat {
             return false;
         }
-        let is_live = self.starts.is_set(start) && self.shadow.live(start as u32 + 1) as usize == granules;
+        let is_live = self.starts.is_set(start) && self.shadow.live(start as u32) as usize == granules;
         if is_live {
             self.starts.clear(start);
             self.merge(start as u32, granules as u32);
@@ -285,7 +285,7 @@ impl Runs {
     /// Granules at the end of a live span, or all of it, are free.
     fn free_rest(&mut self, start: u32, granules: u32) {
         if self.flat {
-            self.bound = self.granules;
+            self.bound = self.granules();
             self.used.flip(start..start + granules);
         } else {
             self.merge(start, granules);
@@ -296,7 +296,7 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn merge(&mut self, start: u32, granules: u32) {
-        let (mut place, mut has) = (start + 1, granules);
+        let (mut place, mut has) = (start, granules);
         let before = self.shadow.free_before(place);
         if before != 0 {
             place -= before;
@@ -305,7 +305,7 @@ impl Runs {
         }
         let behind = self.free_at(start + granules);
         if behind != 0 {
-            self.remove(start + granules + 1, behind);
+            self.remove(start + granules, behind);
             has += behind;
         }
         self.insert(place, has);
@@ -315,17 +315,17 @@ impl Runs {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_at(&self, end: u32) -> u32 {
-        if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end + 1) }
+        if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end) }
     }
 
     /// The free granules of a flat range from one on.
     pub(super) fn free_behind(&self, end: u32) -> u32 {
-        self.used.next(end, 0, self.granules) - end
+        self.used.next(end, 0, self.end) - end
     }
 
     /// Lengthens a live span, if the granules behind it are free.
     pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
-        if to > self.granules - start {
+        if to > self.end - start {
             return false;
         }
         let (end, more) = (start + granules, to - granules);
@@ -339,11 +339,11 @@ impl Runs {
             if behind < more {
                 return false;
             }
-            self.remove(end + 1, behind);
+            self.remove(end, behind);
             if behind > more {
-                self.insert(end + 1 + more, behind - more);
+                self.insert(end + more, behind - more);
             }
-            self.shadow.set_live(start + 1, to);
+            self.shadow.set_live(start, to);
         }
         self.high = self.high.max(start + to);
         true
@@ -352,7 +352,7 @@ impl Runs {
     /// Shortens a live span to at least the shortest there is.
     pub(super) fn cut(&mut self, start: u32, granules: u32, to: u32) {
         if !self.flat {
-            self.shadow.set_live(start + 1, to);
+            self.shadow.set_live(start, to);
         }
         self.free_rest(start + to, granules - to);
     }
@@ -371,8 +371,8 @@ impl Runs {
 
     /// The last live span, or slab, that starts up to a granule.
     #[inline]
-    pub(super) fn start_of(&self, granule: usize) -> Option<usize> {
-        self.starts.last(granule)
+    pub(super) fn start_of(&self, granule: usize) -> Option<u32> {
+        self.starts.last(granule).map(|start| start as u32)
     }
 
     /// The same of a granule in a slab; of others it may say nothing.
@@ -383,11 +383,14 @@ impl Runs {
 
     /// The first live span, or slab, that starts from a granule on.
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
-        let mut start = self.starts.next(granule, 0, self.granules);
-        while COPIES && !self.flat && let Some(granules) = self.shadow.aside(start + 1) {
-            start = self.starts.next(start + granules, 0, self.granules);
+        let mut start = self.starts.next(granule, 0, self.end);
+        while COPIES
+            && !self.flat
+            && let Some(granules) = self.shadow.aside(start)
+        {
+            start = self.starts.next(start + granules, 0, self.end);
         }
-        (start < self.granules).then_some(start)
+        (start < self.end).then_some(start)
     }
 
     /// Whether there are no slabs.
@@ -404,12 +407,12 @@ impl Runs {
     /// All granules.
     #[inline]
     pub(super) fn granules(&self) -> u32 {
-        self.granules
+        self.end - LOWEST
     }
 
     /// The granules up to the end of the highest span that there ever was.
     pub(super) fn high_water(&self) -> u32 {
-        self.high
+        self.high - LOWEST
     }
 
     /// The granules of the longest free span that a block can have.
@@ -417,7 +420,7 @@ impl Runs {
         if !self.flat {
             return self.longest_listed();
         }
-        let (mut longest, mut end) = (0, 0);
+        let (mut longest, mut end) = (0, LOWEST);
         loop {
             let start;
             (start, end) = self.free_flat(end);
@@ -506,7 +509,7 @@ mod tests {
             8 => (16..200u32, prop_oneof![4 => Just(0u32), 1 => 0..7u32])
                 .prop_map(|(granules, shift)| Step::Take { granules, align: 1 << shift }),
             6 => any::<usize>().prop_map(Step::Give),
-            2 => (0..N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
+            2 => (0..LOWEST + N, 1..200u32).prop_map(|(start, granules)| Step::GiveWrong { start, granules }),
             2 => (any::<usize>(), 1..100u32).prop_map(|(which, more)| Step::Extend(which, more)),
             2 => (any::<usize>(), 16..100u32).prop_map(|(which, keep)| Step::Cut(which, keep)),
             1 => Just(Step::GiveAsides),
@@ -527,13 +530,14 @@ mod tests {
     }
 
     proptest! {
-        /// Held against a plain array of granules: no run is handed out twice, a fit that exists is found, nothing else is freed.
+        /// Held against a plain array of granules, by their numbers: no run is handed out twice, a fit that exists is found, nothing else is freed.
         #[test]
         fn runs_are_what_a_plain_array_says(
             flat in any::<bool>(), skew in 0..64u32, steps in prop::collection::vec(step(), 1..120),
         ) {
             let mut runs = runs(flat, skew);
-            let mut model = [false; N as usize];
+            let mut model = [false; (LOWEST + N) as usize];
+            model[..LOWEST as usize].fill(true);
             let mut live: Vec<(u32, u32)> = Vec::new();
             // Whether spans may be set aside: then what is free need not be found.
             let mut aside = false;
@@ -542,7 +546,7 @@ mod tests {
                     Step::Take { granules, align } => {
                         let fits = free(&model).into_iter().any(|(start, has)| {
                             (start..=start + has - granules.min(has))
-                                .any(|at| (at + skew).is_multiple_of(align) && at + granules <= start + has)
+                                .any(|at| (at - LOWEST + skew).is_multiple_of(align) && at + granules <= start + has)
                         });
                         let mut plain = || {
                             runs.take_aside((granules - LEAST) as usize).or_else(|| runs.take_plainly(granules as usize))
@@ -554,7 +558,7 @@ mod tests {
                         });
                         prop_assert_eq!(taken.is_some(), fits);
                         if let Some(start) = taken {
-                            prop_assert!((start + skew).is_multiple_of(align));
+                            prop_assert!((start - LOWEST + skew).is_multiple_of(align));
                             let range = start as usize..(start + granules) as usize;
                             prop_assert!(model[range.clone()].iter().all(|used| !used));
                             model[range].fill(true);

@@ -62,8 +62,8 @@ fn slab_of(slot_bytes: u32, least_granules: u32) -> (u32, u32) {
 /// The inverse of the odd part modulo 2^32 divides what is a multiple; whatever is not becomes larger than any quotient, once its twos
 /// stand at the upper end (Granlund and Montgomery, "Division by invariant integers using multiplication", 1994, section 9).
 #[inline]
-fn slot_of(cut: &Cut, within: usize) -> Option<u32> {
-    let slot = (within as u32).wrapping_mul(cut[INVERSE]).rotate_right(cut[TWOS]);
+fn slot_of(cut: &Cut, within: u32) -> Option<u32> {
+    let slot = within.wrapping_mul(cut[INVERSE]).rotate_right(cut[TWOS]);
     (slot < cut[SLOTS]).then_some(slot)
 }
 
@@ -88,8 +88,8 @@ pub(super) struct Found<'a> {
 impl Found<'_> {
     /// The slot that starts at a byte, if one does.
     pub(super) fn slot(self, at: usize) -> Option<Seen> {
-        let slot = slot_of(self.cut, at - ((self.start as usize) << SLAB_GRANULE_SHIFT))?;
-        Some(Seen { place: self.start + 1, class: self.class, slot })
+        let slot = slot_of(self.cut, within(self.start as usize, at))?;
+        Some(Seen { place: self.start, class: self.class, slot })
     }
 
     /// Where it ends, in granules.
@@ -104,7 +104,7 @@ impl Found<'_> {
 
     /// How many slots are taken.
     pub(super) fn count(self, runs: &Runs) -> u32 {
-        let header: &Header = runs.shadow.header(self.start + 1);
+        let header: &Header = runs.shadow.header(self.start);
         self.cut[SLOTS] - shadow::bits(header).count_ones()
     }
 }
@@ -199,17 +199,15 @@ impl Slabs {
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
+        // Where it has no slab, this is a header of zeros.
         let place = cut[FIRST];
-        if place == 0 {
-            return None;
-        }
-        let header = runs.shadow.find_mut(place)?;
+        let header = runs.shadow.find_mut(place as usize)?;
         let free = shadow::bits(header);
         if free == 0 {
             return None;
         }
         shadow::set_bits(header, free & (free - 1));
-        let start = (place as usize - 1) << SLAB_GRANULE_SHIFT;
+        let start = (place as usize) << SLAB_GRANULE_SHIFT;
         Some((start + free.trailing_zeros() as usize * cut[BYTES] as usize, cut[BYTES] as usize))
     }
 
@@ -219,7 +217,7 @@ impl Slabs {
         if runs.is_flat() {
             return None;
         }
-        let class = runs.shadow.header(start + 1)[0].checked_sub(SLAB_BYTE)? as usize;
+        let class = runs.shadow.header(start)[0].checked_sub(SLAB_BYTE)? as usize;
         Some(Found { start, class, cut: self.cuts.get(class)? })
     }
 
@@ -241,10 +239,10 @@ impl Slabs {
     /// The slot of a class at `at`, or `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
     pub(super) fn look(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
-        let place = place_of(runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?);
-        let header = runs.shadow.find(place)?;
-        let (slot, ..) = taken(self.cuts.get(class)?, class, header, within(place, at))?;
-        Some(Seen { place, class, slot })
+        let start = runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?;
+        let header = runs.shadow.find(start)?;
+        let (slot, ..) = taken(self.cuts.get(class)?, class, header, within(start, at))?;
+        Some(Seen { place: start as u32, class, slot })
     }
 
     /// Gives a slot back as `look` finds it.
@@ -257,18 +255,17 @@ impl Slabs {
 
     /// The same, wherever in its slab the slot is.
     pub(super) fn give_any(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
-        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)?;
+        let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)? as usize;
         self.give_from(runs, at, class, start)
     }
 
     #[inline(always)]
     fn give_from(&self, runs: &mut Runs, at: usize, class: usize, start: usize) -> Option<Given<'_>> {
         let cut = self.cuts.get(class)?;
-        let place = place_of(start);
-        let header = runs.shadow.find_mut(place)?;
-        let (_, before, after) = taken(cut, class, header, within(place, at))?;
+        let header = runs.shadow.find_mut(start)?;
+        let (_, before, after) = taken(cut, class, header, within(start, at))?;
         shadow::set_bits(header, after);
-        Some(Given { slabs: self, cut, place, before, after })
+        Some(Given { slabs: self, cut, place: start as u32, before, after })
     }
 
     /// Gives a slot back that was looked at.
@@ -282,22 +279,16 @@ impl Slabs {
     }
 }
 
-/// The place of a granule.
+/// How far a byte lies behind the start of a granule before it.
 #[inline(always)]
-fn place_of(granule: usize) -> u32 {
-    granule as u32 + 1
-}
-
-/// How far a byte lies behind the start of the granule at a place before it.
-#[inline(always)]
-fn within(place: u32, at: usize) -> usize {
-    at + GRANULE as usize - ((place as usize) << SLAB_GRANULE_SHIFT)
+fn within(start: usize, at: usize) -> u32 {
+    at.wrapping_sub(start << SLAB_GRANULE_SHIFT) as u32
 }
 
 /// The taken slot that starts at a byte of a slab, and the bits of those that are free, without it and with it, if the slab is of that
 /// class and there is such a slot.
 #[inline(always)]
-fn taken(cut: &Cut, class: usize, header: &Header, within: usize) -> Option<(u32, u64, u64)> {
+fn taken(cut: &Cut, class: usize, header: &Header, within: u32) -> Option<(u32, u64, u64)> {
     if header[0] != SLAB_BYTE | class as u8 {
         return None;
     }

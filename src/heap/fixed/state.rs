@@ -14,7 +14,7 @@ use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::heap::misuse::OnMisuse;
 use crate::size::Offset;
 use core::alloc::Layout;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 /// A range of claimed memory; the one of none ends at 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -174,9 +174,21 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(at)
     }
 
+    /// How far an address lies behind the origin of the first arena.
+    #[inline(always)]
+    pub(super) fn distance(&self, at: *mut u8) -> usize {
+        self.arenas.first().map_or(0, |arena| arena.distance(at))
+    }
+
+    /// The address of such a distance.
+    #[inline]
+    pub(super) fn pointer(&self, at: usize) -> *mut u8 {
+        self.arenas.first().map_or(ptr::null_mut(), |arena| arena.pointer(at))
+    }
+
     /// Gives a slot of the first arena back, if it is at a glance what it should be. What is to be done.
     #[inline(always)]
-    pub(super) fn give_near_slot(&mut self, at: *mut u8, class: usize) -> Option<Chore> {
+    pub(super) fn give_near_slot(&mut self, at: usize, class: usize) -> Option<Chore> {
         let given = self.arenas.first_mut()?.give_near_slot(at, class)?;
         self.below_peak_bytes += given.bytes();
         self.frees += 1;
@@ -201,11 +213,11 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Sets a span of the first arena aside.
     #[inline(always)]
-    pub(super) fn set_aside(&mut self, at: *mut u8, layout: Layout) -> Option<()> {
+    pub(super) fn set_aside(&mut self, at: *mut u8, bytes: usize) -> Option<()> {
         if !COPIES {
             return None;
         }
-        let bytes = self.arenas.first_mut()?.set_aside(at, layout)?;
+        let bytes = self.arenas.first_mut()?.set_aside(at, bytes)?;
         self.freed(bytes);
         Some(())
     }
@@ -235,7 +247,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     /// Gives a block back that is no slot at hand. `None`: as for [`free`](Self::free).
     #[inline(always)]
     pub(super) fn give_else(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
-        self.set_aside(at.as_ptr(), layout)
+        self.set_aside(at.as_ptr(), layout.size())
             .or_else(|| self.give_span(at, layout))
             .or_else(|| self.free(at, layout))
     }

@@ -122,12 +122,12 @@ impl FixedArena {
         let Some(cut) = self.slabs.cuts.get_mut(class) else { return false };
         let align = (1 << cut[TWOS]) >> SLAB_GRANULE_SHIFT;
         let Some(start) = self.runs.take(cut[GRANULES], u32::max(align, 1)) else { return false };
-        let header = self.runs.shadow.header_mut(start + 1);
+        let header = self.runs.shadow.header_mut(start);
         *header = [0; LEAST as usize];
         header[0] = SLAB_BYTE | class as u8;
         shadow::set_bits(header, all(cut));
-        cut[FIRST] = start + 1;
-        self.runs.shadow.set_links(start + 1, Links { next: start + 1, prev: start + 1 });
+        cut[FIRST] = start;
+        self.runs.shadow.set_links(start, Links { next: start, prev: start });
         true
     }
 
@@ -184,7 +184,7 @@ impl FixedArena {
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn close(&mut self, class: usize, place: u32) {
         if let Some(cut) = self.slabs.cuts.get(class) {
-            self.runs.free(place - 1, cut[GRANULES]);
+            self.runs.free(place, cut[GRANULES]);
         }
     }
 

@@ -26,18 +26,17 @@ impl Runs {
         if place == 0 {
             return None;
         }
-        let header = self.shadow.find_mut(place)?;
+        let header = self.shadow.find_mut(place as usize)?;
         *last = shadow::take_aside(header);
         self.room += 1;
-        Some(place - 1)
+        Some(place)
     }
 
     /// Sets the live span of a length aside that starts at `start`. `false`: there is no such span, or there are enough.
     #[inline(always)]
     pub(in super::super) fn set_aside(&mut self, start: usize, length: usize) -> bool {
         let Some(last) = self.aside.get_mut(length) else { return false };
-        let place = start as u32 + 1;
-        let Some(header) = self.shadow.find_mut(place) else { return false };
+        let Some(header) = self.shadow.find_mut(start) else { return false };
         if self.room == 0
             || self.filled < self.plenty
             || !shadow::is_live(header, LEAST + length as u32)
@@ -46,7 +45,7 @@ impl Runs {
             return false;
         }
         shadow::set_aside(header, *last);
-        *last = place;
+        *last = start as u32;
         self.room -= 1;
         true
     }
@@ -79,7 +78,7 @@ impl Runs {
         }
         self.aside[length] = self.shadow.next(place);
         self.room += 1;
-        self.free(place - 1, LEAST + length as u32);
+        self.free(place, LEAST + length as u32);
         true
     }
 

@@ -100,8 +100,7 @@ impl Bits {
         let from = at / 8 + LEAD + 1 - BYTES;
         let word = self.0.get(from..from + BYTES)?.first_chunk()?;
         let upto = usize::from_be_bytes(*word) >> (!at as u32 % 8);
-        // Wrapping, since bits that were never set tell nothing: no bit stands before the first.
-        (upto != 0).then(|| at.wrapping_sub(upto.trailing_zeros() as usize))
+        if upto == 0 { None } else { at.checked_sub(upto.trailing_zeros() as usize) }
     }
 
     /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
@@ -168,6 +167,7 @@ mod tests {
             if COPIES {
                 // Beyond that it may find one or say nothing, but nothing else.
                 let found = bits.last_near(at as usize);
+                let found = found.map(|found| found as usize);
                 prop_assert!(found == near || (near.is_none() && found == bits.last(at as usize)));
             }
             prop_assert_eq!(bits.next(at, 0, 200), (at..200).find(|one| model[*one as usize]).unwrap_or(200));

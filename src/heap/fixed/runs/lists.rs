@@ -158,7 +158,7 @@ impl Runs {
 
     /// Whether no free span is longer than about a sixteenth of the range.
     pub(in super::super) fn is_tight(&self) -> bool {
-        self.filled >> List::of(self.granules / 4).row() <= 1
+        self.filled >> List::of(self.granules() / 4).row() <= 1
     }
 
     /// The granules of the longest span in the lists.

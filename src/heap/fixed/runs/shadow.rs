@@ -19,6 +19,8 @@
 
 /// The granules of the shortest span that can be live: as many as a header has bytes.
 pub(in super::super) const LEAST: u32 = 16;
+/// The number of the lowest granule. So number 0 is none's, and what is read there is a header of zeros: of a span that is nothing.
+pub(in super::super) const LOWEST: u32 = LEAST;
 /// The first bytes of a span of at least that length.
 pub(in super::super) type Header = [u8; LEAST as usize];
 
@@ -31,13 +33,13 @@ const ASIDE_BYTE: u8 = 0x40;
 pub(in super::super) const SLAB_BYTE: u8 = 0x80;
 const _: () = assert!(LEAST <= SHORT_MASK as u32, "a short span's length fits its byte");
 
-/// The bytes. A granule's **place** is its number plus one; what stands at place 0 is of no granule, and a link of 0 leads nowhere.
+/// The bytes, each at its granule's number. A span's **place** is the number of its first granule; a link of 0 leads nowhere.
 pub(in super::super) struct Shadow(&'static mut [u8]);
 
 impl Shadow {
-    /// The bytes for so many granules: a header can be read at every place.
+    /// The bytes for so many granules: a header can be read at every place, and behind the last.
     pub(super) const fn len_for(granules: u32) -> usize {
-        granules as usize + 1 + LEAST as usize
+        (LOWEST + granules + LEAST) as usize
     }
 
     pub(super) const fn new(bytes: &'static mut [u8]) -> Shadow {
@@ -69,15 +71,13 @@ impl Shadow {
 
     /// The same of a place that there may not be.
     #[inline(always)]
-    pub(in super::super) fn find(&self, place: u32) -> Option<&Header> {
-        let place = place as usize;
+    pub(in super::super) fn find(&self, place: usize) -> Option<&Header> {
         self.0.get(place..place + LEAST as usize)?.first_chunk()
     }
 
     /// The same, to be written.
     #[inline(always)]
-    pub(in super::super) fn find_mut(&mut self, place: u32) -> Option<&mut Header> {
-        let place = place as usize;
+    pub(in super::super) fn find_mut(&mut self, place: usize) -> Option<&mut Header> {
         self.0.get_mut(place..place + LEAST as usize)?.first_chunk_mut()
     }
 
