@@ -88,8 +88,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     const_unless_loom! {
-        /// A heap over a static array. It is divided at the first request; when another heap has it already, this one
-        /// has no memory.
+        /// A heap over a static array. It is the heap's first range, divided when it is first asked or claims another; when another
+        /// heap has it already, this one has no memory.
         pub const fn over<const BYTES: usize>(memory: &'static StaticMemory<BYTES>) -> Self {
             let memory: &'static Memory = memory.memory();
             FixedHeap { state: Lock::new(State::new(Some(memory))) }
@@ -107,7 +107,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[allow(unsafe_code)]
     pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
         // Noted before anything is written: who claims a range twice finds its blocks unharmed.
-        let range = self.held().note(start as usize, len)?;
+        let range = self.held().note_next(start as usize, len)?;
         // SAFETY: 1. `note` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
         // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
@@ -119,7 +119,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let range = self.held().note(bytes.as_ptr() as usize, bytes.len())?;
+        let range = self.held().note_next(bytes.as_ptr() as usize, bytes.len())?;
         self.divide(range, bytes)
     }
 
@@ -140,7 +140,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// A block for `layout`. Zero bytes get a block too.
     ///
     /// # Errors
-    /// [`OutOfMemory`], after the function for low memory had its chance.
+    /// [`OutOfMemory`], after the function for low memory had its chance; for an alignment of more than 2 MiB always.
     pub fn allocate(&self, layout: Layout) -> Result<Block<NonNull<u8>>, OutOfMemory> {
         match self.take(layout) {
             Some((addr, bytes)) => Ok(Block { addr, bytes: bytes as u64, contents: Contents::Unknown }),
@@ -286,10 +286,11 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// Tells the program of a bad free, as it has chosen.
     #[cold]
     fn misused(&self, at: *mut u8, bytes: usize, why: BadFree) {
+        let misuse = Misuse { addr: at as usize, bytes, why };
         let then = self.held().misused();
         match then {
-            OnMisuse::Stop => panic!("{why}"),
-            OnMisuse::Hook(hook) => hook(Misuse { addr: at as usize, bytes, why }),
+            OnMisuse::Stop => panic!("{misuse}"),
+            OnMisuse::Hook(hook) => hook(misuse),
             OnMisuse::Ignore => {}
         }
     }

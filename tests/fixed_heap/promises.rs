@@ -156,7 +156,8 @@ fn a_bad_free_is_counted_and_told_as_the_program_chose() {
     // SAFETY: 1. It is refused.
     let again = || unsafe { Allocator::deallocate(&heap, block, layout(100, 8)) };
     let panicked = catch_unwind(AssertUnwindSafe(again)).unwrap_err();
-    assert!(panicked.downcast_ref::<String>().unwrap().contains("freed twice"));
+    let told = panicked.downcast_ref::<String>().unwrap();
+    assert!(told.contains("freed twice") && told.contains(&format!("{:p} (100 bytes)", block)), "{told}");
     heap.on_misuse(OnMisuse::Hook(|misuse| SEEN.set(Some(misuse.why))));
     again();
     assert!(matches!(SEEN.take(), Some(BadFree::AlreadyFree { .. })));
@@ -241,6 +242,28 @@ fn a_static_array_serves_one_heap_only() {
     assert_eq!(second.stats().limit_bytes, 0);
     // SAFETY: 1. Nobody uses the block.
     unsafe { first.free(block.addr, layout(1000, 8)) }.unwrap();
+}
+
+#[test]
+fn a_static_array_is_the_first_range_of_its_heap_whatever_is_claimed_before_it_is_asked() {
+    static FAST: StaticMemory<4096> = StaticMemory::new();
+    let ram = Ram::new(64 << 10);
+    let heap = FixedHeap::<SpinLock, 2>::over(&FAST);
+    assert!(heap.free_bytes() > 3000, "it can be seen before anything is asked for");
+    ram.give(&heap, 0, 64 << 10).unwrap();
+    let limit = heap.stats().limit_bytes;
+    let (first, second) =
+        (heap.allocate(layout(3000, 8)).unwrap().addr, heap.allocate(layout(3000, 8)).unwrap().addr);
+    let claimed = ram.at(0).addr()..ram.at(64 << 10).addr();
+    assert!(!claimed.contains(&first.addr().get()) && claimed.contains(&second.addr().get()));
+    // SAFETY: 1. Nobody uses the blocks.
+    unsafe { (heap.free(first, layout(3000, 8)).unwrap(), heap.free(second, layout(3000, 8)).unwrap()) };
+    assert_eq!(heap.stats().limit_bytes, limit);
+
+    static ONLY: StaticMemory<4096> = StaticMemory::new();
+    let heap = FixedHeap::<SpinLock, 1>::over(&ONLY);
+    assert_eq!(ram.give(&heap, 0, 64 << 10), Err(NotClaimed::TooMany { most: 1 }));
+    assert!(heap.allocate(layout(3000, 8)).is_ok());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Small blocks: how much of the memory they can have, and that a shrink never fails.
 
 use crate::block::{Live, Ram, layout};
+use allocator_api2::alloc::Allocator;
 use democratising::error::BadFree;
 use democratising::heap::OnMisuse;
 use democratising::{FixedHeap, SpinLock};
@@ -127,6 +128,33 @@ fn a_block_that_shrank_in_full_memory_is_given_back_with_its_new_size_whether_sl
         // SAFETY: 1. It is used by nobody.
         unsafe { heap.dealloc(at.as_ptr(), layout(new, 1)) };
         assert_eq!(heap.stats().blocks, before.blocks - 1, "{old} -> {new}");
+    }
+}
+
+#[test]
+fn a_block_that_shrinks_to_a_lesser_alignment_stays_in_full_memory_if_it_cannot_move() {
+    for bytes in [4 << 10, 512 << 10] {
+        for (old, new) in [
+            (layout(64, 64), layout(64, 8)),
+            (layout(64, 64), layout(32, 1)),
+            (layout(40, 64), layout(40, 8)),
+            (layout(1500, 256), layout(1490, 2)),
+        ] {
+            let ram = Ram::new(bytes);
+            let heap = heap(&ram, bytes);
+            heap.on_misuse(OnMisuse::Stop);
+            let block = fill(&heap, old)[0];
+            for filler in [1500, 64, 8] {
+                fill(&heap, layout(filler, 1));
+            }
+            let before = heap.stats().blocks;
+            // SAFETY: 1. The block is used under its new address and layout only, and then by nobody.
+            unsafe {
+                let block = Allocator::shrink(&heap, block, old, new).expect("a shrink needs no memory");
+                Allocator::deallocate(&heap, block.cast(), new);
+            }
+            assert_eq!(heap.stats().blocks, before - 1, "{old:?} -> {new:?}");
+        }
     }
 }
 

@@ -20,9 +20,8 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// # Safety
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
     unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout, global: bool) -> Option<NonNull<u8>> {
-        let aligned = (at.as_ptr() as usize).is_multiple_of(new.align()) && old.align() == new.align();
         let mut state = self.held();
-        let Some(placed) = state.place(at, old, new, aligned) else {
+        let Some(placed) = state.place(at, old, new) else {
             self.refused(state, at, old, global);
             return None;
         };

@@ -27,7 +27,7 @@ pub enum NotClaimed {
         /// The bytes given.
         given_bytes: u64,
     },
-    /// More than half of the address space: claim it in parts.
+    /// More than 4 GiB, or half of the address space: claim it in parts.
     TooLarge {
         /// The bytes given.
         given_bytes: u64,

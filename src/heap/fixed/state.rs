@@ -93,9 +93,15 @@ impl<const ARENAS: usize> State<ARENAS> {
         divided.ok()
     }
 
+    /// As `note`; the static array comes before.
+    pub(super) fn note_next(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
+        self.divide_memory();
+        self.note(start, len)
+    }
+
     /// Takes note of `len` bytes from `start`, which can be a slice and overlap no other range: [`settle`](Self::settle) follows.
     #[inline(never)]
-    pub(super) fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
+    fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
         let range = Range::new(start, len)?;
         let mut free = None;
         for noted in &mut self.ranges {
@@ -367,16 +373,12 @@ impl<const ARENAS: usize> State<ARENAS> {
         Some(true)
     }
 
-    /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it `may_stay` and is resized, or another.
-    /// `Some(None)`: there is none.
+    /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it is resized and that is its alignment too, or
+    /// another. `Some(None)`: there is none.
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn place(
-        &mut self,
-        at: NonNull<u8>,
-        old: Layout,
-        new: Layout,
-        may_stay: bool,
-    ) -> Option<Option<NonNull<u8>>> {
+    pub(super) fn place(&mut self, at: NonNull<u8>, old: Layout, new: Layout) -> Option<Option<NonNull<u8>>> {
+        let is_aligned = (at.as_ptr() as usize).is_multiple_of(new.align());
+        let may_stay = is_aligned && old.align() == new.align();
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };
         if self.resize(at, old, bytes, may_stay)? && may_stay {
@@ -392,8 +394,8 @@ impl<const ARENAS: usize> State<ARENAS> {
             return Some(Some(to));
         }
         // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let stays = may_stay && new.size() <= old.size();
-        if stays && !self.resize(at, old, new.size(), false)? {
+        let stays = is_aligned && new.size() <= old.size();
+        if stays && !(self.resize(at, old, new.size(), false)? && may_stay) {
             let (arena, at) = self.arena_of(at)?;
             arena.stay(at);
         }
@@ -438,14 +440,16 @@ impl<const ARENAS: usize> State<ARENAS> {
         }
     }
 
-    /// Closes what the arenas keep open for requests to come.
+    /// Closes what the arenas keep open for requests to come, after the static array is divided.
     fn close_empty(&mut self) {
+        self.divide_memory();
         for arena in &mut self.arenas {
             arena.settle();
         }
     }
 
-    pub(super) fn free_bytes(&self) -> u64 {
+    pub(super) fn free_bytes(&mut self) -> u64 {
+        self.divide_memory();
         (self.bytes() - self.in_use_bytes()) as u64
     }
 
