@@ -99,7 +99,7 @@ pub use arena::Arena;
 pub use device::Device;
 pub use error::{BadFree, DemoError, DeviceId, OutOfMemory, Result};
 pub use heap::Global;
-pub use heap::fixed::{FixedHeap, SingleCore, StaticMemory};
+pub use heap::fixed::{FixedHeap, SingleCore, SmallHeap, StaticMemory};
 pub use lock_api;
 #[cfg(feature = "std")]
 pub use pool::MemoryPool;

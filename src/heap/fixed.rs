@@ -75,11 +75,29 @@ const COPIES: bool = cfg!(target_pointer_width = "64");
 /// assert_eq!(weights.shape(), [10, 10]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4> {
-    state: Lock<L, State<ARENAS>>,
+///
+/// With `SLABS` it divides ranges of 320 KiB and more into slabs for small blocks; shorter ones have none in any case. A heap
+/// that has only such ranges takes half the code without: it is a [`SmallHeap`].
+pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4, const SLABS: bool = true> {
+    state: Lock<L, State<ARENAS, SLABS>>,
 }
 
-impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
+/// A [`FixedHeap`] in half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
+/// granules, and looks through them at every request.
+///
+/// ```
+/// use democratising::{SmallHeap, StaticMemory};
+///
+/// static MEMORY: StaticMemory<{ 64 << 10 }> = StaticMemory::new();
+/// #[global_allocator]
+/// static HEAP: SmallHeap = SmallHeap::over(&MEMORY);
+///
+/// let squares: Vec<u64> = (0..100).map(|i| i * i).collect();
+/// assert_eq!(squares[9], 81);
+/// ```
+pub type SmallHeap<L = SpinLock, const ARENAS: usize = 4> = FixedHeap<L, ARENAS, false>;
+
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, SLABS> {
     const_unless_loom! {
         /// A heap without memory: it claims some later.
         pub const fn empty() -> Self {
@@ -125,7 +143,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// The state, locked. Out of line: the paths of small blocks alone take the lock themselves.
     #[inline(never)]
-    fn held(&self) -> Held<'_, L, State<ARENAS>> {
+    fn held(&self) -> Held<'_, L, State<ARENAS, SLABS>> {
         self.state.lock()
     }
 
@@ -167,7 +185,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn take_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout) -> Option<(NonNull<u8>, usize)> {
+    fn take_else(
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        layout: Layout,
+    ) -> Option<(NonNull<u8>, usize)> {
         state.take_span(layout).or_else(|| state.allocate(layout))
     }
 
@@ -176,8 +197,10 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
         /// Lets the function be called again when it panics.
-        struct Unwound<'a, L: RawMutex, const ARENAS: usize>(&'a FixedHeap<L, ARENAS>);
-        impl<L: RawMutex, const ARENAS: usize> Drop for Unwound<'_, L, ARENAS> {
+        struct Unwound<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool>(
+            &'a FixedHeap<L, ARENAS, SLABS>,
+        );
+        impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Drop for Unwound<'_, L, ARENAS, SLABS> {
             fn drop(&mut self) {
                 self.0.held().low_memory_done();
             }
@@ -226,7 +249,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_else(
-        mut state: Held<'_, L, State<ARENAS>>,
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
         at: NonNull<u8>,
         layout: Layout,
     ) -> Result<(), BadFree> {
@@ -234,7 +257,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_last(mut state: Held<'_, L, State<ARENAS>>, chore: Chore) {
+    fn give_last(mut state: Held<'_, L, State<ARENAS, SLABS>>, chore: Chore) {
         state.emptied(chore);
     }
 
@@ -318,18 +341,18 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     /// What lives in the heap, span by span, for post-mortems. The heap is locked for each step only, so the program may
     /// allocate meanwhile; what comes and goes then may be seen or not.
-    pub fn live_spans(&self) -> LiveSpans<'_, L, ARENAS> {
+    pub fn live_spans(&self) -> LiveSpans<'_, L, ARENAS, SLABS> {
         LiveSpans::of(self)
     }
 }
 
-impl<L: RawMutex, const ARENAS: usize> Default for FixedHeap<L, ARENAS> {
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Default for FixedHeap<L, ARENAS, SLABS> {
     fn default() -> Self {
         Self::empty()
     }
 }
 
-impl<L: RawMutex, const ARENAS: usize> fmt::Debug for FixedHeap<L, ARENAS> {
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> fmt::Debug for FixedHeap<L, ARENAS, SLABS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.state.try_lock() {
             Some(mut state) => {

@@ -77,4 +77,4 @@ by_the_older!([] Global);
 #[cfg(feature = "std")]
 by_the_older!([] MemoryPool);
 by_the_older!([S: HostSpace, L: RawMutex, M: Metadata] &Pool<S, L, M>);
-by_the_older!([L: RawMutex, const ARENAS: usize] FixedHeap<L, ARENAS>);
+by_the_older!([L: RawMutex, const ARENAS: usize, const SLABS: bool] FixedHeap<L, ARENAS, SLABS>);

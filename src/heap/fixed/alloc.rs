@@ -12,7 +12,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
 
-impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, SLABS> {
     /// A block of layout `new` with the contents of the one at `at`: in place where that works, else copied. `None`: there is no
     /// memory, or the block is not live, or not of layout `old`; then it is neither read nor written, and the program is told. A
     /// `global` allocator must not unwind.
@@ -54,7 +54,13 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     /// Tells the program of a block that is not what it was to be given back as.
     #[cold]
     #[inline(never)]
-    fn refused(&self, mut state: Held<'_, L, State<ARENAS>>, at: NonNull<u8>, layout: Layout, global: bool) {
+    fn refused(
+        &self,
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        at: NonNull<u8>,
+        layout: Layout,
+        global: bool,
+    ) {
         let why = state.why(at, layout.size());
         drop(state);
         if global {
@@ -87,18 +93,26 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn take_global_far(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+    fn take_global_far(mut state: Held<'_, L, State<ARENAS, SLABS>>, layout: Layout, heap: &Self) -> *mut u8 {
         let slot = state.class_of(layout).and_then(|class| state.take_far_slot(class));
         slot.unwrap_or_else(|| Self::take_global_else(state, layout, heap))
     }
 
     #[inline(never)]
-    fn take_global_aside(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+    fn take_global_aside(
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        layout: Layout,
+        heap: &Self,
+    ) -> *mut u8 {
         state.take_aside(layout).unwrap_or_else(|| Self::take_global_span(state, layout, heap))
     }
 
     #[inline(never)]
-    fn take_global_span(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+    fn take_global_span(
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        layout: Layout,
+        heap: &Self,
+    ) -> *mut u8 {
         match state.take_span(layout) {
             Some((at, _)) => at.as_ptr(),
             None => Self::take_global_else(state, layout, heap),
@@ -112,7 +126,11 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn take_global_else(mut state: Held<'_, L, State<ARENAS>>, layout: Layout, heap: &Self) -> *mut u8 {
+    fn take_global_else(
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        layout: Layout,
+        heap: &Self,
+    ) -> *mut u8 {
         match state.allocate(layout) {
             Some((at, _)) => at.as_ptr(),
             None => {
@@ -132,7 +150,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_global_aside(
-        mut state: Held<'_, L, State<ARENAS>>,
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
         at: *mut u8,
         align: usize,
         heap: &Self,
@@ -146,7 +164,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_global_span(
-        mut state: Held<'_, L, State<ARENAS>>,
+        mut state: Held<'_, L, State<ARENAS, SLABS>>,
         at: *mut u8,
         align: usize,
         heap: &Self,
@@ -162,7 +180,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
     #[inline(never)]
     fn give_global_far(
-        state: Held<'_, L, State<ARENAS>>,
+        state: Held<'_, L, State<ARENAS, SLABS>>,
         distance: usize,
         align: usize,
         heap: &Self,
@@ -181,7 +199,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
     }
 
     #[inline(never)]
-    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS>>, at: *mut u8, layout: Layout) {
+    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS, SLABS>>, at: *mut u8, layout: Layout) {
         let Some(at) = NonNull::new(at) else {
             drop(state);
             return self.given_null(layout);
@@ -216,7 +234,7 @@ impl<L: RawMutex, const ARENAS: usize> FixedHeap<L, ARENAS> {
 
 // SAFETY: 1. A block is never shorter than its layout nor less aligned: the arena rounds both up. 2. It is nobody else's until
 // it is freed. 3. Nothing unwinds: what the program has asked to be called is called through a function that cannot.
-unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENAS> {
+unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> GlobalAlloc for FixedHeap<L, ARENAS, SLABS> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.take_global(layout)
@@ -279,7 +297,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize> GlobalAlloc for FixedHeap<L, ARENA
 
 // SAFETY: 1. A block stays valid until it is freed: it lies in memory that was claimed for good, not in the heap's own struct,
 // which may be moved. 2. There are no copies of a heap. 3. A block is never shorter than its layout nor less aligned.
-unsafe impl<L: RawMutex, const ARENAS: usize> Allocator for FixedHeap<L, ARENAS> {
+unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Allocator for FixedHeap<L, ARENAS, SLABS> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         let (at, _) = self.take(layout).ok_or(AllocError)?;

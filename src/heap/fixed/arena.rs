@@ -36,18 +36,18 @@ pub(super) enum Resized {
 }
 
 /// A range, divided.
-pub(super) struct FixedArena {
+pub(super) struct FixedArena<const SLABS: bool> {
     origin: Origin,
     granule_shift: u32,
     /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
     kept: u8,
-    pub(super) runs: Runs,
-    pub(super) slabs: Slabs,
+    pub(super) runs: Runs<SLABS>,
+    pub(super) slabs: Slabs<SLABS>,
 }
 
-impl FixedArena {
+impl<const SLABS: bool> FixedArena<SLABS> {
     /// An arena without memory.
     pub(super) const fn none() -> Self {
         FixedArena {
@@ -64,7 +64,7 @@ impl FixedArena {
     /// made where it is to stand.
     #[inline]
     pub(super) fn divide(
-        arena: &mut Option<FixedArena>,
+        arena: &mut Option<FixedArena<SLABS>>,
         range: &'static mut [MaybeUninit<u8>],
         granules: u32,
         plan: Plan,
@@ -82,7 +82,7 @@ impl FixedArena {
 
     /// The bytes of tables for so many granules.
     pub(super) const fn table_bytes(granules: u32, plan: Plan) -> usize {
-        Runs::table_bytes(granules, plan.flat, plan.asides) + Slabs::table_bytes(plan)
+        Runs::<SLABS>::table_bytes(granules, plan.flat, plan.asides) + Slabs::<SLABS>::table_bytes(plan)
     }
 
     /// Whether an address lies in the range, and where: so many bytes behind the origin.
@@ -117,7 +117,7 @@ impl FixedArena {
     /// The class of a layout, if slots serve it.
     #[inline(always)]
     pub(super) fn class_of(&self, layout: Layout) -> Option<usize> {
-        self.slabs.class(last(layout))
+        if SLABS { self.slabs.class(last(layout)) } else { None }
     }
 
     /// A slot of a class, if one is at hand. Where it starts, and its bytes.
@@ -136,7 +136,7 @@ impl FixedArena {
 
     /// Gives a slot of a class back, if it is at a glance what it should be.
     #[inline(always)]
-    pub(super) fn give_near_slot(&mut self, at: usize, class: usize) -> Option<Given<'_>> {
+    pub(super) fn give_near_slot(&mut self, at: usize, class: usize) -> Option<Given<'_, SLABS>> {
         self.slabs.give(&mut self.runs, at, class)
     }
 
@@ -222,7 +222,7 @@ impl FixedArena {
 
     /// Gives a slot back that was looked at.
     #[inline(always)]
-    pub(super) fn give_seen(&mut self, slot: Seen) -> Given<'_> {
+    pub(super) fn give_seen(&mut self, slot: Seen) -> Given<'_, SLABS> {
         self.slabs.give_seen(&mut self.runs, slot)
     }
 
@@ -296,12 +296,12 @@ impl FixedArena {
     /// Gives a live block back, whatever it was taken for.
     fn free_held(&mut self, held: &Held) -> usize {
         match held.what {
-            What::Slot(slot) => {
+            What::Slot(slot) if SLABS => {
                 let chore = self.slabs.give_seen(&mut self.runs, slot).chore();
                 self.freed_if(chore);
             }
             What::Span { start, granules } => self.runs.free(start, granules),
-            What::Free | What::Inside => {}
+            _ => {}
         }
         held.bytes
     }
@@ -309,14 +309,14 @@ impl FixedArena {
     /// Whether a live block was taken for a layout, or left to it.
     fn is_for(&self, held: &Held, layout: Layout) -> bool {
         match held.what {
-            What::Slot(slot) => {
+            What::Slot(slot) if SLABS => {
                 let given = self.class_of(layout);
                 given == Some(slot.class)
                     || (self.loose && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
                     || (self.slabs.has_stayed(&self.runs, slot) && layout.size() <= held.bytes)
             }
             What::Span { granules, .. } => granules == self.granules_for(layout.size()),
-            What::Free | What::Inside => false,
+            _ => false,
         }
     }
 
@@ -329,7 +329,7 @@ impl FixedArena {
             return Held { bytes: 0, what: What::Free };
         };
         let (bytes, what, end);
-        if let Some(slab) = self.slabs.find(&self.runs, start) {
+        if SLABS && let Some(slab) = self.slabs.find(&self.runs, start) {
             bytes = slab.bytes();
             what = match slab.slot(at) {
                 Some(slot) if self.slabs.is_free(&self.runs, slot) => What::Free,
@@ -379,7 +379,8 @@ impl FixedArena {
         new_bytes: usize,
         may_move: bool,
     ) -> Option<Resized> {
-        let new_class = self.slabs.class(new_bytes.wrapping_sub(1) | (old.align() - 1));
+        let new_last = new_bytes.wrapping_sub(1) | (old.align() - 1);
+        let new_class = if SLABS { self.slabs.class(new_last) } else { None };
         let span = if COPIES { self.span_of(at, old) } else { None };
         let (start, granules) = match span {
             Some(span) => span,
@@ -390,7 +391,7 @@ impl FixedArena {
                 }
                 match held.what {
                     // A slot stays what it is.
-                    What::Slot(slot) if new_class == Some(slot.class) => {
+                    What::Slot(slot) if SLABS && new_class == Some(slot.class) => {
                         return Some(Resized::Done { had: held.bytes, has: held.bytes });
                     }
                     What::Slot(_) => return Some(Resized::Move),
@@ -447,7 +448,7 @@ impl FixedArena {
     /// The slot at `at` has become too large for its block, and stays with it all the same: from then on those of its slab may be given
     /// back with less than they hold.
     pub(super) fn stay(&mut self, at: usize) {
-        if let What::Slot(slot) = self.held(at).what {
+        if SLABS && let What::Slot(slot) = self.held(at).what {
             self.slabs.let_stay(&mut self.runs, slot);
         }
     }

@@ -94,18 +94,18 @@ impl core::error::Error for NotClaimed {}
 /// The blocks come first, so they are aligned as well as the memory itself is: a range that starts at a multiple of 4 KiB
 /// and is as long holds as many blocks aligned to that as can be.
 #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-pub(super) fn divide(
+pub(super) fn divide<const SLABS: bool>(
     bytes: &'static mut [MaybeUninit<u8>],
-    arena: &mut Option<FixedArena>,
+    arena: &mut Option<FixedArena<SLABS>>,
 ) -> Result<(), NotClaimed> {
     let given = bytes.len();
-    let plan = Plan::of(given);
+    let plan = Plan::of(given, SLABS);
     let skip = (bytes.as_ptr() as usize).wrapping_neg() & ((1 << plan.granule_shift) - 1);
     let bytes = bytes.get_mut(skip..).unwrap_or_default();
-    let granules = most(bytes.len(), plan);
+    let granules = most::<SLABS>(bytes.len(), plan);
     let parts = bytes.split_at_mut_checked(granules << plan.granule_shift);
     let divided = parts.filter(|_| granules > 0).and_then(|(range, tables)| {
-        FixedArena::divide(arena, range, granules as u32, plan, Borrowed::new(tables))
+        FixedArena::<SLABS>::divide(arena, range, granules as u32, plan, Borrowed::new(tables))
     });
     // The tables find the room that was counted.
     divided
@@ -114,19 +114,19 @@ pub(super) fn divide(
 
 /// What the smallest arena needs, from its first granule on.
 const LEAST_BYTES: usize = {
-    let plan = Plan::of(0);
-    (1 << plan.granule_shift) + FixedArena::table_bytes(1, plan)
+    let plan = Plan::of(0, false);
+    (1 << plan.granule_shift) + FixedArena::<false>::table_bytes(1, plan)
 };
 
 /// The most granules that fit `len` bytes, which start with one, with the tables for them behind.
-fn most(len: usize, plan: Plan) -> usize {
+fn most<const SLABS: bool>(len: usize, plan: Plan) -> usize {
     let mut fit = 0;
     let mut end = (len >> plan.granule_shift) + 1;
     while fit + 1 < end {
         let granules = fit + (end - fit) / 2;
         let rest = len - (granules << plan.granule_shift);
         // Tables are aligned to what a granule is aligned to, so they need what they need and no more.
-        let fits = FixedArena::table_bytes(granules as u32, plan) <= rest;
+        let fits = FixedArena::<SLABS>::table_bytes(granules as u32, plan) <= rest;
         if fits { fit = granules } else { end = granules }
     }
     fit

@@ -15,6 +15,9 @@ pub(super) const MOST_SLOT_BYTES: usize = 2 << 10;
 /// The longest range, whose granules can all be named.
 pub(super) const MOST_BYTES: u64 = (MOST_GRANULES as u64) << SLAB_GRANULE_SHIFT;
 
+/// The most granules of a range without slabs.
+const MOST_FLAT: usize = 1 << 14;
+
 /// The units of a range.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -35,15 +38,19 @@ impl Plan {
     ///
     /// Below 320 KiB there are no slabs, since in so little memory they cost more than they save, and spans are found by one
     /// pass over the bits of at most 10,240 granules. From there on most sizes up to 2 KiB come from slabs (see [`Sizes`]); below 4 MiB from
-    /// fewer and smaller ones, of which one stays when it is empty, and nothing is set aside.
-    pub(super) const fn of(len: usize) -> Plan {
-        let granule_shift = match len >> 10 {
+    /// fewer and smaller ones, of which one stays when it is empty, and nothing is set aside. A heap without `slabs` has larger granules
+    /// there, so that they do not become more.
+    pub(super) const fn of(len: usize, slabs: bool) -> Plan {
+        let mut granule_shift = match len >> 10 {
             0..16 => 3,
             16..128 => 4,
             128..320 => 5,
             _ => SLAB_GRANULE_SHIFT,
         };
-        let flat = granule_shift < SLAB_GRANULE_SHIFT;
+        let flat = !slabs || granule_shift < SLAB_GRANULE_SHIFT;
+        while flat && len >> granule_shift > MOST_FLAT {
+            granule_shift += 1;
+        }
         if len < 4 << 20 {
             Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }
         } else {

@@ -22,7 +22,7 @@ use lists::Row;
 use shadow::{LEAST, LOWEST, Shadow};
 
 /// The spans of a range.
-pub(super) struct Runs {
+pub(super) struct Runs<const SLABS: bool> {
     /// Where live spans start; the end of the range counts as one.
     starts: Bits,
     /// The granules in use, of a flat range.
@@ -50,7 +50,7 @@ pub(super) struct Runs {
     bound: u32,
 }
 
-impl Runs {
+impl<const SLABS: bool> Runs<SLABS> {
     /// The rows for a range of so many granules.
     const fn rows(granules: u32, flat: bool) -> usize {
         if flat { 0 } else { List::of(granules).row() + 1 }
@@ -72,7 +72,7 @@ impl Runs {
         skew: u32,
         flat: bool,
         asides: usize,
-    ) -> Option<Runs> {
+    ) -> Option<Self> {
         let bits = Bits::bytes_upto(LOWEST + granules);
         Some(Runs {
             starts: Bits::new(meta.find_table(bits)?),
@@ -97,7 +97,7 @@ impl Runs {
     pub(super) fn open(&mut self) {
         let end = self.end;
         self.starts.set(end as usize);
-        if self.flat {
+        if self.is_flat() {
             self.used.flip(end..self.used.len());
         } else {
             self.insert(LOWEST, self.granules());
@@ -105,7 +105,7 @@ impl Runs {
     }
 
     /// No spans, in a range of nothing.
-    pub(super) const fn none() -> Runs {
+    pub(super) const fn none() -> Self {
         Runs {
             starts: Bits::new(&mut []),
             used: Bits::new(&mut []),
@@ -138,7 +138,7 @@ impl Runs {
         if granules > self.bound {
             return None;
         }
-        let mut place = if self.flat {
+        let mut place = if self.is_flat() {
             self.take_flat(granules, align)
         } else if align == 1 {
             self.fit(granules)
@@ -151,7 +151,7 @@ impl Runs {
             }
             return None;
         }
-        if !self.flat {
+        if !self.is_flat() {
             place = self.occupy(place, self.aligned(place, align), granules);
         }
         self.starts.set(place as usize);
@@ -162,7 +162,7 @@ impl Runs {
     /// The same in the usual case: no alignment, no flat range, and something that fits at once. `None` says nothing else.
     #[inline(always)]
     pub(super) fn take_plainly(&mut self, granules: usize) -> Option<u32> {
-        if self.flat || granules > self.bound as usize {
+        if self.is_flat() || granules > self.bound as usize {
             return None;
         }
         let granules = granules as u32;
@@ -252,7 +252,7 @@ impl Runs {
         if start >= self.end || !self.starts.is_set(start as usize) {
             return None;
         }
-        if self.flat {
+        if self.is_flat() {
             return Some(self.length_flat(start));
         }
         let granules = self.shadow.live(start);
@@ -262,7 +262,7 @@ impl Runs {
     /// Gives the live span back that starts at `start` and has so many granules, in a range that is not flat. `false` says nothing else.
     #[inline(always)]
     pub(super) fn give_plainly(&mut self, start: usize, granules: usize) -> bool {
-        if self.flat {
+        if self.is_flat() {
             return false;
         }
         let is_live = self.starts.is_set(start) && self.shadow.live(start as u32) as usize == granules;
@@ -284,7 +284,7 @@ impl Runs {
 
     /// Granules at the end of a live span, or all of it, are free.
     fn free_rest(&mut self, start: u32, granules: u32) {
-        if self.flat {
+        if self.is_flat() {
             self.bound = self.granules();
             self.used.flip(start..start + granules);
         } else {
@@ -329,7 +329,7 @@ impl Runs {
             return false;
         }
         let (end, more) = (start + granules, to - granules);
-        if self.flat {
+        if self.is_flat() {
             if self.free_behind(end) < more {
                 return false;
             }
@@ -351,7 +351,7 @@ impl Runs {
 
     /// Shortens a live span to at least the shortest there is.
     pub(super) fn cut(&mut self, start: u32, granules: u32, to: u32) {
-        if !self.flat {
+        if !self.is_flat() {
             self.shadow.set_live(start, to);
         }
         self.free_rest(start + to, granules - to);
@@ -359,7 +359,7 @@ impl Runs {
 
     /// The granules of the free span that a request of so many would be cut from, if there is one.
     pub(super) fn would_cut(&self, granules: u32) -> Option<u32> {
-        if self.flat {
+        if self.is_flat() {
             let (place, over) = self.fit_flat(granules, 1);
             return (place != 0).then_some(granules + over);
         }
@@ -385,7 +385,7 @@ impl Runs {
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
         let mut start = self.starts.next(granule, 0, self.end);
         while COPIES
-            && !self.flat
+            && !self.is_flat()
             && let Some(granules) = self.shadow.aside(start)
         {
             start = self.starts.next(start + granules, 0, self.end);
@@ -394,14 +394,15 @@ impl Runs {
     }
 
     /// Whether there are no slabs.
+    #[inline(always)]
     pub(super) fn is_flat(&self) -> bool {
-        self.flat
+        !SLABS || self.flat
     }
 
     /// Granules of the shortest span.
     #[inline]
     pub(super) fn least(&self) -> u32 {
-        if self.flat { 1 } else { LEAST }
+        if self.is_flat() { 1 } else { LEAST }
     }
 
     /// All granules.
@@ -417,7 +418,7 @@ impl Runs {
 
     /// The granules of the longest free span that a block can have.
     pub(super) fn longest(&self) -> u32 {
-        if !self.flat {
+        if !self.is_flat() {
             return self.longest_listed();
         }
         let (mut longest, mut end) = (0, LOWEST);
@@ -442,13 +443,13 @@ mod tests {
 
     const N: u32 = 3000;
 
-    fn runs(flat: bool, skew: u32) -> Runs {
+    fn runs(flat: bool, skew: u32) -> Runs<true> {
         runs_of(N, flat, skew)
     }
 
-    fn runs_of(granules: u32, flat: bool, skew: u32) -> Runs {
+    fn runs_of(granules: u32, flat: bool, skew: u32) -> Runs<true> {
         let asides = if flat || !COPIES { 0 } else { 112 };
-        let bytes = vec![MaybeUninit::uninit(); Runs::table_bytes(granules, flat, asides) + 8].leak();
+        let bytes = vec![MaybeUninit::uninit(); Runs::<true>::table_bytes(granules, flat, asides) + 8].leak();
         let mut runs = Runs::new(&mut Borrowed::new(bytes), granules, skew, flat, asides).unwrap();
         runs.open();
         runs
@@ -486,7 +487,7 @@ mod tests {
         }
     }
 
-    fn give(runs: &mut Runs, start: u32, granules: u32) -> bool {
+    fn give(runs: &mut Runs<true>, start: u32, granules: u32) -> bool {
         let is_live = runs.live(start) == Some(granules);
         if is_live {
             runs.free(start, granules);

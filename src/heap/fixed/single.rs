@@ -48,7 +48,9 @@ impl<H> Deref for SingleCore<H> {
 }
 
 // SAFETY: 1. Everything is the heap's own.
-unsafe impl<const ARENAS: usize> GlobalAlloc for SingleCore<FixedHeap<NoLock, ARENAS>> {
+unsafe impl<const ARENAS: usize, const SLABS: bool> GlobalAlloc
+    for SingleCore<FixedHeap<NoLock, ARENAS, SLABS>>
+{
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: 1. The caller's promise, handed on.

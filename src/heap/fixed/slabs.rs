@@ -103,7 +103,7 @@ impl Found<'_> {
     }
 
     /// How many slots are taken.
-    pub(super) fn count(self, runs: &Runs) -> u32 {
+    pub(super) fn count<const SLABS: bool>(self, runs: &Runs<SLABS>) -> u32 {
         let header: &Header = runs.shadow.header(self.start);
         self.cut[SLOTS] - shadow::bits(header).count_ones()
     }
@@ -119,15 +119,15 @@ pub(super) struct Seen {
 
 /// A slot that was given back.
 #[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
-    slabs: &'a Slabs,
+pub(super) struct Given<'a, const SLABS: bool> {
+    slabs: &'a Slabs<SLABS>,
     cut: &'a Cut,
     place: u32,
     before: u64,
     after: u64,
 }
 
-impl Given<'_> {
+impl<const SLABS: bool> Given<'_, SLABS> {
     /// The bytes of the slot.
     #[inline(always)]
     pub(super) fn bytes(self) -> usize {
@@ -144,27 +144,27 @@ impl Given<'_> {
 }
 
 /// The slabs of a range.
-pub(super) struct Slabs {
+pub(super) struct Slabs<const SLABS: bool> {
     /// One for each class; none where there are no slabs.
     pub(super) cuts: &'static mut [Cut],
     sizes: &'static Sizes,
 }
 
-impl Slabs {
+impl<const SLABS: bool> Slabs<SLABS> {
     /// How many classes there are.
     const fn classes(plan: Plan) -> usize {
-        if plan.flat { 0 } else { plan.sizes.count() }
+        if !SLABS || plan.flat { 0 } else { plan.sizes.count() }
     }
 
     /// The bytes of the table.
     pub(super) const fn table_bytes(plan: Plan) -> usize {
-        Slabs::classes(plan) * size_of::<Cut>()
+        Self::classes(plan) * size_of::<Cut>()
     }
 
     /// Slabs; `None` where their table finds no room.
     #[inline]
-    pub(super) fn new(meta: &mut Borrowed<'static>, plan: Plan) -> Option<Slabs> {
-        let cuts: &'static mut [Cut] = meta.find_table(Slabs::classes(plan))?;
+    pub(super) fn new(meta: &mut Borrowed<'static>, plan: Plan) -> Option<Self> {
+        let cuts: &'static mut [Cut] = meta.find_table(Self::classes(plan))?;
         let mut bytes = 0;
         for row in cuts.iter_mut() {
             bytes = plan.sizes.next(bytes);
@@ -177,14 +177,17 @@ impl Slabs {
     }
 
     /// None.
-    pub(super) const fn none() -> Slabs {
-        Slabs { cuts: &mut [], sizes: Plan::of(0).sizes }
+    pub(super) const fn none() -> Self {
+        Slabs { cuts: &mut [], sizes: Plan::of(0, false).sizes }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn class(&self, last: usize) -> Option<usize> {
+        if !SLABS {
+            return None;
+        }
         self.sizes.class(last).filter(|class| *class < self.cuts.len())
     }
 
@@ -197,7 +200,7 @@ impl Slabs {
     /// Takes a slot of a class, if the first slab has one. Where it starts, in bytes, and its length.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn take_in(&self, runs: &mut Runs, class: usize) -> Option<(usize, usize)> {
+    pub(super) fn take_in(&self, runs: &mut Runs<SLABS>, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
         // Where it has no slab, this is a header of zeros.
         let place = cut[FIRST];
@@ -213,7 +216,7 @@ impl Slabs {
 
     /// The slab that starts at a granule where something live starts, if that is one.
     #[inline]
-    pub(super) fn find(&self, runs: &Runs, start: u32) -> Option<Found<'_>> {
+    pub(super) fn find(&self, runs: &Runs<SLABS>, start: u32) -> Option<Found<'_>> {
         if runs.is_flat() {
             return None;
         }
@@ -222,23 +225,23 @@ impl Slabs {
     }
 
     /// Whether a slot is free.
-    pub(super) fn is_free(&self, runs: &Runs, slot: Seen) -> bool {
+    pub(super) fn is_free(&self, runs: &Runs<SLABS>, slot: Seen) -> bool {
         shadow::bits(runs.shadow.header(slot.place)) >> slot.slot & 1 != 0
     }
 
     /// Whether a block of the slot's slab became smaller and stayed.
-    pub(super) fn has_stayed(&self, runs: &Runs, slot: Seen) -> bool {
+    pub(super) fn has_stayed(&self, runs: &Runs<SLABS>, slot: Seen) -> bool {
         shadow::has_stayed(runs.shadow.header(slot.place))
     }
 
     /// A block of the slot's slab became smaller and stays.
-    pub(super) fn let_stay(&self, runs: &mut Runs, slot: Seen) {
+    pub(super) fn let_stay(&self, runs: &mut Runs<SLABS>, slot: Seen) {
         shadow::let_stay(runs.shadow.header_mut(slot.place));
     }
 
     /// The slot of a class at `at`, or `None` where it cannot be told at a glance that it is such a slot and taken.
     #[inline(always)]
-    pub(super) fn look(&self, runs: &Runs, at: usize, class: usize) -> Option<Seen> {
+    pub(super) fn look(&self, runs: &Runs<SLABS>, at: usize, class: usize) -> Option<Seen> {
         let start = runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?;
         let header = runs.shadow.find(start)?;
         let (slot, ..) = taken(self.cuts.get(class)?, class, header, within(start, at))?;
@@ -248,19 +251,30 @@ impl Slabs {
     /// Gives a slot back as `look` finds it.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn give(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
+    pub(super) fn give(&self, runs: &mut Runs<SLABS>, at: usize, class: usize) -> Option<Given<'_, SLABS>> {
         let start = runs.slab_start_of(at >> SLAB_GRANULE_SHIFT)?;
         self.give_from(runs, at, class, start)
     }
 
     /// The same, wherever in its slab the slot is.
-    pub(super) fn give_any(&self, runs: &mut Runs, at: usize, class: usize) -> Option<Given<'_>> {
+    pub(super) fn give_any(
+        &self,
+        runs: &mut Runs<SLABS>,
+        at: usize,
+        class: usize,
+    ) -> Option<Given<'_, SLABS>> {
         let start = runs.start_of(at >> SLAB_GRANULE_SHIFT)? as usize;
         self.give_from(runs, at, class, start)
     }
 
     #[inline(always)]
-    fn give_from(&self, runs: &mut Runs, at: usize, class: usize, start: usize) -> Option<Given<'_>> {
+    fn give_from(
+        &self,
+        runs: &mut Runs<SLABS>,
+        at: usize,
+        class: usize,
+        start: usize,
+    ) -> Option<Given<'_, SLABS>> {
         let cut = self.cuts.get(class)?;
         let header = runs.shadow.find_mut(start)?;
         let (_, before, after) = taken(cut, class, header, within(start, at))?;
@@ -270,7 +284,11 @@ impl Slabs {
 
     /// Gives a slot back that was looked at.
     #[inline(always)]
-    pub(super) fn give_seen(&self, runs: &mut Runs, Seen { place, class, slot }: Seen) -> Given<'_> {
+    pub(super) fn give_seen(
+        &self,
+        runs: &mut Runs<SLABS>,
+        Seen { place, class, slot }: Seen,
+    ) -> Given<'_, SLABS> {
         let header = runs.shadow.header_mut(place);
         let before = shadow::bits(header);
         let after = before | 1 << slot;

@@ -9,19 +9,19 @@ use core::ptr::NonNull;
 use lock_api::RawMutex;
 
 /// The live spans of a [`FixedHeap`], by range and address; see [`FixedHeap::live_spans`].
-pub struct LiveSpans<'a, L: RawMutex, const ARENAS: usize> {
-    heap: &'a FixedHeap<L, ARENAS>,
+pub struct LiveSpans<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool> {
+    heap: &'a FixedHeap<L, ARENAS, SLABS>,
     claim: usize,
     from: Offset,
 }
 
-impl<'a, L: RawMutex, const ARENAS: usize> LiveSpans<'a, L, ARENAS> {
-    pub(super) fn of(heap: &'a FixedHeap<L, ARENAS>) -> Self {
+impl<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool> LiveSpans<'a, L, ARENAS, SLABS> {
+    pub(super) fn of(heap: &'a FixedHeap<L, ARENAS, SLABS>) -> Self {
         LiveSpans { heap, claim: 0, from: Offset(0) }
     }
 }
 
-impl<L: RawMutex, const ARENAS: usize> Iterator for LiveSpans<'_, L, ARENAS> {
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Iterator for LiveSpans<'_, L, ARENAS, SLABS> {
     type Item = LiveSpan<NonNull<u8>>;
 
     fn next(&mut self) -> Option<LiveSpan<NonNull<u8>>> {

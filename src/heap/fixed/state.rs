@@ -44,9 +44,9 @@ impl Range {
 }
 
 /// Everything behind the lock.
-pub(super) struct State<const ARENAS: usize> {
+pub(super) struct State<const ARENAS: usize, const SLABS: bool> {
     /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
-    arenas: [FixedArena; ARENAS],
+    arenas: [FixedArena<SLABS>; ARENAS],
     ranges: [Range; ARENAS],
     peak_in_use_bytes: usize,
     /// By how much less is in use now.
@@ -62,7 +62,7 @@ pub(super) struct State<const ARENAS: usize> {
     low_memory_runs: bool,
 }
 
-impl<const ARENAS: usize> State<ARENAS> {
+impl<const ARENAS: usize, const SLABS: bool> State<ARENAS, SLABS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
             arenas: [const { FixedArena::none() }; ARENAS],
@@ -122,7 +122,7 @@ impl<const ARENAS: usize> State<ARENAS> {
 
     /// Makes a range that was noted part of the heap, or forgets it. The bytes that blocks can have of it.
     #[inline(never)]
-    pub(super) fn settle(&mut self, range: Range, divided: Option<FixedArena>) -> usize {
+    pub(super) fn settle(&mut self, range: Range, divided: Option<FixedArena<SLABS>>) -> usize {
         for (arena, noted) in self.arenas.iter_mut().zip(&mut self.ranges) {
             if *noted == range {
                 let Some(divided) = divided else {
@@ -139,7 +139,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     /// The arena that has an address, and where in it that is.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn arena_of(&mut self, at: NonNull<u8>) -> Option<(&mut FixedArena, usize)> {
+    fn arena_of(&mut self, at: NonNull<u8>) -> Option<(&mut FixedArena<SLABS>, usize)> {
         for arena in &mut self.arenas {
             if let Some(at) = arena.offset(at) {
                 return Some((arena, at));
@@ -293,7 +293,7 @@ impl<const ARENAS: usize> State<ARENAS> {
     /// Does what `give_near_slot` left to do.
     #[inline(never)]
     pub(super) fn emptied(&mut self, chore: Chore) {
-        if let Some(arena) = self.arenas.first_mut() {
+        if SLABS && let Some(arena) = self.arenas.first_mut() {
             arena.freed(chore);
         }
     }

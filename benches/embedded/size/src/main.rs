@@ -6,8 +6,9 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
-#[cfg(feature = "democratising")]
-static HEAP: democratising::FixedHeap<democratising::SpinLock, 1> = democratising::FixedHeap::empty();
+#[cfg(feature = "small")]
+static HEAP: democratising::FixedHeap<democratising::SpinLock, 1, { cfg!(feature = "slabs") }> =
+    democratising::FixedHeap::empty();
 
 #[cfg(feature = "talc")]
 #[global_allocator]
@@ -15,13 +16,13 @@ static HEAP: talc::TalcLock<spin::mutex::SpinMutex<(), spin::relax::Spin>, talc:
     talc::TalcLock::new(talc::source::Manual);
 
 /// Neither allocates nor frees.
-#[cfg(not(any(feature = "democratising", feature = "talc")))]
+#[cfg(not(any(feature = "small", feature = "talc")))]
 static HEAP: Nothing = Nothing;
-#[cfg(not(any(feature = "democratising", feature = "talc")))]
+#[cfg(not(any(feature = "small", feature = "talc")))]
 struct Nothing;
 
 // SAFETY: 1. It hands nothing out.
-#[cfg(not(any(feature = "democratising", feature = "talc")))]
+#[cfg(not(any(feature = "small", feature = "talc")))]
 unsafe impl GlobalAlloc for Nothing {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
         core::ptr::null_mut()
@@ -43,7 +44,7 @@ pub extern "C" fn _start() -> ! {
     let cell = addr_of_mut!(CELL);
     // SAFETY: 1. The memory is the heap's alone. 2. This is never run: it is linked and measured.
     unsafe {
-        #[cfg(feature = "democratising")]
+        #[cfg(feature = "small")]
         write_volatile(cell, HEAP.claim(addr_of_mut!(MEMORY).cast(), read_volatile(cell)).is_ok() as usize);
         #[cfg(feature = "talc")]
         write_volatile(

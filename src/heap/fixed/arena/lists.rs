@@ -10,7 +10,7 @@ use super::FixedArena;
 use core::alloc::Layout;
 use core::mem;
 
-impl FixedArena {
+impl<const SLABS: bool> FixedArena<SLABS> {
     /// The place of the first slab of a class; 0 where it has none.
     #[inline]
     fn first(&self, class: usize) -> u32 {
@@ -191,6 +191,9 @@ impl FixedArena {
     /// Closes the empty slabs that stay. Whether there were any.
     pub(in super::super) fn reclaim(&mut self) -> bool {
         let mut any = false;
+        if !SLABS {
+            return any;
+        }
         for class in 0..self.slabs.cuts.len() {
             any |= self.drop_first(class, false);
         }

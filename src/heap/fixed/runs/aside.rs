@@ -17,7 +17,7 @@ use super::shadow::{self, LEAST};
 /// Spans that are set aside at most: what merges all of them takes some microseconds.
 pub(super) const MOST: u32 = 448;
 
-impl Runs {
+impl<const SLABS: bool> Runs<SLABS> {
     /// Takes the last span of a length that was set aside: where it starts.
     #[inline(always)]
     pub(in super::super) fn take_aside(&mut self, length: usize) -> Option<u32> {

@@ -15,7 +15,7 @@ const LOOKED: usize = 4;
 /// Spans of about the length that are tried for an alignment before a span that surely holds it is.
 const ALIGNED_LOOKED: u32 = 4;
 
-impl Runs {
+impl<const SLABS: bool> Runs<SLABS> {
     /// A span becomes free that has no free neighbour.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
