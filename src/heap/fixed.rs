@@ -79,7 +79,7 @@ const COPIES: bool = cfg!(target_pointer_width = "64");
 /// With `SLABS` it divides ranges of 320 KiB and more into slabs for small blocks; shorter ones have none in any case. A heap
 /// that has only such ranges takes half the code without: it is a [`SmallHeap`].
 pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4, const SLABS: bool = true> {
-    state: Lock<L, State<ARENAS, SLABS>>,
+    state: Lock<L, State<L, ARENAS, SLABS>>,
 }
 
 /// A [`FixedHeap`] in half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
@@ -143,7 +143,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     /// The state, locked. Out of line: the paths of small blocks alone take the lock themselves.
     #[inline(never)]
-    fn held(&self) -> Held<'_, L, State<ARENAS, SLABS>> {
+    fn held(&self) -> Held<'_, L, State<L, ARENAS, SLABS>> {
         self.state.lock()
     }
 
@@ -186,7 +186,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn take_else(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
     ) -> Option<(NonNull<u8>, usize)> {
         state.take_span(layout).or_else(|| state.allocate(layout))
@@ -196,30 +196,36 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     #[cold]
     #[inline(never)]
     fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        /// Lets the function be called again when it panics.
-        struct Unwound<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool>(
+        let asking = self.held().low_memory;
+        if let Some((call, ask)) = asking
+            && ask(self, call, layout)
+            && let Some(block) = self.held().allocate(layout)
+        {
+            return Some(block);
+        }
+        self.held().failed();
+        None
+    }
+
+    /// Calls the function for low memory, unless it runs already. Whether it says that there is more now.
+    fn ask(&self, call: LowMemory, layout: Layout) -> bool {
+        /// Lets the function be called again, also when it panics.
+        struct Asked<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool>(
             &'a FixedHeap<L, ARENAS, SLABS>,
         );
-        impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Drop for Unwound<'_, L, ARENAS, SLABS> {
+        impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Drop for Asked<'_, L, ARENAS, SLABS> {
             fn drop(&mut self) {
                 self.0.held().low_memory_done();
             }
         }
         let mut state = self.held();
-        if let Some(call) = state.begin_low_memory() {
-            let report = state.report(layout);
-            drop(state);
-            let unwound = Unwound(self);
-            let has_more = call(&report);
-            core::mem::forget(unwound);
-            state = self.held();
-            state.low_memory_done();
-            if has_more && let Some(block) = state.allocate(layout) {
-                return Some(block);
-            }
+        if !state.begin_low_memory() {
+            return false;
         }
-        state.failed();
-        None
+        let report = state.report(layout);
+        drop(state);
+        let _asked = Asked(self);
+        call(&report)
     }
 
     /// Gives a block back that was allocated with `layout`.
@@ -249,7 +255,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn give_else(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         at: NonNull<u8>,
         layout: Layout,
     ) -> Result<(), BadFree> {
@@ -257,7 +263,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     }
 
     #[inline(never)]
-    fn give_last(mut state: Held<'_, L, State<ARENAS, SLABS>>, chore: Chore) {
+    fn give_last(mut state: Held<'_, L, State<L, ARENAS, SLABS>>, chore: Chore) {
         state.emptied(chore);
     }
 
@@ -303,7 +309,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     /// Sets what is called before a request fails; `None`: nothing.
     pub fn on_low_memory(&self, call: Option<LowMemory>) {
-        self.held().low_memory = call;
+        self.held().low_memory = call.map(|call| (call, Self::ask as fn(&Self, LowMemory, Layout) -> bool));
     }
 
     /// Tells the program of a bad free, as it has chosen.

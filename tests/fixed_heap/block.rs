@@ -27,9 +27,9 @@ impl Ram {
     }
 
     /// Gives `len` bytes from `at` to a heap.
-    pub fn give<L: RawMutex, const N: usize>(
+    pub fn give<L: RawMutex, const N: usize, const SLABS: bool>(
         &self,
-        heap: &FixedHeap<L, N>,
+        heap: &FixedHeap<L, N, SLABS>,
         at: usize,
         len: usize,
     ) -> Result<u64, NotClaimed> {

@@ -315,6 +315,44 @@ fn eight_threads_find_a_static_array_divided() {
     );
 }
 
+/// Where blocks of random lengths stand, of which some were resized and freed when there was no room: each with its bytes.
+fn filled<const SLABS: bool>(bytes: usize) -> Vec<(usize, usize)> {
+    let ram = Ram::new(bytes + 4096);
+    let start = ram.at(0).addr().wrapping_neg() % 4096;
+    let heap = FixedHeap::<SpinLock, 1, SLABS>::empty();
+    ram.give(&heap, start, bytes).unwrap();
+    let (mut live, mut random) = (Vec::new(), 1usize);
+    // SAFETY: 1. Every block is used with its newest layout and address only.
+    unsafe {
+        for _ in 0..3000 {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let size = (random >> 33) % 300 + 1;
+            if (random >> 60) > 5 || live.is_empty() {
+                let at = heap.alloc(layout(size, 4));
+                if !at.is_null() {
+                    live.push((at, size));
+                }
+            } else {
+                let (at, held) = live.swap_remove((random >> 20) % live.len());
+                let to = heap.realloc(at, layout(held, 4), size);
+                if to.is_null() {
+                    heap.dealloc(at, layout(held, 4));
+                } else {
+                    live.push((to, size));
+                }
+            }
+        }
+    }
+    live.into_iter().map(|(at, size)| (at.addr() - ram.at(start).addr(), size)).collect()
+}
+
+#[test]
+fn in_ranges_that_have_no_slabs_in_any_case_a_heap_without_them_does_the_same() {
+    for bytes in [1000, 4 << 10, 16 << 10, 64 << 10, (320 << 10) - 1] {
+        assert!(filled::<true>(bytes) == filled::<false>(bytes), "{bytes}");
+    }
+}
+
 #[test]
 fn tensors_live_in_a_fixed_heap() {
     let ram = Ram::new(64 << 10);

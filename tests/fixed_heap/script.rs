@@ -55,8 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A heap, and what the script knows of it.
-struct Shadow<'a, L: RawMutex> {
-    heap: &'a FixedHeap<L, 3>,
+struct Shadow<'a, L: RawMutex, const SLABS: bool> {
+    heap: &'a FixedHeap<L, 3, SLABS>,
     claims: Vec<(usize, usize)>,
     live: Vec<Live>,
     /// Where the live blocks are, with the bytes that each may use.
@@ -65,7 +65,7 @@ struct Shadow<'a, L: RawMutex> {
     patterns: u8,
 }
 
-impl<L: RawMutex> Shadow<'_, L> {
+impl<L: RawMutex, const SLABS: bool> Shadow<'_, L, SLABS> {
     fn took(&mut self, at: NonNull<u8>, layout: Layout) {
         let start = at.as_ptr() as usize;
         let bytes = self.heap.usable_bytes(at).unwrap() as usize;
@@ -234,9 +234,9 @@ impl<L: RawMutex> Shadow<'_, L> {
     }
 }
 
-fn run<L: RawMutex>(ram_bytes: usize, claims: &[(usize, usize)], script: &[Step]) {
+fn run<L: RawMutex, const SLABS: bool>(ram_bytes: usize, claims: &[(usize, usize)], script: &[Step]) {
     let ram = Ram::new(ram_bytes);
-    let heap: FixedHeap<L, 3> = FixedHeap::empty();
+    let heap: FixedHeap<L, 3, SLABS> = FixedHeap::empty();
     heap.on_misuse(OnMisuse::Ignore);
     let mut shadow = Shadow {
         heap: &heap,
@@ -268,21 +268,29 @@ proptest! {
         claims in prop::collection::vec((0..RAM, 0..256usize << 10), 0..3),
         script in prop::collection::vec(step(), 1..150 / SHORTER),
     ) {
-        run::<SpinLock>(RAM, &claims, &script);
+        run::<SpinLock, true>(RAM, &claims, &script);
     }
 
     #[test]
     fn the_script_holds_in_a_few_kib_without_a_lock(
         at in 0..100usize, len in 0..6usize << 10, script in prop::collection::vec(step(), 1..100 / SHORTER),
     ) {
-        run::<NoLock>(RAM, &[(at, len)], &script);
+        run::<NoLock, true>(RAM, &[(at, len)], &script);
     }
 
     #[test]
     fn the_script_holds_where_small_blocks_come_from_slabs(
         at in 0..5000usize, mib in 0..if cfg!(miri) { 1 } else { 5usize }, script in prop::collection::vec(step(), 1..400 / SHORTER),
     ) {
-        run::<SpinLock>((6 << 20) + 5000, &[(at, (mib << 20) + (400 << 10))], &script);
+        run::<SpinLock, true>((6 << 20) + 5000, &[(at, (mib << 20) + (400 << 10))], &script);
+    }
+
+    #[test]
+    fn the_script_holds_in_a_heap_without_slabs_whatever_it_claims(
+        claims in prop::collection::vec((0..RAM, 0..RAM << 3), 1..3),
+        script in prop::collection::vec(step(), 1..200 / SHORTER),
+    ) {
+        run::<SpinLock, false>(if cfg!(miri) { RAM } else { RAM << 3 }, &claims, &script);
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub fn table() {
     println!("\nBytes of code and of constants for {TARGET} at opt-level s");
     let Some(linker) = linker() else { return println!("not built: no nightly compiler with rust-lld") };
     let sizes = |feature| build(feature, &linker).and_then(|file| code_bytes(&file));
-    for (name, feature) in [("democratising", "democratising"), ("talc", "talc")] {
+    for (name, feature) in [("democratising", "democratising"), ("its SmallHeap", "small"), ("talc", "talc")]
+    {
         match (sizes(feature), sizes("")) {
             (Some([code, constants]), Some([less, fewer])) => {
                 println!(

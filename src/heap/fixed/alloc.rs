@@ -56,7 +56,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     #[inline(never)]
     fn refused(
         &self,
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         at: NonNull<u8>,
         layout: Layout,
         global: bool,
@@ -93,14 +93,18 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     }
 
     #[inline(never)]
-    fn take_global_far(mut state: Held<'_, L, State<ARENAS, SLABS>>, layout: Layout, heap: &Self) -> *mut u8 {
+    fn take_global_far(
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
+        layout: Layout,
+        heap: &Self,
+    ) -> *mut u8 {
         let slot = state.class_of(layout).and_then(|class| state.take_far_slot(class));
         slot.unwrap_or_else(|| Self::take_global_else(state, layout, heap))
     }
 
     #[inline(never)]
     fn take_global_aside(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
         heap: &Self,
     ) -> *mut u8 {
@@ -109,7 +113,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn take_global_span(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
         heap: &Self,
     ) -> *mut u8 {
@@ -127,7 +131,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn take_global_else(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
         heap: &Self,
     ) -> *mut u8 {
@@ -150,7 +154,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn give_global_aside(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         at: *mut u8,
         align: usize,
         heap: &Self,
@@ -164,7 +168,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn give_global_span(
-        mut state: Held<'_, L, State<ARENAS, SLABS>>,
+        mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         at: *mut u8,
         align: usize,
         heap: &Self,
@@ -180,7 +184,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline(never)]
     fn give_global_far(
-        state: Held<'_, L, State<ARENAS, SLABS>>,
+        state: Held<'_, L, State<L, ARENAS, SLABS>>,
         distance: usize,
         align: usize,
         heap: &Self,
@@ -199,7 +203,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     }
 
     #[inline(never)]
-    fn give_global_else(&self, mut state: Held<'_, L, State<ARENAS, SLABS>>, at: *mut u8, layout: Layout) {
+    fn give_global_else(&self, mut state: Held<'_, L, State<L, ARENAS, SLABS>>, at: *mut u8, layout: Layout) {
         let Some(at) = NonNull::new(at) else {
             drop(state);
             return self.given_null(layout);

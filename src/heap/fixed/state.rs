@@ -2,19 +2,21 @@
 
 #![forbid(unsafe_code)]
 
-use super::COPIES;
 use super::arena::{FixedArena, Resized};
 use super::call::LowMemory;
 use super::claim::{self, NotClaimed};
 use super::memory::{self, Memory};
 use super::plan::MOST_BYTES;
 use super::slabs::{Chore, Seen};
+use super::{COPIES, FixedHeap};
 use crate::arena::{LiveSpan, Stats};
 use crate::error::{BadFree, DeviceId, OutOfMemory};
 use crate::heap::misuse::OnMisuse;
 use crate::size::Offset;
 use core::alloc::Layout;
+use core::mem;
 use core::ptr::{self, NonNull};
+use lock_api::RawMutex;
 
 /// A range of claimed memory; the one of none ends at 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl Range {
 }
 
 /// Everything behind the lock.
-pub(super) struct State<const ARENAS: usize, const SLABS: bool> {
+pub(super) struct State<L: RawMutex, const ARENAS: usize, const SLABS: bool> {
     /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
     arenas: [FixedArena<SLABS>; ARENAS],
     ranges: [Range; ARENAS],
@@ -58,11 +60,15 @@ pub(super) struct State<const ARENAS: usize, const SLABS: bool> {
     unclaimed: Option<&'static Memory>,
     pub(super) bad_frees: u64,
     pub(super) misuse: OnMisuse,
-    pub(super) low_memory: Option<LowMemory>,
+    pub(super) low_memory: Option<Asking<L, ARENAS, SLABS>>,
     low_memory_runs: bool,
 }
 
-impl<const ARENAS: usize, const SLABS: bool> State<ARENAS, SLABS> {
+/// Who asks the program for memory: a function that is part of a program only if it sets one for low memory.
+pub(super) type Asking<L, const ARENAS: usize, const SLABS: bool> =
+    (LowMemory, fn(&FixedHeap<L, ARENAS, SLABS>, LowMemory, Layout) -> bool);
+
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS> {
     pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
         State {
             arenas: [const { FixedArena::none() }; ARENAS],
@@ -417,11 +423,9 @@ impl<const ARENAS: usize, const SLABS: bool> State<ARENAS, SLABS> {
         self.misuse
     }
 
-    /// The function for low memory, unless there is none or it runs already.
-    pub(super) fn begin_low_memory(&mut self) -> Option<LowMemory> {
-        let call = self.low_memory.filter(|_| !self.low_memory_runs)?;
-        self.low_memory_runs = true;
-        Some(call)
+    /// Whether the function for low memory may run: it does not yet.
+    pub(super) fn begin_low_memory(&mut self) -> bool {
+        !mem::replace(&mut self.low_memory_runs, true)
     }
 
     pub(super) fn low_memory_done(&mut self) {
