@@ -87,17 +87,20 @@ pub(super) struct Found<'a> {
 
 impl Found<'_> {
     /// The slot that starts at a byte, if one does.
+    #[inline]
     pub(super) fn slot(self, at: usize) -> Option<Seen> {
         let slot = slot_of(self.cut, within(self.start as usize, at))?;
         Some(Seen { place: self.start, class: self.class, slot })
     }
 
     /// Where it ends, in granules.
+    #[inline]
     pub(super) fn end(self) -> u32 {
         self.start + self.cut[GRANULES]
     }
 
     /// The bytes of a slot.
+    #[inline]
     pub(super) fn bytes(self) -> usize {
         self.cut[BYTES] as usize
     }

@@ -31,6 +31,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// Takes the first slab off its list. The next one, which is the first now; 0 where there is none.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn unlist_first(&mut self, class: usize, first: u32) -> u32 {
         let next = self.unlist(first);
@@ -39,6 +40,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// Takes a slab off its list. The next one; 0 where it was alone.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn unlist(&mut self, place: u32) -> u32 {
         let Links { next, prev } = self.runs.shadow.links(place);
@@ -50,6 +52,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// Makes two slabs neighbours.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn join(&mut self, prev: u32, next: u32) {
         let shadow = &mut self.runs.shadow;
@@ -181,6 +184,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         self.close(class, place);
     }
 
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn close(&mut self, class: usize, place: u32) {
         if let Some(cut) = self.slabs.cuts.get(class) {

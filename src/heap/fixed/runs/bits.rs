@@ -75,6 +75,7 @@ impl Bits {
     }
 
     /// The last set bit up to `at`.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn last(&self, at: usize) -> Option<usize> {
         let mut words = self.words().get(..=at / WIDE as usize)?.iter().rev();
@@ -104,6 +105,7 @@ impl Bits {
     }
 
     /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn next(&self, at: u32, flip: usize, none: u32) -> u32 {
         let words = self.words().get((at / WIDE) as usize..).unwrap_or_default();
@@ -121,6 +123,7 @@ impl Bits {
     }
 
     /// Turns every bit of `range` over.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn flip(&mut self, range: Range<u32>) {
         let mut at = range.start;

@@ -206,6 +206,7 @@ impl Shadow {
     }
 
     /// The slabs behind and before one in its list.
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn links(&self, place: u32) -> Links {
         // The first four bytes are the class and the lower bits of one link; the last four the other link, the upper bits, and a mark, so
@@ -215,6 +216,7 @@ impl Shadow {
         Links { next: last & (MOST_GRANULES - 1), prev: first >> 8 | last >> LINK_BITS << 24 }
     }
 
+    #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(in super::super) fn set_links(&mut self, place: u32, Links { next, prev }: Links) {
         let header = self.header_mut(place);
