@@ -22,6 +22,8 @@ impl Latencies {
 pub struct Pattern {
     /// What it is called.
     pub name: &'static str,
+    /// Whether requests may find nothing.
+    full: bool,
     before: Vec<Action>,
     timed: Vec<Action>,
 }
@@ -32,8 +34,13 @@ fn layout(bytes: usize) -> Layout {
 
 /// The places in the list of live blocks that are to be freed so that every second of `blocks` goes.
 fn every_second(blocks: usize) -> impl Iterator<Item = Action> {
+    every_second_from(0, blocks)
+}
+
+/// The same, the first of each two or the second.
+fn every_second_from(side: u32, blocks: usize) -> impl Iterator<Item = Action> {
     // The last takes the place of the one that goes, so places are freed from the end.
-    (0..blocks / 2).rev().map(|pair| Action::Free(2 * pair as u32))
+    (0..blocks / 2).rev().map(move |pair| Action::Free(2 * pair as u32 + side))
 }
 
 /// The patterns, with so many holes where there are holes.
@@ -45,30 +52,54 @@ pub fn patterns(holes: usize) -> Vec<Pattern> {
     let again = |bytes: usize| {
         (0..64).flat_map(move |_| [Action::Allocate(layout(bytes)), Action::Free(holes as u32)])
     };
+    // The last hole is a little longer than the others, and nothing is free behind them.
+    let full = || {
+        let holes = holes - holes / 16;
+        let comb = (1..2 * holes).map(|_| 4_096).chain([4_160]);
+        let rest = [1 << 20, 64 << 10, 8 << 10, 4_096, 1_000, 100].map(|bytes| [bytes; 200]);
+        let all = comb.chain(rest.into_iter().flatten()).map(|bytes| Action::Allocate(layout(bytes)));
+        all.chain(every_second_from(1, 2 * holes)).collect()
+    };
     vec![
         Pattern {
+            name: "full memory, holes a little too short but for one",
+            full: true,
+            before: full(),
+            timed: [4_130; 8].map(|bytes| Action::Allocate(layout(bytes))).into(),
+        },
+        Pattern {
             name: "holes a little too short",
+            full: false,
             before: comb(2_048),
             timed: again(2_056).chain(again(2_080)).collect(),
         },
         Pattern {
             name: "holes a little too short, large",
+            full: false,
             before: comb(4_032),
             timed: again(4_040).chain(again(4_072)).collect(),
         },
-        Pattern { name: "holes that are long enough", before: comb(2_048), timed: again(2_000).collect() },
+        Pattern {
+            name: "holes that are long enough",
+            full: false,
+            before: comb(2_048),
+            timed: again(2_000).collect(),
+        },
         Pattern {
             name: "a block between free neighbours",
+            full: false,
             before: comb(2_048),
             timed: (0..holes as u32).rev().take(1_000).map(Action::Free).collect(),
         },
         Pattern {
             name: "small blocks, every second gone",
+            full: false,
             before: comb(24),
             timed: again(24).chain(again(32)).collect(),
         },
         Pattern {
             name: "random actions to 3,000",
+            full: false,
             before: random_actions(1, 20_000, 3_000, false),
             timed: random_actions_on(3_000),
         },
@@ -86,14 +117,14 @@ pub fn latencies(kind: Kind, memory: Memory, pattern: &Pattern, rounds: usize) -
     for _ in 0..rounds {
         let heap: Subject = kind.over(memory);
         let mut live = Live::with_room(pattern.before.len() + pattern.timed.len());
-        if !pattern.before.iter().all(|action| live.act(&*heap, *action)) {
+        if !pattern.before.iter().all(|action| live.act(&*heap, *action) || pattern.full) {
             return None;
         }
         for (action, least) in pattern.timed.iter().zip(&mut least) {
             let began = Instant::now();
             let done = live.act(&*heap, *action);
             let took = began.elapsed().as_nanos() as u32;
-            if !done {
+            if !done && !pattern.full {
                 return None;
             }
             *least = (*least).min(took);

@@ -13,6 +13,7 @@ mod aside;
 mod bits;
 mod lists;
 pub(super) mod shadow;
+mod trees;
 
 use super::COPIES;
 use crate::arena::Borrowed;

@@ -52,6 +52,8 @@ impl List {
 
     /// Lists of a row: of a doubling.
     pub(crate) const IN_ROW: u32 = LISTS;
+    /// log2 of that.
+    pub(crate) const BITS: u32 = SHIFT;
 
     /// Its row.
     #[inline]

@@ -10,8 +10,6 @@ use crate::arena::index::fit::List;
 pub(super) type Row = [u32; List::IN_ROW as usize + 1];
 const FILLED: usize = List::IN_ROW as usize;
 
-/// Spans of the own list that are looked at before the next longer list is.
-const LOOKED: usize = 4;
 /// Spans of about the length that are tried for an alignment before a span that surely holds it is.
 const ALIGNED_LOOKED: u32 = 4;
 
@@ -26,15 +24,21 @@ impl<const SLABS: bool> Runs<SLABS> {
         }
         let list = List::of(granules);
         let Some(row) = self.rows.get_mut(list.row()) else { return };
-        let next = row[list.column()];
-        row[list.column()] = place;
-        if next == 0 {
+        let first = row[list.column()];
+        if first == 0 {
+            row[list.column()] = place;
             row[FILLED] |= 1 << list.column();
             self.filled |= 1 << list.row();
+            if !list.is_exact() {
+                return self.plant(place, granules);
+            }
+        } else if list.is_exact() {
+            row[list.column()] = place;
+            self.shadow.set_prev(first, place);
         } else {
-            self.shadow.set_prev(next, place);
+            return self.graft(first, place, granules);
         }
-        self.shadow.set_free(place, granules, next);
+        self.shadow.set_free(place, granules, first);
     }
 
     /// A free span is about to be something else.
@@ -49,6 +53,10 @@ impl<const SLABS: bool> Runs<SLABS> {
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn unlist(&mut self, place: u32, granules: u32) {
+        let list = List::of(granules);
+        if !list.is_exact() {
+            return self.uproot(place, granules);
+        }
         let Links { next, prev } = self.shadow.around(place);
         if next != 0 {
             self.shadow.set_prev(next, prev);
@@ -56,10 +64,16 @@ impl<const SLABS: bool> Runs<SLABS> {
         if prev != 0 {
             return self.shadow.set_next(prev, next);
         }
-        let list = List::of(granules);
+        self.set_list(list, next);
+    }
+
+    /// Another span, or none, is the first of a list.
+    #[cfg_attr(target_pointer_width = "64", inline(always))]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn set_list(&mut self, list: List, first: u32) {
         let Some(row) = self.rows.get_mut(list.row()) else { return };
-        row[list.column()] = next;
-        if next == 0 {
+        row[list.column()] = first;
+        if first == 0 {
             row[FILLED] &= !(1 << list.column());
             if row[FILLED] == 0 {
                 self.filled &= !(1 << list.row());
@@ -67,41 +81,20 @@ impl<const SLABS: bool> Runs<SLABS> {
         }
     }
 
-    /// A good fit: of the first spans in the list of that length the shortest that is long enough, else the first of the next
-    /// longer list; failing both, any of the own list. Its place; 0 where there is none.
+    /// The best fit of the list of a length, else the first of the next longer list. Its place; 0 where there is none.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn fit(&self, granules: u32) -> u32 {
         let mut list = List::of(granules);
-        let mut place = 0;
         if !list.is_exact() {
-            // By how much it is too long; by far more than any is where it is too short.
-            let (mut best, mut least) = (0, 1 << 31);
-            place = self.rows.get(list.row()).map_or(0, |row| row[list.column()]);
-            for _ in 0..LOOKED {
-                if place == 0 {
-                    break;
-                }
-                let over = self.shadow.listed(place).wrapping_sub(granules);
-                if over < least {
-                    (best, least) = (place, over);
-                }
-                place = self.shadow.next(place);
-            }
+            let root = self.rows.get(list.row()).map_or(0, |row| row[list.column()]);
+            let best = self.fit_of(root, granules);
             if best != 0 {
                 return best;
             }
             list = list.next();
         }
-        let longer = self.at_or_above(list);
-        if longer != 0 {
-            return longer;
-        }
-        // Those that were looked at were too short.
-        while place != 0 && self.shadow.listed(place) < granules {
-            place = self.shadow.next(place);
-        }
-        place
+        self.at_or_above(list)
     }
 
     /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
@@ -133,7 +126,9 @@ impl<const SLABS: bool> Runs<SLABS> {
             if self.aligned(place, align) + granules <= place + has {
                 return place;
             }
-            (list, place) = (List::of(has).next(), self.shadow.next(place));
+            let own = List::of(has);
+            (list, place) =
+                (own.next(), if own.is_exact() { self.shadow.next(place) } else { self.next_of(place) });
         }
         0
     }
@@ -166,12 +161,8 @@ impl<const SLABS: bool> Runs<SLABS> {
         let Some(row) = self.filled.checked_ilog2().and_then(|row| self.rows.get(row as usize)) else {
             return 0;
         };
-        let mut place = row[(row[FILLED] | 1).ilog2() as usize % FILLED];
-        let mut longest = 0;
-        while place != 0 {
-            longest = self.shadow.listed(place).max(longest);
-            place = self.shadow.next(place);
-        }
-        longest
+        let first = row[(row[FILLED] | 1).ilog2() as usize % FILLED];
+        let longest = self.shadow.listed(first);
+        if List::of(longest).is_exact() { longest } else { self.longest_of(first) }
     }
 }

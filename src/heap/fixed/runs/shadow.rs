@@ -47,7 +47,7 @@ impl Shadow {
     }
 
     #[inline]
-    fn bytes<const N: usize>(&self, at: usize) -> &[u8; N] {
+    pub(super) fn bytes<const N: usize>(&self, at: usize) -> &[u8; N] {
         match self.0[at..at + N].first_chunk() {
             Some(bytes) => bytes,
             None => unreachable!("a slice has its length"),
@@ -55,7 +55,7 @@ impl Shadow {
     }
 
     #[inline]
-    fn bytes_mut<const N: usize>(&mut self, at: usize) -> &mut [u8; N] {
+    pub(super) fn bytes_mut<const N: usize>(&mut self, at: usize) -> &mut [u8; N] {
         match self.0[at..at + N].first_chunk_mut() {
             Some(bytes) => bytes,
             None => unreachable!("a slice has its length"),
@@ -91,7 +91,7 @@ impl Shadow {
     /// The four bytes from one on.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn word(&self, at: usize) -> u32 {
+    pub(super) fn word(&self, at: usize) -> u32 {
         self.0
             .get(at..at + 4)
             .and_then(|rest| rest.first_chunk())
@@ -101,7 +101,7 @@ impl Shadow {
     /// Writes them.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn set_word(&mut self, at: usize, word: u32) {
+    pub(super) fn set_word(&mut self, at: usize, word: u32) {
         if let Some(bytes) = self.0.get_mut(at..at + 4).and_then(|rest| rest.first_chunk_mut()) {
             *bytes = word.to_le_bytes();
         }
@@ -295,8 +295,14 @@ const LINK_BITS: u32 = 26;
 /// The most granules of a range whose slabs can be linked.
 pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
 
+/// The granules of the listed span with those first bytes.
+#[inline]
+pub(super) fn granules_of<const N: usize>(bytes: &[u8; N]) -> u32 {
+    word(bytes, 0).swap_bytes() & !FREE
+}
+
 /// Four bytes as a number.
 #[inline]
-fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+pub(super) fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }
