@@ -29,6 +29,7 @@ mod space;
 mod staging;
 mod stream;
 mod sys;
+mod uses;
 
 pub use buffer::DeviceBuf;
 pub use pool::{
