@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
-use harness::{ALL, MAPPED, in_modes};
+use harness::{ALL, EAGER, MAPPED, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -236,6 +236,30 @@ fn a_limit_holds_also_below_what_is_in_use() {
         assert!(mib(11).is_err());
         cuda::set_memory_limit(0, u64::MAX).unwrap();
         assert!(mib(300).is_ok());
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_limit_stays_that_is_set_while_an_initial_size_is_refused() {
+    in_modes("a_limit_stays_that_is_set_while_an_initial_size_is_refused", &[EAGER, RANGES], || {
+        let total = cuda::get_memory_info(0).unwrap().total;
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                for _ in 0..10 {
+                    assert!(cuda::MemoryPool::configure().initial_size(2 * total).enable().is_err());
+                }
+            });
+            for limit in (1..).map(|n| n << 20 & (total - 1)).filter(|limit| *limit > 0) {
+                cuda::set_memory_limit(0, limit).unwrap();
+                std::thread::yield_now();
+                assert_eq!(cuda::get_memory_info(0).unwrap().limit, limit);
+                if refused.is_finished() {
+                    break;
+                }
+            }
+        });
+        cuda::set_memory_limit(0, u64::MAX).unwrap();
         nothing_is_left();
     });
 }
