@@ -527,7 +527,9 @@ fn work_on_the_wrong_device_is_refused_by_name() {
     in_modes("work_on_the_wrong_device_is_refused_by_name", ALL, || {
         let devices = Device::cuda_all().unwrap();
         let here = Tensor::zeros(&[10]).unwrap();
-        assert!(matches!(cuda::Stream::new(&Device::host()), Err(DemoError::WrongDevice { .. })));
+        let error = cuda::Stream::new(&Device::host()).unwrap_err();
+        let wanted = "cuda::Stream::new needs a device such as cuda:0, not host; Device::cuda gives one";
+        assert_eq!(error.to_string(), wanted);
         assert!(matches!(
             here.used_on(&cuda::Stream::new(&devices[0]).unwrap()),
             Err(DemoError::WrongDevice { .. })
@@ -535,8 +537,10 @@ fn work_on_the_wrong_device_is_refused_by_name() {
         if let [first, second, ..] = &devices[..] {
             let stream = cuda::Stream::new(second).unwrap();
             let error = here.to_device_on(first, &stream).unwrap_err();
-            assert!(error.to_string().contains("cuda:1") && error.to_string().contains("cuda:0"), "{error}");
-            assert!(here.to_device(first).unwrap().used_on(&stream).is_err());
+            let wanted = "to_device_on needs a stream of cuda:0, not cuda:1; make one with cuda::Stream::new";
+            assert_eq!(error.to_string(), wanted);
+            let error = here.to_device(first).unwrap().used_on(&stream).unwrap_err();
+            assert!(error.to_string().contains("a stream of cuda:0, not cuda:1"), "{error}");
         }
         let error = Device::cuda(99).unwrap_err();
         assert!(error.to_string().contains("cuda:99"), "{error}");

@@ -179,9 +179,11 @@ impl Gpu {
         match (queue as &dyn Any).downcast_ref::<Stream>() {
             Some(stream) if queue.device() == self.id() => Ok(stream),
             _ => Err(DemoError::WrongDevice {
-                operation: "work on a stream",
+                operation: "this work",
+                what: "a stream of",
                 held: queue.device(),
                 needed: self.id(),
+                advice: "make one with cuda::Stream::new",
             }),
         }
     }
@@ -224,7 +226,9 @@ impl Backend for Gpu {
         match (from as &dyn Any).downcast_ref::<Block>() {
             Some(block) => Ok(Arc::new(block.copied(range, stream)?)),
             None => {
-                Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() })
+                let advice = "only memory of CUDA devices can be copied to one so";
+                let (held, needed) = (from.device(), self.id());
+                Err(DemoError::WrongDevice { operation: "a copy", what: "memory of", held, needed, advice })
             }
         }
     }

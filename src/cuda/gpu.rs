@@ -107,7 +107,10 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
 pub(super) fn of(device: &Device, operation: &'static str) -> Result<&'static Gpu> {
     match device.id() {
         DeviceId::Cuda(ordinal) => get(ordinal),
-        held => Err(DemoError::WrongDevice { operation, held, needed: DeviceId::Cuda(0) }),
+        held => {
+            let (what, needed) = ("a device such as", DeviceId::Cuda(0));
+            Err(DemoError::WrongDevice { operation, what, held, needed, advice: "Device::cuda gives one" })
+        }
     }
 }
 

@@ -25,7 +25,13 @@ impl Tensor {
     pub fn to_dlpack(&self) -> Result<Dlpack> {
         if !self.device().is_host() {
             let (held, needed) = (self.device().id(), DeviceId::Host);
-            return Err(DemoError::WrongDevice { operation: "to_dlpack", held, needed });
+            return Err(DemoError::WrongDevice {
+                operation: "to_dlpack",
+                what: "a tensor on",
+                held,
+                needed,
+                advice: "move it with to_device first",
+            });
         }
         // It keeps the elements alive and where they are: those of a small tensor lie in the box.
         let kept = Box::new(self.clone());
