@@ -496,6 +496,9 @@ fn a_drawing_does_not_take_the_place_of_a_trace() {
         assert_refused(&replay(&["--svg", target, RESNET, path]), &beginning);
     }
     assert_eq!(fs::read_to_string(&path).expect("it is there"), SMALL);
+    // Two places that are not there are not the same.
+    let output = replay(&["--svg", "no/such/memory.svg", "not/here/a.trace"]);
+    assert_refused(&output, "democratising: no/such/memory.svg: the file cannot be written");
 }
 
 #[cfg(unix)]

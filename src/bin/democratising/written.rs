@@ -33,7 +33,8 @@ impl Written {
             }
             Err(_) => Written { path: path.to_owned() },
         };
-        let is_read = |other: &Path| other.as_os_str() != "-" && place(other) == place(&written.path);
+        let target = place(&written.path);
+        let is_read = |other: &Path| other.as_os_str() != "-" && target.is_some() && place(other) == target;
         if read.iter().any(|other| is_read(other.as_ref())) {
             return Err(not_this(path, "is read, and would be lost; name another file to write"));
         }
