@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::driver::not_forked;
 use super::gpu::Gpu;
 use super::result::Refused;
 use super::stream::{Inner, Stream};
@@ -79,6 +80,7 @@ impl Block {
         if other.slot == self.stream.slot {
             return self.gather();
         }
+        not_forked()?;
         let mut also = self.also.lock();
         let order = self.gpu().order();
         order.follow(other.slot, self.stream.slot)?;
@@ -98,6 +100,7 @@ impl Block {
 
     /// The block's own stream waits for the others that work on it.
     fn gather(&self) -> Result<(), Refused> {
+        not_forked()?;
         let also = self.also.lock();
         also.iter().try_for_each(|user| self.gpu().order().follow(self.stream.slot, user.slot))
     }

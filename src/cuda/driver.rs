@@ -1,6 +1,6 @@
 //! The one driver of the process: loaded and started at the first use, and refused in a fork of a process that did.
 
-use super::result::{self, IS_FORKED};
+use super::result::{self, FORKED, IS_FORKED, Refused};
 use super::sys::{self, Functions, Virtual};
 use crate::error::{DemoError, DeviceId, Result};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -29,6 +29,15 @@ static IS_FORK: AtomicBool = AtomicBool::new(false);
 pub(super) fn is_fork() -> bool {
     // Relaxed: written before the child's only thread runs on.
     IS_FORK.load(Relaxed)
+}
+
+/// That it is none.
+///
+/// # Errors
+/// What is told to a fork.
+#[inline]
+pub(super) fn not_forked() -> Result<(), Refused> {
+    if is_fork() { Err(Refused { call: "fork", code: FORKED }) } else { Ok(()) }
 }
 
 /// The driver, started at the first call.

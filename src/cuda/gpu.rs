@@ -162,9 +162,7 @@ impl Gpu {
     /// One try at a block for use on a stream, which may have to wait for who used it before.
     #[inline]
     pub(super) fn take(&self, layout: Layout, stream: &Inner) -> Result<(u64, u64), Missing> {
-        if super::driver::is_fork() {
-            return Err(Missing::Driver(Refused { call: "fork", code: super::result::FORKED }));
-        }
+        super::driver::not_forked().map_err(Missing::Driver)?;
         let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
         let (at, bytes) = match (&self.memory, class) {
             (Memory::Mapped { .. }, Some(class)) => {
