@@ -229,6 +229,30 @@ fn a_fork_waits_for_no_thread_of_its_parent() {
 }
 
 #[test]
+fn a_fork_waits_for_no_thread_that_starts_the_driver() {
+    const SLOW: Mode = Mode("slow", &[("SOFTCUDA_CALL_NS", "300000000")]);
+    in_modes("a_fork_waits_for_no_thread_that_starts_the_driver", &[SLOW], || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| Device::cuda_all().unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: 1. It ends this process, whatever it waits for.
+                unsafe { libc::alarm(10) };
+                let told = Device::cuda(0).is_err_and(|why| why.to_string().contains("forked"));
+                // SAFETY: 1. Nothing of the parent's is run at the end.
+                unsafe { libc::_exit(if told { 0 } else { 1 }) };
+            }
+            let mut status = 0;
+            // SAFETY: 1. The child of a moment ago, and an integer of ours.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            assert_eq!(status, 0, "14 is the alarm");
+        });
+    });
+}
+
+#[test]
 fn as_many_buffers_as_fit_share_one_stream_of_cudarcs() {
     use cudarc::driver::CudaContext;
     use democratising::cuda::DeviceBuf;
