@@ -230,10 +230,15 @@ fn a_fork_waits_for_no_thread_of_its_parent() {
 
 #[test]
 fn a_fork_waits_for_no_thread_that_starts_the_driver() {
-    const SLOW: Mode = Mode("slow", &[("SOFTCUDA_CALL_NS", "300000000")]);
+    const SLOW: Mode = Mode("slow", &[("SOFTCUDA_CALL_NS", "100000000")]);
     in_modes("a_fork_waits_for_no_thread_that_starts_the_driver", &[SLOW], || {
+        let begun = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
-            scope.spawn(|| Device::cuda_all().unwrap());
+            scope.spawn(|| {
+                begun.wait();
+                Device::cuda(0).unwrap();
+            });
+            begun.wait();
             std::thread::sleep(std::time::Duration::from_millis(100));
             // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
             let child = unsafe { libc::fork() };
