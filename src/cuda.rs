@@ -29,6 +29,7 @@ mod space;
 mod staging;
 mod stream;
 mod sys;
+mod uses;
 
 pub use buffer::DeviceBuf;
 pub use pool::{
@@ -57,7 +58,8 @@ impl Device {
     ///
     /// # Errors
     /// [`DemoError::DeviceUnavailable`], as [`Device::cuda`] says it of ordinal 0. A machine without a device is an
-    /// error and no empty list, so that a loop over the list cannot pass for work done.
+    /// error and no empty list, so that a loop over the list cannot pass for work done. [`DemoError::DeviceFailed`] where the driver refuses
+    /// to work with one of them; [`Device::cuda`] gives the others.
     pub fn cuda_all() -> Result<Vec<Device>> {
         let unavailable = |problem| DemoError::DeviceUnavailable { device: DeviceId::Cuda(0), problem };
         let devices = driver::driver().map_err(unavailable)?.devices;

@@ -79,15 +79,19 @@ pub enum DemoError {
         problem: &'static str,
     },
 
-    /// The bytes live on another device than the operation needs.
-    #[error("{operation} needs a tensor on {needed}, but it is on {held}; move it with to_device first")]
+    /// A tensor, a stream or a device itself is another device's than the operation needs.
+    #[error("{operation} needs {what} {needed}, not {held}; {advice}")]
     WrongDevice {
         /// What was asked for.
         operation: &'static str,
-        /// Where the tensor is.
+        /// What was given: "a tensor on", "a stream of".
+        what: &'static str,
+        /// Where it is.
         held: DeviceId,
         /// Where it would have to be.
         needed: DeviceId,
+        /// What to do about it.
+        advice: &'static str,
     },
 
     /// A device's driver refused a call.

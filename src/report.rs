@@ -160,13 +160,17 @@ pub struct Reclaimable {
     pub amount: u64,
 }
 
+/// How far names of scopes that lie deep within others are indented at most.
+const MOST_INDENT: usize = 64;
+
 /// A table: what is held by each scope, then memory, then what could be given back. Kinds that nobody ever held are left out.
 impl fmt::Display for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<32} {:<14} {:>14} {:>14} {:>14}", "scope", "kind", "held", "peak", "limit")?;
         for scope in &self.scopes {
             let ended = if scope.ended { " (ended)" } else { "" };
-            let mut name = std::format!("{:indent$}{}{ended}", "", scope.name, indent = 2 * scope.depth);
+            let indent = scope.depth.saturating_mul(2).min(MOST_INDENT);
+            let mut name = std::format!("{:indent$}{}{ended}", "", scope.name);
             let known = |held: &&KindUse| held.peak > 0 || (scope.depth > 0 && held.limit.is_some());
             if !scope.held.iter().any(|held| known(&held)) {
                 writeln!(f, "{name:<32} nothing")?;
@@ -190,5 +194,19 @@ impl fmt::Display for Resources {
             writeln!(f, "{name:<32} {resource:<14} {amount:>14}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_at_any_depth_is_printed() {
+        let at = |depth| ScopeUse { name: "step".into(), depth, ended: false, held: Vec::new() };
+        let scopes = std::vec![at(1), at(40_000), at(usize::MAX)];
+        let text = Resources { scopes, memory: Vec::new(), reclaimable: Vec::new() }.to_string();
+        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("  step ")), "{text}");
+        assert_eq!(text.matches(&std::format!("\n{:64}step nothing", "")).count(), 2, "{text}");
     }
 }

@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
-use harness::{ALL, MAPPED, in_modes};
+use harness::{ALL, EAGER, MAPPED, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -241,6 +241,30 @@ fn a_limit_holds_also_below_what_is_in_use() {
 }
 
 #[test]
+fn a_limit_stays_that_is_set_while_an_initial_size_is_refused() {
+    in_modes("a_limit_stays_that_is_set_while_an_initial_size_is_refused", &[EAGER, RANGES], || {
+        let total = cuda::get_memory_info(0).unwrap().total;
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                for _ in 0..10 {
+                    assert!(cuda::MemoryPool::configure().initial_size(2 * total).enable().is_err());
+                }
+            });
+            for limit in (1..).map(|n| n << 20 & (total - 1)).filter(|limit| *limit > 0) {
+                cuda::set_memory_limit(0, limit).unwrap();
+                std::thread::yield_now();
+                assert_eq!(cuda::get_memory_info(0).unwrap().limit, limit);
+                if refused.is_finished() {
+                    break;
+                }
+            }
+        });
+        cuda::set_memory_limit(0, u64::MAX).unwrap();
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn an_initial_size_does_not_stop_the_pool_short_of_its_maximum() {
     in_modes("an_initial_size_does_not_stop_the_pool_short_of_its_maximum", ALL, || {
         let device = Device::cuda(0).unwrap();
@@ -396,6 +420,84 @@ fn a_buffer_goes_where_cudarc_wants_a_slice() {
 }
 
 #[test]
+fn streams_that_use_a_buffer_at_the_same_time_are_all_waited_for() {
+    in_modes("streams_that_use_a_buffer_at_the_same_time_are_all_waited_for", ALL, || {
+        for bytes in [2 * MIB, 5000] {
+            use_on_two_streams(bytes, || ());
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_wait_that_is_refused_once_does_not_let_a_buffer_go_too_early() {
+    in_modes("a_wait_that_is_refused_once_does_not_let_a_buffer_go_too_early", ALL, || {
+        for n in 1..10 {
+            use_on_two_streams(2 * MIB, || {
+                if harness::is_soft() {
+                    harness::fail_in(n, 999);
+                }
+            });
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn the_default_stream_of_another_device_is_another_stream() {
+    use cudarc::driver::{CudaContext, DevicePtr, SyncOnDrop};
+    use democratising::cuda::DeviceBuf;
+
+    in_modes("the_default_stream_of_another_device_is_another_stream", ALL, || {
+        let devices = Device::cuda_all().unwrap();
+        let streams: Vec<_> =
+            (0..devices.len()).map(|at| CudaContext::new(at).unwrap().default_stream()).collect();
+        let [here, there, ..] = &streams[..] else { return };
+        let buf = DeviceBuf::from_slice(here, &[1u8; 100]).unwrap();
+        assert!(matches!(buf.device_ptr(here).1, SyncOnDrop::Record(None)));
+        assert!(matches!(buf.device_ptr(there).1, SyncOnDrop::Sync(Some(_))), "it is waited for");
+    });
+}
+
+/// Two streams read a buffer of a third at the same time, and it is dropped before they have; nothing that takes its memory is seen by
+/// them.
+fn use_on_two_streams(bytes: usize, before_the_drop: impl Fn()) {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+
+    // First: cudarc panics without a driver.
+    let _device = Device::cuda(0).unwrap();
+    let context = CudaContext::new(0).unwrap();
+    let [a, b, c] = [(); 3].map(|()| context.new_stream().unwrap());
+    // The stream's cache stays while a buffer of its own does.
+    let _kept = DeviceBuf::<u8>::zeros(&a, 1).unwrap();
+    let source = DeviceBuf::from_slice(&a, &vec![3u8; bytes]).unwrap();
+    let [of_b, of_c] = [&b, &c].map(|stream| DeviceBuf::<u8>::zeros(stream, bytes).unwrap());
+    let ((from, on_b), (_, on_c)) = (source.device_ptr(&b), source.device_ptr(&c));
+    for (target, stream) in [(&of_b, &b), (&of_c, &c)] {
+        harness::copy(target.device_ptr(stream).0, from, bytes, stream.cu_stream() as usize);
+    }
+    drop((on_b, on_c));
+    before_the_drop();
+    drop(source);
+    if harness::is_soft() {
+        harness::fail_in(0, 0);
+        // cudarc asks once where it gives its events back, and remembers.
+        let _ = context.check_err();
+    }
+    // The same block again, on its own stream, which runs to its end first.
+    let mut again: Vec<DeviceBuf<u8>> = Vec::new();
+    while again.last().is_none_or(|buf| buf.device_ptr(&a).0 != from) {
+        again.push(DeviceBuf::from_slice(&a, &vec![8u8; bytes]).unwrap());
+        assert!(again.len() < 1000, "the block is used again");
+    }
+    a.synchronize().unwrap();
+    for target in [of_b, of_c] {
+        assert!(target.to_vec().unwrap() == vec![3; bytes], "{bytes}: it read what came later");
+    }
+}
+
+#[test]
 fn a_device_has_128_streams_at_most_and_gets_them_back() {
     in_modes("a_device_has_128_streams_at_most_and_gets_them_back", ALL, || {
         let device = Device::cuda(0).unwrap();
@@ -425,7 +527,9 @@ fn work_on_the_wrong_device_is_refused_by_name() {
     in_modes("work_on_the_wrong_device_is_refused_by_name", ALL, || {
         let devices = Device::cuda_all().unwrap();
         let here = Tensor::zeros(&[10]).unwrap();
-        assert!(matches!(cuda::Stream::new(&Device::host()), Err(DemoError::WrongDevice { .. })));
+        let error = cuda::Stream::new(&Device::host()).unwrap_err();
+        let wanted = "cuda::Stream::new needs a device such as cuda:0, not host; Device::cuda gives one";
+        assert_eq!(error.to_string(), wanted);
         assert!(matches!(
             here.used_on(&cuda::Stream::new(&devices[0]).unwrap()),
             Err(DemoError::WrongDevice { .. })
@@ -433,8 +537,10 @@ fn work_on_the_wrong_device_is_refused_by_name() {
         if let [first, second, ..] = &devices[..] {
             let stream = cuda::Stream::new(second).unwrap();
             let error = here.to_device_on(first, &stream).unwrap_err();
-            assert!(error.to_string().contains("cuda:1") && error.to_string().contains("cuda:0"), "{error}");
-            assert!(here.to_device(first).unwrap().used_on(&stream).is_err());
+            let wanted = "to_device_on needs a stream of cuda:0, not cuda:1; make one with cuda::Stream::new";
+            assert_eq!(error.to_string(), wanted);
+            let error = here.to_device(first).unwrap().used_on(&stream).unwrap_err();
+            assert!(error.to_string().contains("a stream of cuda:0, not cuda:1"), "{error}");
         }
         let error = Device::cuda(99).unwrap_err();
         assert!(error.to_string().contains("cuda:99"), "{error}");

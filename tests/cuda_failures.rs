@@ -182,6 +182,82 @@ fn a_forked_process_is_told_so() {
 }
 
 #[test]
+fn a_fork_waits_for_no_thread_of_its_parent() {
+    in_modes("a_fork_waits_for_no_thread_of_its_parent", &[EAGER], || {
+        let device = Device::cuda(0).unwrap();
+        let streams = [(); 3].map(|()| cuda::Stream::new(&device).unwrap());
+        let tensor = || Tensor::zeros_on(&[1000], &device).unwrap();
+        let used = tensor();
+        used.used_on(&streams[0]).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Holds the order of streams nearly all the time.
+            scope.spawn(|| {
+                let busy = tensor();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    busy.used_on(&streams[0]).unwrap();
+                    busy.used_on(&streams[1]).unwrap();
+                }
+            });
+            for round in 0..20 {
+                let own = cuda::Stream::new(&device).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    // SAFETY: 1. It ends this process, whatever it waits for.
+                    unsafe { libc::alarm(10) };
+                    let told = [used.to_vec::<f32>().map(drop), used.used_on(&streams[2]), own.synchronize()];
+                    let told = told
+                        .iter()
+                        .all(|told| told.as_ref().is_err_and(|why| why.to_string().contains("forked")));
+                    drop(own);
+                    // SAFETY: 1. Nothing of the parent's is run at the end.
+                    unsafe { libc::_exit(if told { 0 } else { 1 }) };
+                }
+                let mut status = 0;
+                // SAFETY: 1. The child of a moment ago, and an integer of ours.
+                unsafe { libc::waitpid(child, &mut status, 0) };
+                if status != 0 {
+                    done.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                assert_eq!(status, 0, "round {round}: 14 is the alarm");
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn a_fork_waits_for_no_thread_that_starts_the_driver() {
+    const SLOW: Mode = Mode("slow", &[("SOFTCUDA_CALL_NS", "100000000")]);
+    in_modes("a_fork_waits_for_no_thread_that_starts_the_driver", &[SLOW], || {
+        let begun = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begun.wait();
+                Device::cuda(0).unwrap();
+            });
+            begun.wait();
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: 1. It ends this process, whatever it waits for.
+                unsafe { libc::alarm(10) };
+                let told = Device::cuda(0).is_err_and(|why| why.to_string().contains("forked"));
+                // SAFETY: 1. Nothing of the parent's is run at the end.
+                unsafe { libc::_exit(if told { 0 } else { 1 }) };
+            }
+            let mut status = 0;
+            // SAFETY: 1. The child of a moment ago, and an integer of ours.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            assert_eq!(status, 0, "14 is the alarm");
+        });
+    });
+}
+
+#[test]
 fn as_many_buffers_as_fit_share_one_stream_of_cudarcs() {
     use cudarc::driver::CudaContext;
     use democratising::cuda::DeviceBuf;

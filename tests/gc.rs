@@ -311,6 +311,42 @@ fn an_unregistered_reclaimer_is_dropped_outside_of_the_lock_and_asked_no_more() 
     assert_eq!((gc::collect().unwrap().host_bytes, log.take()), (0, vec![]));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_fork_waits_for_no_thread_that_looks_who_is_registered() {
+    let _turn = turn();
+    let _registered = Registered::new("here", 0, Scripted(|| 0, || 0));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(SeqCst) {
+                    gc::unregister(gc::register("there", 0, Scripted(|| 0, || 0)));
+                }
+            });
+        }
+        for round in 0..300 {
+            // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: 1. It ends this process, whatever it waits for.
+                unsafe { libc::alarm(10) };
+                let is_registered = gc::unregister(gc::register("in the child", 0, Scripted(|| 0, || 0)));
+                // SAFETY: 1. Nothing of the parent's is run at the end.
+                unsafe { libc::_exit(if is_registered { 0 } else { 1 }) };
+            }
+            let mut status = 0;
+            // SAFETY: 1. The child of a moment ago, and an integer of ours.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            if status != 0 {
+                done.store(true, SeqCst);
+            }
+            assert_eq!(status, 0, "round {round}: 14 is the alarm");
+        }
+        done.store(true, SeqCst);
+    });
+}
+
 #[test]
 fn registering_from_many_threads_loses_nobody() {
     let _turn = turn();

@@ -117,6 +117,21 @@ fn what_cannot_be_read_is_never_called_sound() {
 }
 
 #[test]
+fn a_name_of_any_length_is_listed() {
+    let directory = Directory::new();
+    let (path, name) = (directory.path("m.safetensors"), "w".repeat(70_000));
+    let scalar = Tensor::new(&[], [2.0f32]).unwrap();
+    let long = ModelCheckpoint::create(&path).unwrap().add(&name, &scalar).unwrap();
+    long.add("scale", &scalar).unwrap().commit().unwrap();
+    let output = inspect(&[], &path);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(table.contains(&format!("\n  {name}  F32")), "all of it is there");
+    let short = table.lines().find(|line| line.contains("scale")).unwrap();
+    assert!(short.len() < 200, "others are not spread as far: {} bytes", short.len());
+}
+
+#[test]
 fn every_file_that_cannot_be_listed_is_told() {
     let directory = Directory::new();
     let sound = checkpoint(&directory, "m.safetensors");

@@ -3,6 +3,8 @@
 
 use democratising::{DType, DemoError, Device, Result, Tensor};
 use dlpark::DlpackFlags;
+use dlpark::Managed;
+use dlpark::ffi::{DLDataType, DLDevice, DLDeviceType, DLManagedTensor, DLTensor};
 use dlpark::versioned::Dlpack;
 use ndarray::{Array2, Array3, ArrayD, Axis, s};
 
@@ -105,4 +107,79 @@ fn the_memory_lives_as_long_as_whoever_took_it() -> Result<()> {
     let sum = std::thread::spawn(move || clone.iter::<i64>().unwrap().sum::<i64>()).join().unwrap();
     assert_eq!(sum, 7000);
     Ok(())
+}
+
+/// A description of `shape` numbers in static memory, whose deleter counts. Without strides where there are none.
+fn described(shape: &[i64], strides: &[i64], byte_offset: u64, device: DLDevice) -> Result<Tensor> {
+    use std::cell::Cell;
+
+    struct Described {
+        tensor: DLManagedTensor,
+        shape: Vec<i64>,
+        strides: Vec<i64>,
+    }
+    static NUMBERS: [u32; 100] = [7; 100];
+    std::thread_local! {
+        static LIVE: Cell<usize> = const { Cell::new(0) };
+    }
+
+    unsafe extern "C" fn delete(tensor: *mut DLManagedTensor) {
+        // SAFETY: 1. The context is the box that was made below, and the deleter is called once.
+        drop(unsafe { Box::from_raw((*tensor).manager_ctx.cast::<Described>()) });
+        assert_eq!(LIVE.replace(0), 1, "each is deleted once");
+    }
+
+    let tensor = DLManagedTensor {
+        dl_tensor: DLTensor {
+            data: NUMBERS.as_ptr().cast_mut().cast(),
+            device,
+            ndim: shape.len() as i32,
+            dtype: DLDataType::of::<u32>(),
+            byte_offset,
+            ..DLTensor::default()
+        },
+        manager_ctx: std::ptr::null_mut(),
+        deleter: Some(delete),
+    };
+    let kept = Box::new(Described { tensor, shape: shape.to_vec(), strides: strides.to_vec() });
+    let kept = Box::into_raw(kept);
+    // SAFETY: 1. The box is live, and nobody else's: its deleter is called by whoever takes it.
+    let kept_mut = unsafe { &mut *kept };
+    kept_mut.tensor.manager_ctx = kept.cast();
+    kept_mut.tensor.dl_tensor.shape = kept_mut.shape.as_mut_ptr();
+    if !strides.is_empty() {
+        kept_mut.tensor.dl_tensor.strides = kept_mut.strides.as_mut_ptr();
+    }
+    let tensor = &raw mut kept_mut.tensor;
+    LIVE.set(1);
+    // SAFETY: 1. A description with a deleter, of numbers that nobody writes to. 2. Where it is of others, it is refused.
+    let taken = unsafe { Tensor::from_dlpack(Managed::from_raw(tensor).unwrap()) };
+    assert_eq!(LIVE.get(), usize::from(taken.is_ok()), "what is refused is given back");
+    taken
+}
+
+#[test]
+fn a_stride_that_is_never_used_may_be_anything() -> Result<()> {
+    for stride in [-20, 0, i64::MIN, i64::MAX] {
+        let taken = described(&[1, 20], &[stride, 1], 0, DLDevice::CPU)?;
+        assert_eq!((taken.shape(), taken.as_slice::<u32>()?), (&[1, 20][..], &[7; 20][..]), "{stride}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_dlpack_describes_and_no_tensor_can_be_is_refused_with_what_it_is() {
+    let refused = |shape: &[i64], strides: &[i64], byte_offset, device| {
+        described(shape, strides, byte_offset, device).unwrap_err().to_string()
+    };
+    let backwards = refused(&[20], &[-1], 0, DLDevice::CPU);
+    assert!(backwards.contains("[-1]") && backwards.contains("negative"), "{backwards}");
+    let far = refused(&[2, 20], &[i64::MAX, 1], 0, DLDevice::CPU);
+    assert!(far.contains("9223372036854775807"), "{far}");
+    let nowhere = refused(&[20], &[], u64::MAX, DLDevice::CPU);
+    assert!(nowhere.contains("18446744073709551615 bytes in"), "{nowhere}");
+    let on = |device_type, device_id| refused(&[20], &[1], 0, DLDevice { device_type, device_id });
+    assert!(on(DLDeviceType::CUDA, 3).starts_with("cuda:3 "));
+    let metal = on(DLDeviceType(8), 3);
+    assert!(metal.contains("device 3 of DLPack's kind 8") && !metal.contains("cuda"), "{metal}");
 }

@@ -162,6 +162,41 @@ fn sums_that_no_number_holds_stop_at_the_top_and_the_watch_goes_on() {
     drop(watch);
 }
 
+/// Owns the watch that calls it, and drops it then; counts what came of that: 1, or 2 where it panicked.
+struct Ends {
+    watch: Mutex<Option<gc::PressureWatch>>,
+    dropped: AtomicU64,
+}
+
+impl Reclaim for Ends {
+    fn reclaimable_bytes(&self) -> u64 {
+        1
+    }
+
+    fn reclaim(&self, _target: u64, _until: Deadline) -> u64 {
+        if let Some(watch) = self.watch.lock().unwrap().take() {
+            let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(watch)));
+            self.dropped.store(if dropped.is_ok() { 1 } else { 2 }, SeqCst);
+        }
+        0
+    }
+}
+
+#[test]
+fn a_reclaimer_may_end_the_watch_that_calls_it() {
+    let _turn = turn();
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 1 kB\n");
+    let ends = Arc::new(Ends { watch: Mutex::new(None), dropped: AtomicU64::new(0) });
+    let id = gc::register("ends", -1000, ends.clone());
+    let mut watch = ends.watch.lock().unwrap();
+    *watch = Some(Pressure::default().root(root.path()).every(Duration::from_millis(2)).watch().unwrap());
+    drop(watch);
+    within(Duration::from_secs(10), "the end", || ends.dropped.load(SeqCst) > 0);
+    assert_eq!(ends.dropped.load(SeqCst), 1, "it waits for itself");
+    gc::unregister(id);
+}
+
 #[test]
 fn a_source_that_is_not_there_and_settings_that_cannot_be_are_errors() {
     let root = tempfile::tempdir().unwrap();

@@ -477,12 +477,28 @@ fn a_drawing_is_there_whole_or_not_at_all() {
 fn a_drawing_that_cannot_be_written_is_refused_before_the_replay() {
     let (directory, path) = file("a.trace", SMALL.as_bytes());
     let path = path.to_str().expect("a plain path");
-    for target in
-        [directory.path().to_path_buf(), directory.path().join("missing/memory.svg"), "/dev/null".into()]
-    {
+    let long = "x".repeat(300);
+    for target in ["", "missing/memory.svg", "new.svg/", &long, "/dev/null"] {
+        // An absolute path takes the directory's place.
+        let target = directory.path().join(target);
         let target = target.to_str().expect("a plain path");
         assert_refused(&replay(&["--svg", target, path]), &format!("democratising: {target}: "));
     }
+}
+
+#[test]
+fn a_drawing_does_not_take_the_place_of_a_trace() {
+    let (directory, path) = file("a.trace", SMALL.as_bytes());
+    let elsewhere = directory.path().join("../").join(directory.path().file_name().expect("it has a name"));
+    for target in [path.clone(), elsewhere.join("a.trace")] {
+        let (target, path) = (target.to_str().expect("a plain path"), path.to_str().expect("a plain path"));
+        let beginning = format!("democratising: {target}: is read, and would be lost");
+        assert_refused(&replay(&["--svg", target, RESNET, path]), &beginning);
+    }
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), SMALL);
+    // Two places that are not there are not the same.
+    let output = replay(&["--svg", "no/such/memory.svg", "not/here/a.trace"]);
+    assert_refused(&output, "democratising: no/such/memory.svg: the file cannot be written");
 }
 
 #[cfg(unix)]
@@ -497,6 +513,11 @@ fn a_drawing_goes_through_a_link_and_can_be_read_by_others() {
     assert_eq!(replay(&["--svg", link_text, path]).status.code(), Some(0));
     assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
     assert!(fs::read_to_string(&real).expect("it is there").starts_with("<svg "));
+    let dead = directory.path().join("dead.svg");
+    std::os::unix::fs::symlink("nowhere.svg", &dead).expect("a link for the test");
+    let dead_text = dead.to_str().expect("a plain path");
+    let beginning = format!("democratising: {dead_text}: is a link that leads nowhere");
+    assert_refused(&replay(&["--svg", dead_text, path]), &beginning);
     let plain = directory.path().join("plain");
     fs::write(&plain, "").expect("a file for the test");
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode();

@@ -80,16 +80,23 @@ fn what_cannot_be_read_or_written_is_refused_in_one_line() {
     let broken = folder.path().join("broken.timeline");
     std::fs::write(&broken, "democratising timeline 1\nbegan 5\nallocate\nend 0\n").unwrap();
     let broken = broken.to_str().unwrap();
+    let (page, trace) = (folder.path().join("page.html"), folder.path().join("a.trace"));
+    std::fs::write(&trace, "a 0 8\n").unwrap();
+    let (page, trace) = (page.to_str().unwrap(), trace.to_str().unwrap());
     for (arguments, wanted) in [
         (&[broken][..], "line 3"),
         (&["no/such/file"][..], "cannot be opened"),
         (&[RESNET, "--html", "no/such/folder/page.html"][..], "cannot be written"),
         (&[RESNET, "--svg", "/dev/null"][..], "no regular file"),
+        (&[trace, "--html", trace][..], "is read"),
+        (&[trace, "--svg", trace][..], "is read"),
+        (&[trace, "--html", page, "--svg", page][..], "twice"),
     ] {
         let (code, text) = said(&report(arguments));
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(wanted) && text.trim_end().lines().count() == 1, "{wanted}: {text}");
     }
+    assert_eq!(std::fs::read_to_string(trace).unwrap(), "a 0 8\n");
 }
 
 #[test]

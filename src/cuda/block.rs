@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::driver::not_forked;
 use super::gpu::Gpu;
 use super::result::Refused;
 use super::stream::{Inner, Stream};
@@ -79,6 +80,7 @@ impl Block {
         if other.slot == self.stream.slot {
             return self.gather();
         }
+        not_forked()?;
         let mut also = self.also.lock();
         let order = self.gpu().order();
         order.follow(other.slot, self.stream.slot)?;
@@ -98,6 +100,7 @@ impl Block {
 
     /// The block's own stream waits for the others that work on it.
     fn gather(&self) -> Result<(), Refused> {
+        not_forked()?;
         let also = self.also.lock();
         also.iter().try_for_each(|user| self.gpu().order().follow(self.stream.slot, user.slot))
     }
@@ -179,9 +182,11 @@ impl Gpu {
         match (queue as &dyn Any).downcast_ref::<Stream>() {
             Some(stream) if queue.device() == self.id() => Ok(stream),
             _ => Err(DemoError::WrongDevice {
-                operation: "work on a stream",
+                operation: "this work",
+                what: "a stream of",
                 held: queue.device(),
                 needed: self.id(),
+                advice: "make one with cuda::Stream::new",
             }),
         }
     }
@@ -224,7 +229,9 @@ impl Backend for Gpu {
         match (from as &dyn Any).downcast_ref::<Block>() {
             Some(block) => Ok(Arc::new(block.copied(range, stream)?)),
             None => {
-                Err(DemoError::WrongDevice { operation: "a copy", held: from.device(), needed: self.id() })
+                let advice = "only memory of CUDA devices can be copied to one so";
+                let (held, needed) = (from.device(), self.id());
+                Err(DemoError::WrongDevice { operation: "a copy", what: "memory of", held, needed, advice })
             }
         }
     }

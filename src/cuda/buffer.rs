@@ -1,16 +1,16 @@
 //! Typed device memory for kernels that are launched through cudarc.
 
 use super::block::Block;
+use super::result::Refused;
 use super::stream::Stream;
+use super::uses::Uses;
 use crate::device::DeviceMemory;
 use crate::error::{DemoError, OutOfMemory, Result};
-use crate::sync::OnceLock;
 use core::fmt;
 use core::marker::PhantomData;
 use cudarc::driver::sys::{CUdeviceptr, CUresult};
 use cudarc::driver::{
-    CudaEvent, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, SyncOnDrop,
-    ValidAsZeroBits,
+    CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError, SyncOnDrop, ValidAsZeroBits,
 };
 use std::sync::Arc;
 use std::vec::Vec;
@@ -36,8 +36,7 @@ pub struct DeviceBuf<T> {
     block: Block,
     len: usize,
     stream: Arc<CudaStream>,
-    /// Behind the last use on another stream.
-    used: OnceLock<CudaEvent>,
+    used: Uses,
     elements: PhantomData<T>,
 }
 
@@ -52,7 +51,7 @@ impl<T: DeviceRepr> DeviceBuf<T> {
         T: ValidAsZeroBits,
     {
         let block = Block::zeros(bytes::<T>(len)?, &Stream::from_cudarc(stream)?)?;
-        Ok(DeviceBuf { block, len, stream: stream.clone(), used: OnceLock::new(), elements: PhantomData })
+        Ok(DeviceBuf { block, len, stream: stream.clone(), used: Uses::none(), elements: PhantomData })
     }
 
     /// A copy of these elements, which may be dropped at once.
@@ -65,7 +64,7 @@ impl<T: DeviceRepr> DeviceBuf<T> {
         let bytes =
             unsafe { core::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
         let block = Block::of(bytes, &Stream::from_cudarc(stream)?)?;
-        Ok(DeviceBuf { block, len, stream: stream.clone(), used: OnceLock::new(), elements: PhantomData })
+        Ok(DeviceBuf { block, len, stream: stream.clone(), used: Uses::none(), elements: PhantomData })
     }
 
     /// The elements, when everything that was queued on them is done.
@@ -108,39 +107,31 @@ impl<T: DeviceRepr> DeviceBuf<T> {
 }
 
 impl<T> DeviceBuf<T> {
-    /// The buffer's own stream waits for the other streams that used it last.
+    /// The buffer's own stream waits for the last uses on others.
     fn gather(&self) -> Result<()> {
         let gpu = self.block.gpu();
-        match self.used.get() {
-            Some(event) => gpu
-                .context()
-                .wait(self.stream.cu_stream() as usize, event.cu_event() as usize)
-                .map_err(|refused| gpu.failed(refused)),
-            None => Ok(()),
-        }
+        self.await_uses(self.stream.cu_stream() as usize).map_err(|refused| gpu.failed(refused))
+    }
+
+    fn await_uses(&self, stream: usize) -> Result<(), Refused> {
+        let context = self.block.gpu().context();
+        self.used.events().try_for_each(|event| context.wait(stream, event.cu_event() as usize))
     }
 
     /// `stream` waits for everything that was queued on the memory; what it does then is behind what this returns.
     fn used_on<'a>(&'a self, stream: &'a CudaStream) -> SyncOnDrop<'a> {
-        if self.stream.cu_stream() == stream.cu_stream() {
+        // Default streams of two devices have the same handle.
+        let is_of_context = stream.context() == self.stream.context();
+        if is_of_context && self.stream.cu_stream() == stream.cu_stream() {
             self.note(self.gather());
             return SyncOnDrop::Record(None);
         }
-        let gpu = self.block.gpu();
-        let (context, other) = (gpu.context(), stream.cu_stream() as usize);
-        let waits = self.block.mark().and_then(|event| context.wait(other, event)).and_then(|()| {
-            self.used.get().map_or(Ok(()), |event| context.wait(other, event.cu_event() as usize))
-        });
+        let (gpu, other) = (self.block.gpu(), stream.cu_stream() as usize);
+        let behind = self.block.mark().and_then(|event| gpu.context().wait(other, event));
+        let waits = behind.and_then(|()| self.await_uses(other));
         self.note(waits.map_err(|refused| gpu.failed(refused)));
         // An event belongs to the context that it was made in; a stream of another one is waited for.
-        let event = (stream.context() == self.stream.context()).then(|| match self.used.get() {
-            Some(event) => Some(event),
-            None => {
-                let event = stream.context().new_event(None).ok()?;
-                Some(self.used.get_or_init(|| event))
-            }
-        });
-        match event.flatten() {
+        match is_of_context.then(|| self.used.event_of(stream)).flatten() {
             Some(event) if stream.context().is_managing_stream_synchronization() => {
                 SyncOnDrop::Record(Some((event, stream)))
             }
@@ -186,8 +177,9 @@ impl<T> DevicePtrMut<T> for DeviceBuf<T> {
 
 impl<T> Drop for DeviceBuf<T> {
     fn drop(&mut self) {
-        // Before the block goes back on its stream, that waits for the others.
-        let waits = self.gather();
+        // Before the block goes back on its stream, that waits for the others: once more where the driver refuses, since they may still
+        // work on it.
+        let waits = self.gather().or_else(|_| self.gather());
         self.note(waits);
     }
 }

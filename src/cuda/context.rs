@@ -1,7 +1,7 @@
 //! One device's driver calls, each with its arguments' promises, made with the device's own context whatever the caller's is.
 
-use super::driver::{Driver, is_fork, with_device};
-use super::result::{FORKED, NOT_READY, Refused};
+use super::driver::{Driver, not_forked, with_device};
+use super::result::{NOT_READY, Refused};
 use super::sys::{Access, Address, Functions, Handle, Properties, Virtual};
 use crate::error::Result;
 use crate::sync::Cell;
@@ -91,9 +91,7 @@ impl Context {
 
     /// Makes this the current context, once for all calls until what it returns is dropped. No one else's code runs meanwhile.
     pub(super) fn enter(&self) -> Answer<Entered<'_>> {
-        if is_fork() {
-            return Err(Refused { call: "fork", code: FORKED });
-        }
+        not_forked()?;
         let functions = &self.driver.functions;
         let within = WITHIN.get();
         if within == self.handle {

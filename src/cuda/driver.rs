@@ -1,9 +1,12 @@
 //! The one driver of the process: loaded and started at the first use, and refused in a fork of a process that did.
 
-use super::result::{self, IS_FORKED};
+use super::result::{self, FORKED, IS_FORKED, Refused};
 use super::sys::{self, Functions, Virtual};
 use crate::error::{DemoError, DeviceId, Result};
-use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::atomic::{
+    AtomicBool, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::ffi::c_int;
 
@@ -20,7 +23,9 @@ pub(super) struct Driver {
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 /// Held while the driver is started, so that one that did not can be tried again.
 static STARTING: Lock<HostLock, ()> = Lock::new(());
-/// Set in a child of a process that had started the driver.
+/// How many threads have started the driver, or are about to.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+/// Set in a child of a process that had started the driver, or was about to.
 static IS_FORK: AtomicBool = AtomicBool::new(false);
 
 /// Whether this process is a fork of one that had started the driver. Asked before any lock is taken: who held one at the
@@ -29,6 +34,15 @@ static IS_FORK: AtomicBool = AtomicBool::new(false);
 pub(super) fn is_fork() -> bool {
     // Relaxed: written before the child's only thread runs on.
     IS_FORK.load(Relaxed)
+}
+
+/// That it is none.
+///
+/// # Errors
+/// What is told to a fork.
+#[inline]
+pub(super) fn not_forked() -> Result<(), Refused> {
+    if is_fork() { Err(Refused { call: "fork", code: FORKED }) } else { Ok(()) }
 }
 
 /// The driver, started at the first call.
@@ -47,6 +61,16 @@ pub(super) fn driver() -> Result<&'static Driver, &'static str> {
 
 #[cold]
 fn start() -> Result<&'static Driver, &'static str> {
+    watch_forks();
+    // SeqCst: before the lock is taken, since a fork that finds it held has to find this.
+    BEGUN.fetch_add(1, SeqCst);
+    find_and_start().inspect_err(|_| {
+        // Relaxed: it may be tried again, by a fork too; one that is told otherwise came while it was tried.
+        BEGUN.fetch_sub(1, Relaxed);
+    })
+}
+
+fn find_and_start() -> Result<&'static Driver, &'static str> {
     let _starting = STARTING.lock();
     if let Some(driver) = DRIVER.get() {
         return Ok(driver);
@@ -64,7 +88,6 @@ fn start() -> Result<&'static Driver, &'static str> {
     let mut version = 0;
     // SAFETY: 1. The pointer is to an integer of ours.
     result::start(unsafe { (functions.driver_version)(&mut version) })?;
-    watch_forks();
     let driver = Driver { functions, virtual_memory, devices: devices as u32, version };
     Ok(DRIVER.get_or_init(|| driver))
 }
@@ -72,16 +95,19 @@ fn start() -> Result<&'static Driver, &'static str> {
 const TOO_OLD: &str =
     "the CUDA driver lacks functions that every driver since CUDA 10 has; install a newer one";
 
-/// Marks every later fork of this process.
+/// Marks every later fork of this process, once the driver is begun with.
 fn watch_forks() {
     #[cfg(unix)]
     {
+        static ONCE: OnceLock<i32> = OnceLock::new();
         extern "C" fn mark() {
-            IS_FORK.store(true, Relaxed);
+            // Relaxed, both: the child has one thread.
+            if BEGUN.load(Relaxed) > 0 {
+                IS_FORK.store(true, Relaxed);
+            }
         }
-        // SAFETY: 1. The function only stores a flag, which a child may do after a fork. 2. Once: the caller holds the lock
-        // and starts the driver for good.
-        unsafe { libc::pthread_atfork(None, None, Some(mark)) };
+        // SAFETY: 1. The function only looks at a number and stores a flag, which a child may do after a fork.
+        ONCE.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(mark)) });
     }
 }
 

@@ -107,7 +107,10 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
 pub(super) fn of(device: &Device, operation: &'static str) -> Result<&'static Gpu> {
     match device.id() {
         DeviceId::Cuda(ordinal) => get(ordinal),
-        held => Err(DemoError::WrongDevice { operation, held, needed: DeviceId::Cuda(0) }),
+        held => {
+            let (what, needed) = ("a device such as", DeviceId::Cuda(0));
+            Err(DemoError::WrongDevice { operation, what, held, needed, advice: "Device::cuda gives one" })
+        }
     }
 }
 
@@ -159,9 +162,7 @@ impl Gpu {
     /// One try at a block for use on a stream, which may have to wait for who used it before.
     #[inline]
     pub(super) fn take(&self, layout: Layout, stream: &Inner) -> Result<(u64, u64), Missing> {
-        if super::driver::is_fork() {
-            return Err(Missing::Driver(Refused { call: "fork", code: super::result::FORKED }));
-        }
+        super::driver::not_forked().map_err(Missing::Driver)?;
         let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
         let (at, bytes) = match (&self.memory, class) {
             (Memory::Mapped { .. }, Some(class)) => {

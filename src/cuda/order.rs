@@ -1,10 +1,12 @@
 //! The streams of one device, and the waits between them: the device's [`Handover`] with the driver's events.
 //!
-//! Locks: a cache's, then the pool's, then this one. Nothing waits for the device while this one is held.
+//! Locks: a cache's, then the pool's, then this one. Nothing waits for the device while this one is held. A fork takes none of them: the
+//! thread that held one may not be there to let it go.
 
 #![forbid(unsafe_code)]
 
 use super::context::Context;
+use super::driver::{is_fork, not_forked};
 use super::result::Refused;
 use super::sys::Handle;
 use crate::device::handover::{Handover, MOST_STREAMS, Slot, Slots};
@@ -73,6 +75,9 @@ impl Order {
 
     /// A stream ends: an event behind its frees stays, since its stream cannot be asked any more.
     pub(super) fn leave(&self, slot: Slot) {
+        if is_fork() {
+            return;
+        }
         let mut state = self.state.lock();
         let mut record = || state.record(&self.context, slot);
         if record().is_err() && record().is_err() {
@@ -145,6 +150,7 @@ impl Order {
     }
 
     fn try_wait_for(&self, whom: &impl Fn(&Handover<MappedTables>) -> Slots) -> Result<(), Refused> {
+        not_forked()?;
         let mut events: Vec<(Slot, u64, Handle)> = Vec::new();
         {
             let mut state = self.state.lock();
@@ -180,6 +186,7 @@ impl Order {
         if by == on {
             return Ok(());
         }
+        not_forked()?;
         let mut state = self.state.lock();
         let event = state.record(&self.context, on)?;
         self.context.wait(state.streams[by.index()].stream, event)?;
@@ -189,11 +196,13 @@ impl Order {
 
     /// An event behind everything that is queued on `slot` now, for another device's stream to wait for.
     pub(super) fn mark(&self, slot: Slot) -> Result<Handle, Refused> {
+        not_forked()?;
         self.state.lock().record(&self.context, slot)
     }
 
     /// What is queued on `slot` from now on waits for another device's event.
     pub(super) fn await_foreign(&self, slot: Slot, event: Handle) -> Result<(), Refused> {
+        not_forked()?;
         let stream = self.state.lock().streams[slot.index()].stream;
         self.context.wait(stream, event)
     }

@@ -163,7 +163,7 @@ impl MemoryPoolBuilder {
     /// Puts the settings into force. A second time, they are replaced; nothing live is lost.
     ///
     /// # Errors
-    /// [`DemoError::InvalidConfig`](crate::DemoError::InvalidConfig)(crate::DemoError::InvalidConfig) when a setting cannot be, [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device,
+    /// [`DemoError::InvalidConfig`](crate::DemoError::InvalidConfig) when a setting cannot be, [`DemoError::DeviceUnavailable`](crate::DemoError::DeviceUnavailable) where there is no such device,
     /// [`DemoError::OutOfMemory`](crate::DemoError::OutOfMemory) when the initial size cannot be had. Then the settings before are in force.
     pub fn enable(self) -> Result<()> {
         let config = settings(self.initial_bytes, self.growth_factor, self.max_bytes, self.slack)?;
@@ -172,7 +172,12 @@ impl MemoryPoolBuilder {
         // The last whole frame is what a size that is no multiple of one can get.
         if gpu.memory.stats().reserved_bytes + (2 << 20) <= config.initial_bytes {
             let refused = shortage::refused(gpu, config.initial_bytes);
-            gpu.set(|settings| *settings = before);
+            // Its own settings alone: a limit, or those of another `enable`, may have come meanwhile.
+            gpu.set(|settings| {
+                if settings.pool == config {
+                    settings.pool = before.pool;
+                }
+            });
             gpu.reclaim(u64::MAX);
             return Err(refused);
         }

@@ -42,7 +42,7 @@ pub(super) struct Inner {
 }
 
 /// The driver's name for the default stream of whichever thread says it, `CU_STREAM_PER_THREAD`.
-const PER_THREAD: Handle = 2;
+pub(super) const PER_THREAD: Handle = 2;
 
 /// Whose the driver's handle is.
 enum Owner {

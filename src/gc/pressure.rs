@@ -231,7 +231,9 @@ impl Drop for PressureWatch {
             return;
         }
         self.waker.wake();
-        if let Some(thread) = self.thread.take() {
+        // A reclaimer that drops this runs on the thread itself, which ends when that returns.
+        let other = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(other) {
             // It ends whatever a reclaimer does: their panics are contained.
             let _ = thread.join();
         }

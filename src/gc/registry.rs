@@ -1,13 +1,15 @@
 //! Who is registered: a list that is replaced, never changed.
 //!
 //! A collection keeps the list it began with, so it needs no lock and no memory for one. Building a list and dropping one, and
-//! with it perhaps a reclaimer, happens outside of the lock, so neither can come back to it.
+//! with it perhaps a reclaimer, happens outside of the lock, so neither can come back to it. A fork finds the lock free
+//! on both sides.
 
 #![forbid(unsafe_code)]
 
 use super::Reclaim;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::{AcrossForks, around_forks};
+use crate::sync::{HostLock, Lock, OnceLock};
 use std::{string::String, sync::Arc, vec::Vec};
 
 /// A registered reclaimer. It stays registered until [`unregister`] is called with this.
@@ -33,7 +35,15 @@ impl Entry {
 pub(super) type Entries = Arc<Vec<Entry>>;
 
 /// `None` before the first registration, since an `Arc` cannot be made in a constant.
-static ENTRIES: Lock<HostLock, Option<Entries>> = Lock::new(None);
+struct Registered(Option<Entries>);
+
+static ENTRIES: Lock<HostLock, Registered> = Lock::new(Registered(None));
+
+impl AcrossForks for Registered {
+    fn lock() -> &'static Lock<HostLock, Registered> {
+        &ENTRIES
+    }
+}
 
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
 
@@ -62,6 +72,8 @@ static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
 /// # Ok::<(), democratising::DemoError>(())
 /// ```
 pub fn register(name: impl Into<String>, priority: i32, reclaimer: impl Reclaim + 'static) -> ReclaimerId {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(around_forks::<Registered>);
     let id = ReclaimerId(NEXT_ID.fetch_add(1, Relaxed));
     let entry = Entry { id, priority, name: Arc::from(name.into()), reclaimer: Arc::new(reclaimer) };
     replace(|entries| {
@@ -89,7 +101,7 @@ pub fn unregister(id: ReclaimerId) -> bool {
 
 /// The reclaimers at this moment.
 pub(super) fn entries() -> Option<Entries> {
-    ENTRIES.lock().clone()
+    ENTRIES.lock().0.clone()
 }
 
 /// Puts an edited copy in place of the list; edits again where another thread was faster.
@@ -101,8 +113,8 @@ fn replace(mut edit: impl FnMut(&mut Vec<Entry>)) {
         let edited = Arc::new(edited);
         let mut held = ENTRIES.lock();
         // `old` is still alive, so no other list can have its address.
-        if held.as_ref().map(Arc::as_ptr) == old.as_ref().map(Arc::as_ptr) {
-            *held = Some(edited);
+        if held.0.as_ref().map(Arc::as_ptr) == old.as_ref().map(Arc::as_ptr) {
+            held.0 = Some(edited);
             // The lock first: with `old` go the list and perhaps a reclaimer, whose drop is anybody's code.
             drop(held);
             drop(old);

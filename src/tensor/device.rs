@@ -31,8 +31,10 @@ impl Tensor {
         if stream.device() != device.id() {
             return Err(DemoError::WrongDevice {
                 operation: "to_device_on",
+                what: "a stream of",
                 held: stream.device(),
                 needed: device.id(),
+                advice: "make one with cuda::Stream::new",
             });
         }
         self.moved(device, Some(stream))
@@ -97,8 +99,10 @@ impl Tensor {
             Some(memory) => memory.used_on(stream),
             None => Err(DemoError::WrongDevice {
                 operation: "used_on",
+                what: "a tensor on",
                 held: self.device.id(),
                 needed: stream.device(),
+                advice: "move it with to_device first",
             }),
         }
     }

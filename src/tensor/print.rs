@@ -264,20 +264,15 @@ impl fmt::Debug for First<'_> {
     }
 }
 
-fn first<T: Printed>(tensor: &Tensor, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn first<T: Element>(tensor: &Tensor, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const SHOWN: usize = 8;
     let elements = match tensor.iter::<T>() {
         Ok(elements) => elements,
         Err(error) => return write!(f, "({error})"),
     };
     let mut list = f.debug_list();
-    for element in elements.clone().take(SHOWN) {
-        match element.number() {
-            Number::Bool(x) => list.entry(&x),
-            Number::Int(x) => list.entry(&x),
-            Number::Float(x) => list.entry(&x),
-        };
-    }
+    // As the type itself shows them: an `f32` by the digits that tell it from its neighbours, not by those of an `f64`.
+    list.entries(elements.clone().take(SHOWN));
     if elements.len() > SHOWN {
         list.entry(&format_args!(".."));
     }
@@ -300,6 +295,14 @@ mod tests {
         assert_eq!(format!("{t:.1}"), "[ nan, -inf,  0.5]\nTensor[[3], F32]");
         assert_eq!(Tensor::new(&[], [true]).unwrap().to_string(), "true\nTensor[[], BOOL]");
         assert_eq!(Tensor::zeros(&[2, 0]).unwrap().to_string(), "[]\nTensor[[2, 0], F32]");
+    }
+
+    #[test]
+    fn a_debugger_shows_the_numbers_that_were_written() {
+        let t = Tensor::new(&[3], [0.1f32, -1e-45, f32::NAN]).unwrap();
+        assert!(format!("{t:?}").ends_with("elements: [0.1, -1e-45, NaN] }"), "{t:?}");
+        let t = Tensor::new(&[2], [half::bf16::from_f32(0.1), half::bf16::INFINITY]).unwrap();
+        assert!(format!("{t:?}").ends_with("elements: [0.100097656, inf] }"), "{t:?}");
     }
 
     #[test]

@@ -247,8 +247,10 @@ impl Storage {
             Place::Shared(owned) => owned.block.bytes(),
             Place::Device(lent) => Err(DemoError::WrongDevice {
                 operation: "touching elements",
+                what: "a tensor on",
                 held: lent.memory.device(),
                 needed: DeviceId::Host,
+                advice: "move it with to_device first",
             }),
         }
     }

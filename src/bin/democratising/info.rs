@@ -6,8 +6,7 @@ use crate::failure::Failure;
 use crate::report::Output;
 #[cfg(feature = "cuda")]
 use crate::units::round;
-use democratising::Device;
-use std::fmt::Write;
+use democratising::{DemoError, Device, Result};
 
 /// Prints the host and every device; a machine without one says why, and that is no failure.
 pub fn run() -> Result<(), Failure> {
@@ -15,18 +14,24 @@ pub fn run() -> Result<(), Failure> {
         "democratising {}\nhost: frames of 2 MiB, mapped as they are needed\n",
         env!("CARGO_PKG_VERSION")
     );
-    match Device::cuda_all() {
-        Ok(devices) => {
-            for device in devices {
-                // Writing to a string does not fail.
-                let _ = write!(text, "{}", about(&device));
+    text += &devices(Device::cuda);
+    Output::default().print(&text)
+}
+
+/// Every device by ordinal, up to the first that is not there; one that fails hides no other.
+fn devices(get: impl Fn(u32) -> Result<Device>) -> String {
+    let mut text = String::new();
+    for ordinal in 0.. {
+        match get(ordinal) {
+            Ok(device) => text += &about(&device),
+            Err(error @ DemoError::DeviceUnavailable { .. }) if ordinal == 0 => {
+                return format!("cuda: none; {error}\n");
             }
-        }
-        Err(error) => {
-            let _ = writeln!(text, "cuda: none; {error}");
+            Err(DemoError::DeviceUnavailable { .. }) => break,
+            Err(error) => text += &format!("{error}\n"),
         }
     }
-    Output::default().print(&text)
+    text
 }
 
 #[cfg(feature = "cuda")]
@@ -60,4 +65,31 @@ fn about(device: &Device) -> String {
 #[cfg(not(feature = "cuda"))]
 fn about(device: &Device) -> String {
     format!("{device}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use democratising::DeviceId;
+
+    #[test]
+    fn a_device_that_fails_hides_no_other() {
+        let list = devices(|ordinal| match ordinal {
+            0 => Err(DemoError::DeviceFailed {
+                device: DeviceId::Cuda(0),
+                call: "cuDevicePrimaryCtxRetain",
+                name: "CUDA_ERROR_ECC_UNCORRECTABLE",
+                code: 214,
+                advice: "reset it",
+            }),
+            1 => Ok(Device::host()),
+            _ => Err(DemoError::DeviceUnavailable {
+                device: DeviceId::Cuda(ordinal),
+                problem: "there is none",
+            }),
+        });
+        let lines: Vec<&str> = list.lines().collect();
+        assert!(lines[0].starts_with("cuda:0: cuDevicePrimaryCtxRetain failed"), "{list}");
+        assert!(lines.len() == 2 && lines[1].starts_with("host"), "{list}");
+    }
 }

@@ -99,6 +99,9 @@ fn file(path: &Path, options: &Inspect) -> Result<(), Failure> {
     damaged.map_or(Ok(()), |error| Err(of_path(path, error)))
 }
 
+/// A longer name moves its own line alone.
+const MOST_WIDTH: usize = 120;
+
 type Line<'a> = (&'a str, Option<democratising::fs::TensorInfo>, &'static str);
 
 fn table(path: &Path, checkpoint: &Checkpoint, lines: &[Line<'_>], bytes: u64) -> String {
@@ -125,8 +128,8 @@ fn table(path: &Path, checkpoint: &Checkpoint, lines: &[Line<'_>], bytes: u64) -
             None => [plain(name), "unknown".into(), "?".into(), "?".into(), (*state).into()],
         });
     }
-    let widths: [usize; 5] =
-        std::array::from_fn(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 5] = std::array::from_fn(|i| width(i).min(MOST_WIDTH));
     for [name, dtype, shape, bytes, state] in rows {
         let [name_width, dtype_width, shape_width, bytes_width, _] = widths;
         text += &format!(

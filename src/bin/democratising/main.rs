@@ -25,6 +25,7 @@ mod target;
 mod timeline;
 mod trace;
 mod units;
+mod written;
 
 use clap::Parser;
 use failure::Failure;

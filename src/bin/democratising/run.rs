@@ -10,6 +10,7 @@ use crate::report::{Output, Record, summary};
 use crate::svg::{self, Panel};
 use crate::target::{self, Setup, Target};
 use crate::trace::{Mark, Trace};
+use crate::written::Written;
 use democratising::arena::{ByFit, ByTree, Framed, Unframed};
 use democratising::space::WithIndex;
 use std::convert::identity;
@@ -25,7 +26,7 @@ pub fn run(options: &Replay) -> Result<(), Failure> {
     if options.traces.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
         return Err(Failure::input("-", "standard input is named twice, but can be read only once"));
     }
-    let drawing = options.svg.as_deref().map(svg::Target::check).transpose()?;
+    let drawing = options.svg.as_deref().map(|svg| Written::check(svg, &options.traces)).transpose()?;
     let mut progress = Progress::new();
     let mut output = Output::default();
     let mut records: Vec<Record> = Vec::new();

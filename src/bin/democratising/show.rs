@@ -12,6 +12,7 @@ use crate::story::Story;
 use crate::svg::{self, Panel};
 use crate::trace::{Mark, Trace, name};
 use crate::units::{grouped, human, percent};
+use crate::written::Written;
 use democratising::timeline::Timeline;
 use std::fmt::Write;
 
@@ -19,8 +20,12 @@ use std::fmt::Write;
 const NAMED: usize = 5;
 
 pub fn run(options: &Report) -> Result<(), Failure> {
-    let html = options.html.as_deref().map(svg::Target::check).transpose()?;
-    let drawing = options.svg.as_deref().map(svg::Target::check).transpose()?;
+    let check = |path| Written::check(path, std::slice::from_ref(&options.file));
+    let html = options.html.as_deref().map(check).transpose()?;
+    let drawing = options.svg.as_deref().map(check).transpose()?;
+    if let (Some(html), Some(drawing)) = (&html, &drawing) {
+        html.differs_from(drawing)?;
+    }
     let mut progress = Progress::new();
     let stories = read(options, &mut progress)?;
     progress.clear();

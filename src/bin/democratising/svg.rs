@@ -4,15 +4,12 @@
 
 mod axis;
 
-use crate::failure::Failure;
 use crate::report::Record;
 use crate::timeline::{Point, Timeline};
 use crate::trace::Mark;
 use crate::units::{grouped, human, percent};
 use axis::Axis;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 
 const WIDTH: f64 = 1200.0;
 const PANEL_HEIGHT: f64 = 440.0;
@@ -218,51 +215,4 @@ fn escaped(text: &str) -> String {
         }
     }
     out
-}
-
-/// A file that is there whole or not at all.
-pub struct Target {
-    path: PathBuf,
-}
-
-impl Target {
-    /// Finds out early whether `path` can be written, since a long replay may come before it is.
-    pub fn check(path: &Path) -> Result<Target, Failure> {
-        let target = match std::fs::metadata(path) {
-            // A rename would put a file where a device or a directory was, or take the file that standard output goes to.
-            Ok(found) if !found.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
-                return Err(Failure::input(path.display(), "is no regular file; name a file to write"));
-            }
-            // The file behind a link is replaced, not the link.
-            Ok(_) => Target { path: std::fs::canonicalize(path).map_err(|error| unwritable(path, &error))? },
-            Err(_) => Target { path: path.to_owned() },
-        };
-        target.temporary().map_err(|error| unwritable(path, &error))?;
-        Ok(target)
-    }
-
-    /// Writes a file beside the target and puts it in its place.
-    pub fn write(&self, text: &str) -> Result<(), Failure> {
-        let unwritable = |error: std::io::Error| Failure::Machine(unwritable(&self.path, &error).to_string());
-        let mut file = self.temporary().map_err(unwritable)?;
-        file.write_all(text.as_bytes()).map_err(unwritable)?;
-        file.persist(&self.path).map_err(|error| unwritable(error.error))?;
-        Ok(())
-    }
-
-    fn temporary(&self) -> std::io::Result<tempfile::NamedTempFile> {
-        let directory = match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // What `File::create` would ask for; the umask takes its share.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        builder.prefix(".democratising-").suffix(".part").tempfile_in(directory)
-    }
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::input(path.display(), format!("the file cannot be written: {error}"))
 }

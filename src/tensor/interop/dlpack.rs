@@ -25,7 +25,13 @@ impl Tensor {
     pub fn to_dlpack(&self) -> Result<Dlpack> {
         if !self.device().is_host() {
             let (held, needed) = (self.device().id(), DeviceId::Host);
-            return Err(DemoError::WrongDevice { operation: "to_dlpack", held, needed });
+            return Err(DemoError::WrongDevice {
+                operation: "to_dlpack",
+                what: "a tensor on",
+                held,
+                needed,
+                advice: "move it with to_device first",
+            });
         }
         // It keeps the elements alive and where they are: those of a small tensor lie in the box.
         let kept = Box::new(self.clone());
@@ -49,8 +55,8 @@ impl Tensor {
     /// copied. Changing it changes a copy.
     ///
     /// # Errors
-    /// [`DemoError::Format`] for a dtype, rank or strides that no tensor here has, [`DemoError::DeviceUnavailable`] for a
-    /// device that the processor cannot read.
+    /// [`DemoError::Format`] for a dtype, rank or strides that no tensor here has, and for a device that is none of CUDA's,
+    /// [`DemoError::DeviceUnavailable`] for one of those, whose memory the processor cannot read.
     ///
     /// # Safety
     /// 1. `from` describes memory that is there, as DLPack asks of whoever makes one.
@@ -59,11 +65,20 @@ impl Tensor {
     pub unsafe fn from_dlpack<M: ManagedTensorBase + 'static>(from: Managed<M>) -> Result<Tensor> {
         let tensor = from.validate().map_err(|why| wrong(why.to_string()))?;
         let device = tensor.device();
-        if !matches!(device.device_type, DLDeviceType::CPU | DLDeviceType::CUDAHOST) {
-            return Err(DemoError::DeviceUnavailable {
-                device: DeviceId::Cuda(device.device_id.try_into().unwrap_or(0)),
-                problem: "its memory is none that the processor can read; copy it to the host first",
-            });
+        match (device.device_type, u32::try_from(device.device_id)) {
+            (DLDeviceType::CPU | DLDeviceType::CUDAHOST, _) => {}
+            (DLDeviceType::CUDA | DLDeviceType::CUDAMANAGED, Ok(ordinal)) => {
+                return Err(DemoError::DeviceUnavailable {
+                    device: DeviceId::Cuda(ordinal),
+                    problem: "its memory is none that the processor can read; copy it to the host first",
+                });
+            }
+            (DLDeviceType(kind), _) => {
+                let id = device.device_id;
+                return Err(wrong(format!(
+                    "it is on device {id} of DLPack's kind {kind}; copy it to the host first"
+                )));
+            }
         }
         let dtype = dtype(tensor.dtype())?;
         let (shape, rank) = (tensor.shape(), tensor.ndim());
@@ -77,22 +92,28 @@ impl Tensor {
         }
         let strides = match tensor.strides().filter(|_| rank > 0) {
             None => Layout::row_major(extent.shape).strides().to_vec(),
-            Some(strides) => numbers(strides).ok_or_else(|| wrong(format!("its strides are {strides:?}")))?,
+            Some(strides) => forward(&shape, strides).ok_or_else(|| {
+                wrong(format!(
+                    "its strides are {strides:?}, and none may be negative; copy it into row-major order"
+                ))
+            })?,
         };
+        let too_far = || wrong(format!("its strides are {strides:?}, which lead further than memory does"));
         let reach = shape.iter().zip(&strides).try_fold(1usize, |reach, (&length, &stride)| {
             reach.checked_add((length - 1).checked_mul(stride)?)
         });
         let reach = reach.and_then(|elements| Extent::new(&[elements], dtype.size_bytes()).ok());
-        let reach = reach.ok_or_else(|| wrong(format!("its strides are {strides:?}")))?;
-        let Some(layout) = Layout::checked(extent.shape, &strides, 0, reach.elements) else {
-            return Err(wrong(format!("its strides are {strides:?}")));
-        };
-        let skipped = usize::try_from(tensor.byte_offset());
+        let reach = reach.ok_or_else(too_far)?;
+        let layout = Layout::checked(extent.shape, &strides, 0, reach.elements).ok_or_else(too_far)?;
+        let at = NonNull::new(tensor.data_ptr().cast::<u8>().cast_mut());
+        let at = at.ok_or_else(|| wrong(String::from("its elements are at the address null")))?;
+        let skipped = usize::try_from(tensor.byte_offset()).ok();
         let skipped =
-            skipped.map_err(|_| wrong(format!("its first element is {} bytes in", tensor.byte_offset())))?;
-        let at = tensor.data_ptr().cast::<u8>().cast_mut();
-        let at = NonNull::new(at).and_then(|at| NonNull::new(at.as_ptr().wrapping_add(skipped)));
-        let at = at.ok_or_else(|| wrong(String::from("its elements are nowhere")))?;
+            skipped.filter(|&skipped| at.addr().checked_add(skipped).is_some()).ok_or_else(|| {
+                wrong(format!("its first element is {} bytes in, which is no address", tensor.byte_offset()))
+            })?;
+        // Not `add`, for which the memory would have to be there.
+        let at = at.map_addr(|at| at.saturating_add(skipped));
         // SAFETY: 1. The first and the last element of `reach` are elements of the tensor, so all between is one piece of
         // memory, which is there (1. of the caller), unchanged (2.) and read and given back on any thread (3.). 2. The
         // owner gives it back when it is dropped.
@@ -103,6 +124,12 @@ impl Tensor {
 
 fn numbers(from: &[i64]) -> Option<Vec<usize>> {
     from.iter().map(|&n| n.try_into().ok()).collect()
+}
+
+/// Strides that lead forward. That of a dimension of length 1 is never used, and may be anything.
+fn forward(shape: &[usize], strides: &[i64]) -> Option<Vec<usize>> {
+    let lengths = shape.iter().zip(strides);
+    lengths.map(|(&length, &stride)| if length == 1 { Some(1) } else { stride.try_into().ok() }).collect()
 }
 
 fn wrong(problem: String) -> DemoError {

@@ -4,6 +4,7 @@
 
 use super::file::SharedFile;
 use crate::gc::{self, Deadline, Reclaim, Resource};
+use crate::sync::forks::{AcrossForks, around_forks};
 use crate::sync::{HostLock, Lock, OnceLock};
 use std::sync::{Arc, Weak};
 use std::vec::Vec;
@@ -12,15 +13,25 @@ use std::vec::Vec;
 const PRIORITY: i32 = 1000;
 
 /// Every mapped file that lives.
-static FILES: Lock<HostLock, Vec<Weak<SharedFile>>> = Lock::new(Vec::new());
+struct Mapped(Vec<Weak<SharedFile>>);
+
+static FILES: Lock<HostLock, Mapped> = Lock::new(Mapped(Vec::new()));
+
+impl AcrossForks for Mapped {
+    fn lock() -> &'static Lock<HostLock, Mapped> {
+        &FILES
+    }
+}
 
 /// From now on collections ask for this file's pages too.
 pub(super) fn remember(file: &Arc<SharedFile>) {
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(|| {
+        around_forks::<Mapped>();
         gc::register("mapped files", PRIORITY, Resident);
     });
-    let mut files = FILES.lock();
+    let mut held = FILES.lock();
+    let files = &mut held.0;
     if files.len() == files.capacity() {
         files.retain(|file| file.strong_count() > 0);
     }
@@ -29,7 +40,7 @@ pub(super) fn remember(file: &Arc<SharedFile>) {
 
 fn files() -> Vec<Arc<SharedFile>> {
     // The last reference to one may be dropped by whoever has this list, not under the lock.
-    FILES.lock().iter().filter_map(Weak::upgrade).collect()
+    FILES.lock().0.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// Asks the kernel to let the pages of these bytes of a mapped file go; they come again from the file. `false` where it does not
