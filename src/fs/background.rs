@@ -4,13 +4,23 @@
 
 use super::checkpoint::ModelCheckpoint;
 use crate::error::{DemoError, Result};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::{AcrossForks, around_forks};
+use crate::sync::{HostLock, Lock, OnceLock};
 use std::string::String;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-/// Ends when the commit that was started last does: its sender is dropped then. Nobody waits under this lock.
-static LAST: Lock<HostLock, Option<Receiver<()>>> = Lock::new(None);
+/// Ends when the commit that was started last does, in this process: its sender is dropped then. (In a fork it never is.) Nobody waits
+/// under the lock.
+struct Last(Option<(u32, Receiver<()>)>);
+
+static LAST: Lock<HostLock, Last> = Lock::new(Last(None));
+
+impl AcrossForks for Last {
+    fn lock() -> &'static Lock<HostLock, Last> {
+        &LAST
+    }
+}
 
 /// A commit under way, made by [`ModelCheckpoint::commit_async`].
 ///
@@ -25,8 +35,11 @@ impl PendingCommit {
     pub(super) fn start(checkpoint: ModelCheckpoint) -> Result<PendingCommit> {
         let (under_way, end): (Sender<()>, Receiver<()>) = channel();
         // Whoever comes next waits for this one, and this one for who came before.
-        let before = LAST.lock().replace(end);
-        if let Some(before) = before {
+        static ONCE: OnceLock<()> = OnceLock::new();
+        ONCE.get_or_init(around_forks::<Last>);
+        let this = std::process::id();
+        let before = LAST.lock().0.replace((this, end));
+        if let Some((_, before)) = before.filter(|(whose, _)| *whose == this) {
             // Nothing is ever sent: this returns when the sender is gone.
             let _ = before.recv();
         }

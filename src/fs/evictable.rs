@@ -15,6 +15,7 @@ use crate::error::{DemoError, Result};
 use crate::gc::{self, Deadline, Reclaim, Resource};
 use crate::pool::budget::scope::Scope;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::forks::{AcrossForks, around_forks};
 use crate::sync::{Condvar, HostLock, Lock, Mutex, OnceLock};
 use crate::tensor::{DType, Tensor};
 use core::{fmt, mem};
@@ -121,7 +122,15 @@ impl Drop for Taken<'_> {
 static CLOCK: AtomicU64 = AtomicU64::new(0);
 
 /// All that live.
-static ALL: Lock<HostLock, Vec<Weak<Inner>>> = Lock::new(Vec::new());
+struct All(Vec<Weak<Inner>>);
+
+static ALL: Lock<HostLock, All> = Lock::new(All(Vec::new()));
+
+impl AcrossForks for All {
+    fn lock() -> &'static Lock<HostLock, All> {
+        &ALL
+    }
+}
 
 impl Tensor {
     /// The tensor, free to be moved to the host or to a temp file by whoever collects memory, while nobody has it in hand. `name` stands
@@ -141,7 +150,8 @@ impl Tensor {
             place: Mutex::new(Place::Home(self)),
             put_back: Condvar::new(),
         });
-        let mut all = ALL.lock();
+        let mut held = ALL.lock();
+        let all = &mut held.0;
         if all.len() == all.capacity() {
             all.retain(|one| one.strong_count() > 0);
         }
@@ -323,6 +333,7 @@ fn written(tensor: &Tensor) -> Result<Place> {
 fn register() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
+        around_forks::<All>();
         // The devices' first: what they give to the host can go on to a file in the same collection.
         gc::register("evictable tensors on devices", LAST, Evictables(Resource::DeviceBytes));
         gc::register("evictable tensors", LAST + 1, Evictables(Resource::HostBytes));
@@ -334,7 +345,7 @@ struct Evictables(Resource);
 impl Evictables {
     /// Who was wanted longest ago first; where a scope is full, those of that scope before all others.
     fn all(&self) -> Vec<Arc<Inner>> {
-        let mut all: Vec<Arc<Inner>> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut all: Vec<Arc<Inner>> = ALL.lock().0.iter().filter_map(Weak::upgrade).collect();
         let full = gc::for_scope();
         let is_elsewhere = |one: &Inner| full.as_ref().is_some_and(|full| !one.scope.is_within(full));
         all.sort_by_key(|one| (is_elsewhere(one), one.wanted.load(Relaxed)));

@@ -8,7 +8,8 @@
 
 use crate::error::Result;
 use crate::gc::{self, Deadline, Reclaim, Resource};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::{AcrossForks, around_forks};
+use crate::sync::{HostLock, Lock, OnceLock};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -23,13 +24,23 @@ pub(super) const SUFFIX: &str = ".tmp";
 const MAX_DIRECTORIES: usize = 64;
 
 /// Where temp files were made; `None` before the first.
-static DIRECTORIES: Lock<HostLock, Option<BTreeSet<PathBuf>>> = Lock::new(None);
+struct Directories(Option<BTreeSet<PathBuf>>);
+
+static DIRECTORIES: Lock<HostLock, Directories> = Lock::new(Directories(None));
+
+impl AcrossForks for Directories {
+    fn lock() -> &'static Lock<HostLock, Directories> {
+        &DIRECTORIES
+    }
+}
 
 /// Remembers a directory in which a temp file is made, so that collections look there for those that others left.
 pub(super) fn remember(directory: &Path) {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(around_forks::<Directories>);
     let mut held = DIRECTORIES.lock();
-    let first = held.is_none();
-    let known = held.get_or_insert_default();
+    let first = held.0.is_none();
+    let known = held.0.get_or_insert_default();
     if known.len() < MAX_DIRECTORIES {
         known.insert(directory.into());
     }
@@ -49,7 +60,7 @@ impl Reclaim for Sweeper {
     }
 
     fn reclaim(&self, _target: u64, until: Deadline) -> u64 {
-        let known: Vec<PathBuf> = DIRECTORIES.lock().iter().flatten().cloned().collect();
+        let known: Vec<PathBuf> = DIRECTORIES.lock().0.iter().flatten().cloned().collect();
         let asked = known.iter().take_while(|_| !until.has_passed());
         asked.map(|directory| sweep(directory).unwrap_or(0)).sum()
     }

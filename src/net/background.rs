@@ -7,7 +7,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{DemoError, Result};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::{AcrossForks, around_forks};
+use crate::sync::{HostLock, Lock, OnceLock};
 use std::io;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
@@ -22,22 +23,41 @@ impl Drop for Owned {
     }
 }
 
-static HANDLE: Lock<HostLock, Option<Handle>> = Lock::new(None);
+/// The runtime, and the process that has its thread: a fork has not, and makes one of its own.
+struct Running(Option<(u32, Handle)>);
+
+static RUNNING: Lock<HostLock, Running> = Lock::new(Running(None));
+
+impl AcrossForks for Running {
+    fn lock() -> &'static Lock<HostLock, Running> {
+        &RUNNING
+    }
+}
+
+impl Running {
+    /// That of this process.
+    fn handle(&self) -> Option<Handle> {
+        let (whose, handle) = self.0.as_ref()?;
+        (*whose == std::process::id()).then(|| handle.clone())
+    }
+}
 
 /// The crate's own runtime.
 ///
 /// # Errors
 /// [`DemoError::Io`] where the system has no thread or descriptors for it.
 pub(super) fn runtime() -> Result<Handle> {
-    if let Some(handle) = HANDLE.lock().clone() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(around_forks::<Running>);
+    if let Some(handle) = RUNNING.lock().handle() {
         return Ok(handle);
     }
     let failed = |source: io::Error| DemoError::Io { action: "start the network thread", path: None, source };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let handle = runtime.handle().clone();
     let runtime = Owned(Some(runtime));
-    let mut held = HANDLE.lock();
-    if let Some(faster) = held.clone() {
+    let mut held = RUNNING.lock();
+    if let Some(faster) = held.handle() {
         drop(held);
         return Ok(faster);
     }
@@ -52,7 +72,8 @@ pub(super) fn runtime() -> Result<Handle> {
         drop(held);
         return Err(failed(error));
     }
-    *held = Some(handle.clone());
+    // That of the process that this is a fork of stays as it is: its thread is not here to end it.
+    core::mem::forget(held.0.replace((std::process::id(), handle.clone())));
     Ok(handle)
 }
 
