@@ -143,6 +143,13 @@ fn a_directory_that_a_killed_process_made_and_did_not_sync_is_synced_by_the_next
 }
 
 #[test]
+fn a_directory_whose_entry_cannot_be_synced_is_not_left() {
+    let directory = tempdir().unwrap();
+    synced_by_an_open(&["-e", "inject=fsync:error=EIO:when=1"], directory.path());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn what_a_killed_process_left_is_removed_by_the_next_and_by_a_collection() {
     let directory = tempdir().unwrap();
     save(directory.path(), 1).unwrap();

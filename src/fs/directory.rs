@@ -306,10 +306,17 @@ enum Made {
     Before,
 }
 
-/// Makes a directory in one that is there, where it is not there itself.
+/// Makes a directory in one that is there, where it is not there itself. What cannot be synced is not left: the next would take it for durable.
 fn create_in_parent(path: &Path) -> io::Result<Made> {
     match fs::create_dir(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_directory).map(|()| Made::Now),
+        Ok(()) => {
+            let synced = path.parent().map_or(Ok(()), sync_directory);
+            if synced.is_err() {
+                // Nobody has anything in it yet, or else it stays.
+                let _ = fs::remove_dir(path);
+            }
+            synced.map(|()| Made::Now)
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {
             sync_entry_of(path).map(|()| Made::Before)
         }
