@@ -64,6 +64,12 @@ pub(super) fn reserve_limit() -> usize {
     (addresses / 4).min(written)
 }
 
+/// The most that a range may have backed now.
+pub(super) fn commit_limit() -> usize {
+    let (addresses, written) = limits();
+    addresses.min(written)
+}
+
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
 const NEW_PAGES: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE;
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd")))]
@@ -226,8 +232,7 @@ impl Range {
     fn count(&self, len: usize) -> Result<(), i32> {
         // Relaxed: a number, which stands for no memory that another thread sees.
         let committed = self.committed_bytes.fetch_add(len, Relaxed) + len;
-        let (addresses, written) = limits();
-        if committed > addresses.min(written) {
+        if committed > commit_limit() {
             self.uncount(len);
             return Err(libc::ENOMEM);
         }
