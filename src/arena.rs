@@ -49,6 +49,23 @@ pub struct Block<A> {
 }
 
 /// One space, divided into spans and slabs.
+///
+/// ```
+/// use core::{alloc::Layout, mem::MaybeUninit};
+/// use democratising::{Arena, arena::{Borrowed, Unlimited}, space::Simulated};
+///
+/// // Addresses that nobody can touch: the tables lie elsewhere.
+/// let space = Simulated::device(64 << 20, 2 << 20);
+/// let mut tables = vec![MaybeUninit::uninit(); Arena::<_, Borrowed>::metadata_bytes(&space) as usize];
+/// let mut arena = Arena::new(space, Borrowed::new(&mut tables))?;
+///
+/// let layout = Layout::from_size_align(3 << 20, 256)?;
+/// let block = arena.allocate(layout, &Unlimited)?;
+/// assert_eq!(arena.stats().in_use_bytes, 3 << 20);
+/// arena.free(block.addr, layout, &Unlimited)?;
+/// assert!(arena.free(block.addr, layout, &Unlimited).is_err(), "a second free changes nothing");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Arena<S: Space, M: Metadata> {
     space: S,
     geometry: Geometry,

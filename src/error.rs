@@ -11,6 +11,16 @@ use std::{string::String, vec::Vec};
 pub type Result<T, E = DemoError> = core::result::Result<T, E>;
 
 /// Why something failed. Sources stay attached; formatting an error allocates and asks nothing of anybody.
+///
+/// ```
+/// use democratising::{DemoError, TensorBuf, FixedHeap};
+///
+/// static HEAP: FixedHeap = FixedHeap::empty();
+/// match TensorBuf::<f32, _>::zeros_in(&[8, 8], &HEAP) {
+///     Err(DemoError::OutOfMemory(report)) => assert_eq!(report.requested_bytes, 256),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, thiserror_no_std::Error)]
 #[non_exhaustive]
 pub enum DemoError {

@@ -63,7 +63,7 @@ pub enum Resource {
     HostBytes,
     /// Bytes of a device's memory.
     DeviceBytes,
-    /// Bytes of mapped files that are in memory: the machine's, and no pool's. They are asked for by [`collect`] and [`collect_until`], not
+    /// Bytes of mapped files that are in memory: the machine's, and no pool's. They are asked for by `collect` and `collect_until`, not
     /// where a pool ran out.
     MappedBytes,
     /// Idle connections.

@@ -1,6 +1,6 @@
 //! Tensors: typed, shaped memory.
 //!
-//! [`TensorBuf<T>`] is the core: one owned, 64-byte aligned buffer over any allocator, without `std`. [`Tensor`] is
+//! [`TensorBuf<T>`] is the core: one owned, 64-byte aligned buffer over any allocator, without `std`. `Tensor` is
 //! what programs work with: its dtype and device are values, since files and devices are chosen at run time, its
 //! clones share storage, and the storage is whatever costs least: the tensor itself, the `Vec` it was made from, the
 //! process's pool, a mapped file.

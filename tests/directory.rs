@@ -172,6 +172,15 @@ fn a_directory_is_open_once() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_directory_that_a_sweep_would_remove_is_refused() -> Result<()> {
+    let temp = tempdir()?;
+    let error = CheckpointDir::open(temp.path().join(".democratising-runs.tmp")).unwrap_err();
+    assert!(error.to_string().ends_with("(.democratising-*.tmp) are swept; choose another name"), "{error}");
+    assert_eq!(std::fs::read_dir(temp.path())?.count(), 0);
+    Ok(())
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
@@ -367,6 +376,44 @@ fn what_was_taken_out_to_stay_is_swept_by_nobody() -> Result<()> {
     // What is still ours goes.
     drop(written()?);
     assert_eq!(std::fs::read_dir(temp.path())?.count(), 3);
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_a_temp_file_no_more_can_be_locked_by_others() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let path = temp.path().join("model");
+    let is_free = |path: &Path| {
+        let tried = std::process::Command::new("flock").arg("--nonblock").arg(path).arg("true").status();
+        tried.map(|status| status.success())
+    };
+    let held = fs::temp_file_in(temp.path())?;
+    assert!(!is_free(held.path())?, "sweeps are to see that it is wanted");
+    let inner = held.into_inner();
+    assert!(is_free(inner.path())?);
+    let renamed = fs::temp_file_in(temp.path())?.persist(&path)?;
+    assert!(is_free(&path)?);
+    let copied = fs::persist(tempfile::NamedTempFile::new_in("/dev/shm")?, &path)?;
+    assert!(is_free(&path)?);
+    drop((renamed, copied));
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_relative_directory_is_swept_wherever_the_process_is_by_then() -> Result<()> {
+    let _alone = alone();
+    let (temp, before) = (tempdir()?, std::env::current_dir()?);
+    std::env::set_current_dir(temp.path())?;
+    std::fs::create_dir("here")?;
+    drop(fs::temp_file_in("here")?);
+    std::env::set_current_dir(before)?;
+    let stale = temp.path().join("here/.democratising-dead.tmp");
+    std::fs::write(&stale, b"half")?;
+    gc::collect()?;
+    assert!(!stale.exists());
     Ok(())
 }
 

@@ -216,6 +216,8 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
         (path.join("m"), ErrorKind::NotADirectory),
         (directory.path().to_path_buf(), ErrorKind::IsADirectory),
         (at("m/"), ErrorKind::InvalidInput),
+        (at("m/."), ErrorKind::InvalidInput),
+        (at(".democratising-m.tmp"), ErrorKind::InvalidInput),
         (at(".."), ErrorKind::InvalidInput),
         (PathBuf::new(), ErrorKind::InvalidInput),
         ("/".into(), ErrorKind::InvalidInput),

@@ -8,7 +8,7 @@
 mod child;
 
 use democratising::fs::{CheckpointDir, ModelCheckpoint};
-use democratising::tempfile::{TempDir, tempdir};
+use democratising::tempfile::{NamedTempFile, TempDir, tempdir};
 use democratising::{Result, Tensor};
 use std::path::Path;
 use std::process::Output;
@@ -85,7 +85,8 @@ fn at_every(calls: &str, fault: &str) -> usize {
 
 #[test]
 fn a_sync_that_fails_is_never_taken_for_one_that_worked() {
-    assert_eq!(at_every("fsync,fdatasync", "error=EIO"), 2, "the file's, and the directory's");
+    let what = "that of what holds the directory, the file's, and the directory's";
+    assert_eq!(at_every("fsync,fdatasync", "error=EIO"), 3, "{what}");
 }
 
 #[test]
@@ -105,8 +106,47 @@ fn a_process_killed_at_any_write_loses_nothing() {
 
 #[test]
 fn a_process_killed_at_any_sync_or_rename_loses_nothing() {
-    assert_eq!(at_every("fsync,fdatasync", "signal=SIGKILL"), 2);
+    assert_eq!(at_every("fsync,fdatasync", "signal=SIGKILL"), 3);
     assert_eq!(at_every("rename,renameat,renameat2", "signal=SIGKILL"), 1);
+}
+
+#[test]
+fn an_open_in_a_child() {
+    if let Some(directory) = child::child() {
+        CheckpointDir::open(directory.join("a/b/c")).unwrap();
+    }
+}
+
+/// Opens `a/b/c` in a child with these options of `strace`; the directories that it synced, relative to `directory`.
+fn synced_by_an_open(options: &[&str], directory: &Path) -> Vec<String> {
+    let log = NamedTempFile::new().unwrap();
+    let mut before = vec!["strace", "-f", "-y", "-o", log.path().to_str().unwrap(), "-e", "trace=fsync"];
+    before.extend(options);
+    let output = child::command(&before, "an_open_in_a_child", directory).output().unwrap();
+    assert_eq!(output.status.success(), options.is_empty(), "{output:?}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let synced = log.lines().filter(|line| line.contains(" = 0"));
+    let path = |line: &str| Some(line.split_once('<')?.1.split_once('>')?.0.to_owned());
+    let inside = |path: String| Some(path.strip_prefix(directory.to_str()?)?.to_owned());
+    synced.filter_map(path).filter_map(inside).collect()
+}
+
+#[test]
+fn a_directory_that_a_killed_process_made_and_did_not_sync_is_synced_by_the_next() {
+    // The second is that of what holds `directory`, which was there.
+    for (when, synced) in [("1", vec!["/a", "", "/a/b"]), ("3", vec!["/a/b", "/a"]), ("4", vec!["/a/b"])] {
+        let directory = tempdir().unwrap();
+        let kill = format!("inject=fsync:signal=SIGKILL:when={when}");
+        synced_by_an_open(&["-e", &kill], directory.path());
+        assert_eq!(synced_by_an_open(&[], directory.path()), synced, "killed at sync {when}");
+    }
+}
+
+#[test]
+fn a_directory_whose_entry_cannot_be_synced_is_not_left() {
+    let directory = tempdir().unwrap();
+    synced_by_an_open(&["-e", "inject=fsync:error=EIO:when=1"], directory.path());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -120,7 +160,7 @@ fn what_a_killed_process_left_is_removed_by_the_next_and_by_a_collection() {
         names.filter(|name| name.ends_with(".tmp")).count()
     };
     let leave_one = || {
-        assert!(!run("inject=fsync:signal=SIGKILL:when=1", &directory).status.success());
+        assert!(!run("inject=fsync:signal=SIGKILL:when=2", &directory).status.success());
         assert_eq!(temp_files(), 1, "the killed child's");
     };
     leave_one();

@@ -1,11 +1,14 @@
 //! Limits hold: a budget and a pool under many threads.
 
+#[cfg(target_os = "linux")]
+#[path = "fs/child.rs"]
+mod child;
 #[path = "common/draw.rs"]
 mod draw;
 
 use democratising::pool::budget::Budget;
 use democratising::space::{Mapped, MappedTables, Simulated, Space};
-use democratising::{HostLock, Pool, PoolConfig};
+use democratising::{HostLock, Pool, PoolConfig, Tensor};
 use draw::Draw;
 use std::alloc::Layout;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -92,6 +95,54 @@ fn a_limit_that_moves_under_eight_threads_ends_exactly_where_it_was_set() {
     assert_eq!(budget.set_limit(700), 0);
     assert_eq!((budget.used(), budget.left(), budget.limit()), (0, 700, 700));
     assert!(budget.peak() < 1000, "never above the highest limit");
+}
+
+/// Runs `run` while the process may have `most_bytes` of a resource.
+#[cfg(target_os = "linux")]
+fn within<T>(resource: libc::__rlimit_resource_t, most_bytes: u64, run: impl FnOnce() -> T) -> T {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: 1. A place for the answer.
+    assert_eq!(unsafe { libc::getrlimit(resource, &mut limit) }, 0);
+    let lower = libc::rlimit { rlim_cur: most_bytes, ..limit };
+    // SAFETY: 1. What may be had from now on is less, which no memory is lost by.
+    assert_eq!(unsafe { libc::setrlimit(resource, &lower) }, 0);
+    let result = run();
+    // SAFETY: 1. As it was.
+    assert_eq!(unsafe { libc::setrlimit(resource, &limit) }, 0);
+    result
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_that_the_process_is_given_while_it_runs_holds() {
+    use allocator_api2::alloc::Allocator;
+    const NAME: &str = "a_limit_that_the_process_is_given_while_it_runs_holds";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    drop(allocator_api2::boxed::Box::new_in(0, democratising::Global));
+    let refused = within(libc::RLIMIT_AS, 256 << 20, || Tensor::zeros(&[128 << 20]).unwrap_err());
+    assert!(refused.to_string().ends_with("limit 268435456"), "{refused}");
+    for resource in [libc::RLIMIT_AS, libc::RLIMIT_DATA] {
+        let mut blocks = Vec::with_capacity(1 << 11);
+        within(resource, 256 << 20, || {
+            while blocks.len() < blocks.capacity()
+                && let Ok(block) = democratising::Global.allocate(Layout::new::<[u8; 1 << 20]>())
+            {
+                blocks.push(block);
+            }
+        });
+        assert!((200..=256).contains(&blocks.len()), "{} MiB of 256", blocks.len());
+        for block in blocks {
+            // SAFETY: 1. It came from there with this layout, and nobody uses it.
+            unsafe { democratising::Global.deallocate(block.cast(), Layout::new::<[u8; 1 << 20]>()) };
+        }
+    }
+    // And what was refused is to be had when it may be.
+    let large = democratising::Global.allocate(Layout::new::<[u8; 512 << 20]>()).unwrap();
+    // SAFETY: 1. As above.
+    unsafe { democratising::Global.deallocate(large.cast(), Layout::new::<[u8; 512 << 20]>()) };
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn a_thread_that_frees_first_in_a_keys_destructor_leaves_no_cache_behind() {
 }
 
 #[test]
-fn free_leaves_errno_alone_though_the_system_refuses() {
+fn malloc_and_free_leave_errno_alone_though_the_system_refuses() {
     if !common::has("strace") {
         return;
     }

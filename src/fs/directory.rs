@@ -85,7 +85,9 @@ impl CheckpointDir {
         let named = path.as_ref();
         let failed = |action| move |source| DemoError::Io { action, path: Some(named.into()), source };
         let path = std::path::absolute(named).map_err(failed("open the checkpoint directory"))?;
-        create_durably(&path).map_err(failed("create the checkpoint directory"))?;
+        stale::may_stay(&path)
+            .and_then(|()| create_durably(&path))
+            .map_err(failed("create the checkpoint directory"))?;
         let lock = lock(&path.join(LOCK)).map_err(failed("lock the checkpoint directory"))?;
         stale::sweep(&path).map_err(failed("look for stale temp files in"))?;
         Ok(CheckpointDir { path, _lock: lock, keep_last: None, keep_every: None, keep_best: Vec::new() })
@@ -284,24 +286,51 @@ fn may_be_file(entry: &fs::DirEntry) -> bool {
     }
 }
 
-/// Makes a directory with all above it, and syncs each directory that got a new entry.
+/// Makes a directory with all above it, and syncs each directory that got a new entry. What was there before is synced where it stands,
+/// but for the rest above it: who made it may have been killed between the two.
 fn create_durably(path: &Path) -> io::Result<()> {
     match (create_in_parent(path), path.parent()) {
+        (Ok(Made::Now), Some(parent)) => sync_entry_of(parent),
         (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
             create_durably(parent)?;
             // Once: there are places, as /proc, that say so of what stands in a directory that is there.
-            create_in_parent(path)
+            create_in_parent(path).map(drop)
         }
-        (made, _) => made,
+        (made, _) => made.map(drop),
     }
 }
 
-/// Makes a directory in one that is there, where it is not there itself.
-fn create_in_parent(path: &Path) -> io::Result<()> {
+/// When a directory was made.
+enum Made {
+    Now,
+    Before,
+}
+
+/// Makes a directory in one that is there, where it is not there itself. What cannot be synced is not left: the next would take it for durable.
+fn create_in_parent(path: &Path) -> io::Result<Made> {
     match fs::create_dir(path) {
-        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Ok(()) => {
+            let synced = path.parent().map_or(Ok(()), sync_directory);
+            if synced.is_err() {
+                // Nobody has anything in it yet, or else it stays.
+                let _ = fs::remove_dir(path);
+            }
+            synced.map(|()| Made::Now)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {
+            sync_entry_of(path).map(|()| Made::Before)
+        }
         Err(error) => Err(error),
+    }
+}
+
+/// Syncs what holds a directory that was there. Where that cannot be opened, written or synced at all, it was not made through here.
+fn sync_entry_of(path: &Path) -> io::Result<()> {
+    use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    let cannot = [InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported];
+    match path.parent().map_or(Ok(()), sync_directory) {
+        Err(error) if cannot.contains(&error.kind()) => Ok(()),
+        synced => synced,
     }
 }
 

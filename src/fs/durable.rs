@@ -55,6 +55,7 @@ pub fn persist(temp_file: NamedTempFile, path: impl AsRef<Path>) -> Result<File>
             match target.sync_and_rename(copy)? {
                 Renamed::Here(mut file) => {
                     target.sync_directory()?;
+                    stale::let_go(&file);
                     file.seek(SeekFrom::Start(at)).map_err(|e| target.io("seek in", e))?;
                     Ok(file)
                 }
@@ -100,12 +101,11 @@ enum Renamed {
 impl Target {
     pub(super) fn resolve(named: &Path) -> Result<Target> {
         let failed = |source| DemoError::Io { action: "write a file at", path: Some(named.into()), source };
-        let text = named.as_os_str().as_encoded_bytes();
-        if named.file_name().is_none() || text.last().is_some_and(|&end| std::path::is_separator(end.into()))
-        {
+        if names_no_file(named) {
             return Err(failed(io::Error::new(ErrorKind::InvalidInput, "the path names no file")));
         }
         let place = follow_links(std::path::absolute(named).map_err(failed)?).map_err(failed)?;
+        stale::may_stay(&place).map_err(failed)?;
         replaceable(&place).map_err(failed)?;
         let parent = place.parent().unwrap_or(Path::new("/")).to_path_buf();
         #[cfg(unix)]
@@ -216,6 +216,15 @@ fn copy_all(from: &mut NamedTempFile, to: &mut NamedTempFile) -> io::Result<u64>
     io::copy(from.as_file_mut(), to.as_file_mut())?;
     to.as_file().set_permissions(from.as_file().metadata()?.permissions())?;
     Ok(at)
+}
+
+/// Whether a path can name a directory only.
+fn names_no_file(path: &Path) -> bool {
+    let is_separator = |&end: &u8| std::path::is_separator(end.into());
+    let text = path.as_os_str().as_encoded_bytes();
+    // A `Path` has forgotten a dot at its end.
+    let before_dot = text.strip_suffix(b".").and_then(<[u8]>::last).is_some_and(is_separator);
+    path.file_name().is_none() || before_dot || text.last().is_some_and(is_separator)
 }
 
 /// The path that is left when no symbolic link stands at its end any more. It need not exist.

@@ -11,6 +11,7 @@ use crate::gc::{self, Deadline, Reclaim, Resource};
 use crate::sync::forks::{AcrossForks, around_forks};
 use crate::sync::{HostLock, Lock, OnceLock};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,15 +35,32 @@ impl AcrossForks for Directories {
     }
 }
 
+/// Whether sweeps look for what is named so: nothing that is to stay may be.
+pub(super) fn is_swept(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
+}
+
+/// Refuses a name for what is to stay that sweeps look for.
+pub(super) fn may_stay(path: &Path) -> io::Result<()> {
+    if path.file_name().is_some_and(is_swept) {
+        let problem = "names of temp files (.democratising-*.tmp) are swept; choose another name";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    }
+    Ok(())
+}
+
 /// Remembers a directory in which a temp file is made, so that collections look there for those that others left.
 pub(super) fn remember(directory: &Path) {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(around_forks::<Directories>);
+    // Wherever the process is by then.
+    let Ok(directory) = std::path::absolute(directory) else { return };
     let mut held = DIRECTORIES.lock();
     let first = held.0.is_none();
     let known = held.0.get_or_insert_default();
     if known.len() < MAX_DIRECTORIES {
-        known.insert(directory.into());
+        known.insert(directory);
     }
     drop(held);
     if first {
@@ -75,9 +93,7 @@ pub(super) fn sweep(directory: &Path) -> io::Result<u64> {
     let mut removed = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        if name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes()) {
+        if is_swept(&entry.file_name()) {
             // One that cannot be looked at, or that somebody else removes first, is no reason to stop.
             removed += u64::from(remove_if_stale(&entry.path()).unwrap_or(false));
         }
@@ -102,6 +118,16 @@ pub(super) fn hold(file: &File) -> io::Result<bool> {
 pub(super) fn hold(_file: &File) -> io::Result<bool> {
     Ok(true)
 }
+
+/// Lets go of a file that is no temp file any more: its lock would stand in the way of the program's own.
+#[cfg(unix)]
+pub(super) fn let_go(file: &File) {
+    // What was never locked cannot be unlocked, and need not be.
+    let _ = rustix::fs::flock(file, rustix::fs::FlockOperation::Unlock);
+}
+
+#[cfg(not(unix))]
+pub(super) fn let_go(_file: &File) {}
 
 #[cfg(unix)]
 fn remove_if_stale(path: &Path) -> io::Result<bool> {

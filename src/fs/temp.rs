@@ -55,7 +55,9 @@ impl TempFile {
     /// # Errors
     /// Those of [`persist`](super::persist).
     pub fn persist(self, path: impl AsRef<Path>) -> Result<File> {
-        durable::persist(self.file, path)
+        let file = durable::persist(self.file, path)?;
+        stale::let_go(&file);
+        Ok(file)
     }
 
     /// The file, to write through.
@@ -69,7 +71,11 @@ impl TempFile {
     pub fn into_inner(self) -> NamedTempFile {
         drop(self.charge);
         let (file, path) = self.file.into_parts();
-        NamedTempFile::from_parts(file, renamed(path))
+        let path = renamed(path);
+        if !path.file_name().is_some_and(stale::is_swept) {
+            stale::let_go(&file);
+        }
+        NamedTempFile::from_parts(file, path)
     }
 }
 

@@ -119,6 +119,15 @@ pub fn collect_resource(of: Resource, amount: u64) -> Result<u64> {
 ///
 /// Nothing is collected for a request above the limit, which no collection could make room for.
 ///
+/// ```
+/// use democratising::{Tensor, gc};
+///
+/// // Where it does not fit, not even after a collection, a smaller batch is tried.
+/// let batch = gc::with_retry(|attempt| Tensor::zeros(&[64 >> attempt, 1000]))?;
+/// assert_eq!(batch.shape(), [64, 1000]);
+/// # Ok::<(), democratising::DemoError>(())
+/// ```
+///
 /// # Errors
 /// The last attempt's, whatever it is.
 pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {

@@ -35,6 +35,13 @@ impl Drop for Kept {
     }
 }
 
+/// Runs what may leave a number although it worked, as advice to the system that was refused, and leaves the caller's.
+#[inline]
+pub(super) fn keeping<T>(run: impl FnOnce() -> T) -> T {
+    let _kept = Kept::now();
+    run()
+}
+
 /// The place of this thread's own number; `None` where nothing promises one.
 #[cfg(unix)]
 #[inline]

@@ -145,7 +145,8 @@ pub(super) fn refill(class: SizeClass, out: &mut [usize]) -> usize {
         errno::no_memory();
         return 0;
     };
-    let Ok(taken) = STOCK.refill(pool, class, base(pool), out) else {
+    let refilled = errno::keeping(|| STOCK.refill(pool, class, base(pool), out));
+    let Ok(taken) = refilled else {
         errno::no_memory();
         return 0;
     };
@@ -204,9 +205,9 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
         why
     };
     let pool = pool().ok_or(nothing).map_err(told)?;
-    let block = pool.allocate(layout).map_err(told)?;
+    let block = errno::keeping(|| pool.allocate(layout)).map_err(told)?;
     by_address::span_taken(block.addr);
-    decay::tick(pool);
+    errno::keeping(|| decay::tick(pool));
     Ok(block)
 }
 
@@ -242,7 +243,7 @@ pub(super) fn usable_bytes(at: NonNull<u8>) -> Result<usize, BadFree> {
 pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
     let Some(pool) = pool() else { return false };
     // SAFETY: 1. The caller uses nothing of what is cut off.
-    match unsafe { pool.resize(at, old, new_bytes) } {
+    match errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) }) {
         Ok(done) => done,
         Err(why) => {
             misuse::found(at, old.size(), why);

@@ -9,7 +9,7 @@
 //! The unit is the caller's: bytes, file descriptors, sockets.
 //!
 //! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with an account for
-//! every kind of resource, are [`scope`]s, which stand in a [`tree`].
+//! every kind of resource, are `scope`s (with `std`), which stand in a `tree`.
 
 #![forbid(unsafe_code)]
 

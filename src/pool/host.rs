@@ -51,14 +51,13 @@ pub(crate) fn made() -> Option<&'static HostPool> {
 /// The pool's numbers for a request that failed.
 pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
     let stats = MemoryPool::stats();
+    let limit_bytes = stats.limit_bytes.min(Mapped::commit_limit_bytes());
     OutOfMemory {
         device: DeviceId::Host,
         requested_bytes,
         in_use_bytes: stats.in_use_bytes,
-        limit_bytes: stats.limit_bytes,
-        largest_free_bytes: stats
-            .largest_free_bytes
-            .min(stats.limit_bytes.saturating_sub(stats.in_use_bytes)),
+        limit_bytes,
+        largest_free_bytes: stats.largest_free_bytes.min(limit_bytes.saturating_sub(stats.in_use_bytes)),
         ..OutOfMemory::default()
     }
 }

@@ -52,6 +52,11 @@ impl Mapped {
         }
     }
 
+    /// The most that the system lets this process back of a reservation now; the largest number where it says nothing.
+    pub(crate) fn commit_limit_bytes() -> u64 {
+        u64::try_from(os::commit_limit()).ok().filter(|&bytes| bytes < usize::MAX as u64).unwrap_or(u64::MAX)
+    }
+
     fn bytes(&self, frames: Span) -> (usize, usize) {
         let geometry = self.geometry();
         (geometry.offset(frames.start).0 as usize, geometry.bytes(frames.granules) as usize)
@@ -278,6 +283,6 @@ mod tests {
         let table = other::Range::table(4096).unwrap();
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
-        assert!(other::reserve_limit() > FRAME);
+        assert!(other::reserve_limit() > FRAME && other::commit_limit() == usize::MAX);
     }
 }

@@ -44,8 +44,8 @@ fn manage_multiple_gpus() -> Result<()> {
 
     // Allocate across GPUs
     let mut tensors = Vec::new();
-    // differs: the index is not used.
-    for device in devices.iter() {
+    for (i, device) in devices.iter().enumerate() {
+        // differs: zeros on a device is `zeros_on`.
         let tensor = Tensor::zeros_on(&[1000, 1000], device)?;
         tensors.push(tensor);
     }

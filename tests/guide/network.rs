@@ -1,4 +1,4 @@
-//! Network Resources: Connection Management, Resource Pools.
+//! Network Resources: Connection Management, Resource Pools. Performance Optimization: Use resource pools.
 
 use democratising::net::{ConnectionPool, PooledConnection, Server, Socket};
 use democratising::{DemoError, Result};
@@ -73,6 +73,60 @@ async fn network_connection_management_over_a_server() {
     shutdown.shutdown();
     assert_eq!(serving.await.unwrap().unwrap().accepted, 1);
 }
+
+// ---- Network Resources: Resource Pools ----
+
+mod resource_pools {
+    use democratising::Result;
+    use std::net::TcpStream;
+
+    pub struct ConnectionPool {
+        pub connections: Vec<TcpStream>,
+        pub max_size: usize,
+    }
+
+    // differs: the guide leaves it open.
+    pub struct PooledConnection<'a> {
+        pub conn: Option<TcpStream>,
+        pool: &'a mut ConnectionPool,
+    }
+
+    impl ConnectionPool {
+        pub fn get_connection(&mut self) -> Result<PooledConnection<'_>> {
+            if let Some(conn) = self.connections.pop() {
+                Ok(PooledConnection { conn: Some(conn), pool: self })
+            } else {
+                let conn = TcpStream::connect("server:port")?;
+                Ok(PooledConnection { conn: Some(conn), pool: self })
+            }
+        }
+    }
+
+    // differs: the lifetime.
+    impl Drop for PooledConnection<'_> {
+        fn drop(&mut self) {
+            if let Some(conn) = self.conn.take() {
+                self.pool.connections.push(conn);
+            }
+        }
+    }
+}
+
+#[test]
+fn network_resource_pools_written_by_hand() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut pool = resource_pools::ConnectionPool { connections: vec![connection], max_size: 1 };
+    for _ in 0..2 {
+        let conn = pool.get_connection().unwrap();
+        assert!(conn.conn.is_some());
+    }
+    assert_eq!(pool.connections.len(), pool.max_size, "it came back");
+    pool.connections.clear();
+    assert!(matches!(pool.get_connection(), Err(DemoError::Io { .. })), "`?` takes errors of sockets");
+}
+
+// ---- Performance Optimization: Use resource pools ----
 
 // differs: the pool takes the address too, and the test's own.
 fn use_connection_pool(address: &str) -> Result<ConnectionPool> {

@@ -22,6 +22,11 @@ pub(super) fn reserve_limit() -> usize {
     16 * LEAST
 }
 
+/// What is reserved is backed.
+pub(super) fn commit_limit() -> usize {
+    usize::MAX
+}
+
 /// There are no pages to give up.
 ///
 /// # Safety

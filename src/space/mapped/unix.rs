@@ -2,7 +2,8 @@
 
 use super::Contents;
 #[cfg(target_os = "linux")]
-use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::ptr::{NonNull, null_mut};
 use std::io;
 
@@ -24,6 +25,8 @@ pub(super) struct Range {
     /// Whether all of it is readable and writable from the start, or each frame when it is committed: the way that
     /// counts against the system's commit limit only what is used.
     open: bool,
+    /// Of frames.
+    committed_bytes: AtomicUsize,
     /// Whether memory from `HUGE_FROM` on was committed.
     #[cfg(target_os = "linux")]
     large: AtomicBool,
@@ -38,9 +41,8 @@ fn errno() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// The most that is worth reserving: a quarter of the addresses that the process may have, and no more than it may write, which on Linux
-/// counts every private mapping that is writable. A range as long as that is not open: what is used of it counts, and the rest does not.
-pub(super) fn reserve_limit() -> usize {
+/// The most addresses that the process may have, and the most that it may write, which on Linux counts every private mapping that is writable.
+fn limits() -> (usize, usize) {
     let known = |(answer, limit): (i32, libc::rlimit)| {
         if answer == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { usize::MAX }
     };
@@ -52,7 +54,20 @@ pub(super) fn reserve_limit() -> usize {
     let written = known((unsafe { libc::getrlimit(libc::RLIMIT_DATA, &mut limit) }, limit));
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let written = usize::MAX;
+    (addresses, written)
+}
+
+/// The most that is worth reserving: a quarter of the addresses that the process may have, and no more than it may write. A range as long as
+/// that is not open: what is used of it counts, and the rest does not.
+pub(super) fn reserve_limit() -> usize {
+    let (addresses, written) = limits();
     (addresses / 4).min(written)
+}
+
+/// The most that a range may have backed now.
+pub(super) fn commit_limit() -> usize {
+    let (addresses, written) = limits();
+    addresses.min(written)
 }
 
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
@@ -168,10 +183,14 @@ impl Range {
     }
 
     fn of(start: NonNull<u8>, len: usize, open: bool) -> Range {
-        #[cfg(target_os = "linux")]
-        return Range { start, len, open, large: AtomicBool::new(false) };
-        #[cfg(not(target_os = "linux"))]
-        Range { start, len, open }
+        Range {
+            start,
+            len,
+            open,
+            committed_bytes: AtomicUsize::new(0),
+            #[cfg(target_os = "linux")]
+            large: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -190,11 +209,14 @@ impl Range {
 
     pub(super) fn commit(&self, at: usize, len: usize) -> Result<Contents, i32> {
         let place = self.at(at, len);
+        self.count(len)?;
         if !self.open {
             // SAFETY: 1. The place is this mapping's own.
             let done = unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } == 0;
             if !done {
-                return Err(errno());
+                let code = errno();
+                self.uncount(len);
+                return Err(code);
             }
         }
         #[cfg(target_os = "linux")]
@@ -203,6 +225,23 @@ impl Range {
             self.join();
         }
         Ok(Contents::Zeroed)
+    }
+
+    /// Counts what is to be committed, unless the process may not have so much by now. The kernel counted the whole range when it was
+    /// reserved, and refuses nothing of it: a limit that the process was given since then holds by this alone.
+    fn count(&self, len: usize) -> Result<(), i32> {
+        // Relaxed: a number, which stands for no memory that another thread sees.
+        let committed = self.committed_bytes.fetch_add(len, Relaxed) + len;
+        if committed > commit_limit() {
+            self.uncount(len);
+            return Err(libc::ENOMEM);
+        }
+        Ok(())
+    }
+
+    fn uncount(&self, len: usize) {
+        // Relaxed: as in `count`.
+        self.committed_bytes.fetch_sub(len, Relaxed);
     }
 
     /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
@@ -229,6 +268,7 @@ impl Range {
 
     pub(super) fn decommit(&self, at: usize, len: usize) {
         let place = self.at(at, len);
+        self.uncount(len);
         // SAFETY: 1. The place is this mapping's own and, by the contract of `decommit`, committed and unused.
         // 2. Where the pages cannot be given up (they may be locked), they are cleared, as `commit` promises zeros.
         unsafe {
