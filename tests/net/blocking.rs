@@ -28,6 +28,33 @@ fn a_blocking_get_needs_no_runtime_at_all() {
     waiting.join().unwrap().unwrap();
 }
 
+#[cfg(unix)]
+#[test]
+fn a_fork_has_a_network_thread_of_its_own() {
+    let address = echo_thread().to_string();
+    let echoes = |address: &str| -> Result<bool, DemoError> {
+        let mut connection = ConnectionPool::new(address, 1)?.get()?;
+        let mut answer = [0; 5];
+        let done = connection.write_all(b"hello").and_then(|()| connection.read_exact(&mut answer));
+        Ok(done.is_ok() && &answer == b"hello")
+    };
+    assert!(echoes(&address).unwrap(), "the parent has a network thread now");
+    // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: 1. It ends this process, whatever it waits for.
+        unsafe { libc::alarm(20) };
+        let done = matches!(echoes(&address), Ok(true));
+        // SAFETY: 1. Nothing of the parent's is run at the end.
+        unsafe { libc::_exit(!done as i32) };
+    }
+    let mut status = 0;
+    // SAFETY: 1. The child of a moment ago, and an integer of ours.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0, "14 is the alarm");
+    assert!(echoes(&address).unwrap());
+}
+
 #[test]
 fn a_blocking_get_ends_with_its_deadline() {
     let builder = ConnectionPool::builder(echo_thread().to_string()).max_size(1);

@@ -71,7 +71,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         mut meta: Borrowed<'static>,
     ) -> Option<()> {
         let Plan { granule_shift, flat, asides, .. } = plan;
-        let skew = (range.as_ptr() as usize % MAX_ALIGN >> granule_shift) as u32;
+        let skew = ((range.as_ptr() as usize % MAX_ALIGN) >> granule_shift) as u32;
         let origin = Origin::before(range, (LOWEST as usize) << granule_shift);
         let slabs = Slabs::new(&mut meta, plan)?;
         let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;

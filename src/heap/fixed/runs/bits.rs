@@ -170,7 +170,6 @@ mod tests {
             if COPIES {
                 // Beyond that it may find one or say nothing, but nothing else.
                 let found = bits.last_near(at as usize);
-                let found = found.map(|found| found as usize);
                 prop_assert!(found == near || (near.is_none() && found == bits.last(at as usize)));
             }
             prop_assert_eq!(bits.next(at, 0, 200), (at..200).find(|one| model[*one as usize]).unwrap_or(200));
