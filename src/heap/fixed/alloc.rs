@@ -86,7 +86,8 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         if !COPIES {
             return Self::take_global_else(self.held(), layout, self);
         }
-        // Whatever is not usual is the last that is done, so that what is usual keeps nothing for it.
+        // Whatever is not usual is the last that is done, with what it takes where the registers have it, so that what is usual keeps and
+        // moves nothing for it.
         let Some(mut state) = self.state.try_lock() else { return self.take_global_waiting(layout) };
         let Some(class) = state.class_of(layout) else { return Self::take_global_aside(state, layout, self) };
         state.take_near_slot(class).unwrap_or_else(|| Self::take_global_far(state, layout, self))
@@ -250,6 +251,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> GlobalAlloc for
             return self.give_global_else(self.held(), at, layout);
         }
         let Some(mut state) = self.state.try_lock() else { return self.give_global_waiting(at, layout) };
+        // A layout apart: to shift by a number takes the register that its size comes in.
         let (bytes, align) = (layout.size(), layout.align());
         let Some(class) = state.class_of(layout) else {
             return Self::give_global_aside(state, at, align, self, bytes);

@@ -4,7 +4,8 @@
 //! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
 //!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
 //! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
-//! 4. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The
+//! 4. Granules are numbered from [`LOWEST`] on: 0 is no granule's number, and stands for nothing in lists of spans and of slabs.
+//! 5. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The
 //!    shortest span that is asked for holds a header, the flat ranges' a granule.
 
 #![forbid(unsafe_code)]
@@ -532,6 +533,59 @@ mod tests {
     }
 
     proptest! {
+        /// Free runs of a few lengths that one list has, and of others: what a request is cut from is the shortest of its list that holds
+        /// it, else one of the next list that is not empty.
+        #[test]
+        fn the_best_fit_of_a_list_is_found(
+            base in 64..6000u32, spread in 1..200u32, gives in prop::collection::vec((any::<u16>(), any::<bool>()), 1..if cfg!(miri) { 8 } else { 80 }),
+            wants in prop::collection::vec(any::<u16>(), 20),
+        ) {
+            let mut runs = runs_of(1 << 20, false, 0);
+            let length = |number: u16| base + u32::from(number) % spread;
+            // A block between any two, so that nothing merges.
+            let mut spans: Vec<(u32, u32)> = gives
+                .iter()
+                .map(|&(number, _)| {
+                    let start = runs.take(length(number), 1).unwrap();
+                    runs.take(LEAST, 1).unwrap();
+                    (start, length(number))
+                })
+                .collect();
+            // Nothing else is free.
+            while let Some(rest) = Some(runs.longest()).filter(|rest| *rest > 0) {
+                runs.take(rest, 1).unwrap();
+            }
+            let mut free: Vec<(u32, u32)> = Vec::new();
+            for (place, &(number, back)) in gives.iter().enumerate() {
+                runs.free(spans[place].0, spans[place].1);
+                free.push(spans[place]);
+                if back {
+                    let taken = runs.take(length(number), 1).unwrap();
+                    let which = free.iter().position(|&(start, _)| start == taken).unwrap();
+                    // The rest of it, if there is one, stays with it.
+                    let (start, has) = free.swap_remove(which);
+                    if has > length(number) {
+                        runs.free(start, length(number));
+                        free.push((start, has));
+                    } else {
+                        spans[place].1 = 0;
+                    }
+                }
+                prop_assert_eq!(runs.longest(), free.iter().map(|span| span.1).max().unwrap_or(0));
+                for &want in &wants {
+                    let want = length(want);
+                    let list = |length| List::of(length);
+                    let own = free.iter().map(|span| span.1).filter(|&has| has >= want && list(has) == list(want)).min();
+                    let next = free.iter().map(|span| span.1).filter(|&has| has >= want).min();
+                    let found = runs.would_cut(want);
+                    match own {
+                        Some(best) => prop_assert_eq!(found, Some(best)),
+                        None => prop_assert_eq!(found.map(list), next.map(list)),
+                    }
+                }
+            }
+        }
+
         /// Held against a plain array of granules, by their numbers: no run is handed out twice, a fit that exists is found, nothing else is freed.
         #[test]
         fn runs_are_what_a_plain_array_says(

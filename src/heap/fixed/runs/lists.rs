@@ -1,4 +1,5 @@
-//! Free spans by length: the lists of the fit table (`arena/index/fit/lists.rs`), linked through the shadow.
+//! Free spans by length: the lists of the fit table (`arena/index/fit/lists.rs`), linked through the shadow. Where lengths of a list differ it
+//! is a tree (`runs/trees.rs`).
 
 #![forbid(unsafe_code)]
 
