@@ -584,6 +584,18 @@ mod tests {
                     }
                 }
             }
+            // All of them go again, in any order.
+            for &which in wants.iter().cycle() {
+                if free.is_empty() {
+                    break;
+                }
+                let has = free[which as usize % free.len()].1;
+                let taken = runs.take(has, 1).unwrap();
+                let place = free.iter().position(|&(start, length)| start == taken && length == has);
+                prop_assert!(place.is_some(), "{} of {:?}", taken, free);
+                free.swap_remove(place.unwrap());
+                prop_assert_eq!(runs.longest(), free.iter().map(|span| span.1).max().unwrap_or(0));
+            }
         }
 
         /// Held against a plain array of granules, by their numbers: no run is handed out twice, a fit that exists is found, nothing else is freed.
