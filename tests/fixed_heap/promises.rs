@@ -321,19 +321,19 @@ fn filled<const SLABS: bool>(bytes: usize) -> Vec<(usize, usize)> {
     let start = ram.at(0).addr().wrapping_neg() % 4096;
     let heap = FixedHeap::<SpinLock, 1, SLABS>::empty();
     ram.give(&heap, start, bytes).unwrap();
-    let (mut live, mut random) = (Vec::new(), 1usize);
+    let (mut live, mut random) = (Vec::new(), 1u64);
     // SAFETY: 1. Every block is used with its newest layout and address only.
     unsafe {
         for _ in 0..3000 {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let size = (random >> 33) % 300 + 1;
+            let size = (random >> 33) as usize % 300 + 1;
             if (random >> 60) > 5 || live.is_empty() {
                 let at = heap.alloc(layout(size, 4));
                 if !at.is_null() {
                     live.push((at, size));
                 }
             } else {
-                let (at, held) = live.swap_remove((random >> 20) % live.len());
+                let (at, held) = live.swap_remove((random >> 20) as usize % live.len());
                 let to = heap.realloc(at, layout(held, 4), size);
                 if to.is_null() {
                     heap.dealloc(at, layout(held, 4));

@@ -537,7 +537,7 @@ mod tests {
         /// it, else one of the next list that is not empty.
         #[test]
         fn the_best_fit_of_a_list_is_found(
-            base in 64..6000u32, spread in 1..200u32, gives in prop::collection::vec((any::<u16>(), any::<bool>()), 1..if cfg!(miri) { 8 } else { 80 }),
+            base in 64..6000u32, spread in 1..200u32, gives in prop::collection::vec((any::<u16>(), any::<bool>()), 1..if cfg!(miri) { 8 } else { 40 }),
             wants in prop::collection::vec(any::<u16>(), 20),
         ) {
             let mut runs = runs_of(1 << 20, false, 0);
