@@ -540,7 +540,7 @@ mod tests {
             base in 64..6000u32, spread in 1..200u32, gives in prop::collection::vec((any::<u16>(), any::<bool>()), 1..if cfg!(miri) { 8 } else { 40 }),
             wants in prop::collection::vec(any::<u16>(), 20),
         ) {
-            let mut runs = runs_of(1 << 20, false, 0);
+            let mut runs = runs_of(1 << 18, false, 0);
             let length = |number: u16| base + u32::from(number) % spread;
             // A block between any two, so that nothing merges.
             let mut spans: Vec<(u32, u32)> = gives
