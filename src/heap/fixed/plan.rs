@@ -59,7 +59,7 @@ impl Plan {
                 flat,
                 sizes: &MANY,
                 slab_granules: 40,
-                asides: if COPIES { 112 } else { 0 },
+                asides: if COPIES && !flat { 112 } else { 0 },
             }
         }
     }
