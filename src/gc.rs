@@ -19,15 +19,19 @@ mod collect;
 mod pressure;
 #[cfg(feature = "std")]
 mod registry;
+#[cfg(feature = "std")]
+mod under_way;
 
+#[cfg(feature = "std")]
+pub(crate) use collect::for_scope;
 #[cfg(feature = "std")]
 pub use collect::{
     Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,
 };
 #[cfg(feature = "std")]
-pub(crate) use collect::{for_scope, is_asking};
-#[cfg(feature = "std")]
 pub use pressure::{Pressure, PressureWatch, Source as PressureSource};
+#[cfg(feature = "std")]
+pub(crate) use registry::Standing;
 #[cfg(feature = "std")]
 pub use registry::{ReclaimerId, register, unregister};
 #[cfg(feature = "std")]
@@ -35,6 +39,8 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+#[cfg(feature = "std")]
+pub(crate) use under_way::is_asking;
 
 /// Somebody who holds what could be given back.
 pub trait Reclaim: Send + Sync {

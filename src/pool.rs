@@ -335,7 +335,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     }
 
     /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) fn hold(&self) {
         self.shared.hold();
     }
@@ -344,7 +344,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ///
     /// # Safety
     /// This thread, or the one that it is the fork of, called `hold`.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) unsafe fn let_go(&self) {
         // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
         unsafe { self.shared.let_go() }

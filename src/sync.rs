@@ -124,7 +124,7 @@ impl<L: RawMutex, T> Lock<L, T> {
 
     /// Waits until the lock is free, and keeps it beyond any scope: for a fork, which must find every lock held by the
     /// thread that forks.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) fn hold(&self) {
         core::mem::forget(self.lock());
     }
@@ -133,10 +133,20 @@ impl<L: RawMutex, T> Lock<L, T> {
     ///
     /// # Safety
     /// This thread, or the one that it is the fork of, holds the lock, and no guard of it is alive.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) unsafe fn let_go(&self) {
         // SAFETY: 1. As the caller promises.
-        unsafe { self.0.force_unlock() }
+        drop(unsafe { self.kept() });
+    }
+
+    /// The guard of what [`hold`](Self::hold) keeps.
+    ///
+    /// # Safety
+    /// As [`let_go`](Self::let_go).
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
+    pub(crate) unsafe fn kept(&self) -> Held<'_, L, T> {
+        // SAFETY: 1. As the caller promises.
+        Held(unsafe { self.0.make_guard_unchecked() })
     }
 
     /// The value, where nobody else can have it.

@@ -28,6 +28,8 @@
 //!    events that is a table of names, which ends at 65,536, and what is live of the events that were dropped.
 //! 4. A fork's child goes on with a recording of its own.
 
+#![forbid(unsafe_code)]
+
 mod chrome;
 mod dhat;
 mod event;
@@ -46,7 +48,7 @@ pub(crate) use tell::{allocated, backed, collected, freed, out_of_memory, refuse
 
 use crate::error::{DemoError, Result};
 use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::ForkLock;
 use recorder::Recorder;
 use std::string::String;
 use std::vec::Vec;
@@ -54,7 +56,7 @@ use std::vec::Vec;
 /// Whether a recording is under way.
 static ON: AtomicBool = AtomicBool::new(false);
 
-static RECORDER: Lock<HostLock, Option<Recorder>> = Lock::new(None);
+static RECORDER: ForkLock<Option<Recorder>> = ForkLock::new(None);
 
 /// Whether anything is to be recorded.
 #[inline]
@@ -112,7 +114,6 @@ pub fn start(options: Options) -> Result<()> {
         problem,
     };
     let recorder = Recorder::new(options).ok_or_else(|| refused(problem))?;
-    recorder::around_forks();
     let mut held = RECORDER.lock();
     if held.is_some() {
         drop(held);

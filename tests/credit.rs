@@ -2,6 +2,9 @@
 
 #[path = "common/draw.rs"]
 mod draw;
+#[cfg(unix)]
+#[path = "common/fork.rs"]
+mod fork;
 
 use democratising::pool::budget::credit::Credit;
 use democratising::pool::budget::path::RefusedAt;
@@ -394,19 +397,12 @@ fn the_child_of_a_fork_charges_as_if_it_were_alone() {
             });
         }
         for _ in 0..50 {
-            // SAFETY: 1. The child charges, and leaves by `_exit`.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                let granted = Scope::process().charge(Kind::HostBytes, 1).is_ok()
+            let ended = fork::in_child(|| {
+                Scope::process().charge(Kind::HostBytes, 1).is_ok()
                     && scope.charge(Kind::HostBytes, 400).is_ok()
-                    && scope.used(Kind::HostBytes) <= 600;
-                // SAFETY: 1. Ends the child without its parent's destructors.
-                unsafe { libc::_exit(if granted { 0 } else { 1 }) };
-            }
-            let mut status = 0;
-            // SAFETY: 1. The child of a moment ago.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            assert_eq!(status, 0);
+                    && scope.used(Kind::HostBytes) <= 600
+            });
+            assert_eq!(ended, fork::RIGHT);
         }
         stop.store(true, SeqCst);
     });

@@ -1,6 +1,8 @@
 //! Devices that fail: a call of the driver, any of them; the device itself; a process that was forked.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
+#[path = "common/fork.rs"]
+mod fork;
 #[path = "softcuda/harness.rs"]
 mod harness;
 #[path = "softcuda/left.rs"]
@@ -150,10 +152,9 @@ fn a_forked_process_is_told_so() {
     in_modes("a_forked_process_is_told_so", &[EAGER, LAZY], || {
         let device = Device::cuda(0).unwrap();
         let tensor = Tensor::new(&[3], vec![1.0f32, 2.0, 3.0]).unwrap().to_device(&device).unwrap();
+        let theirs = Tensor::zeros_on(&[3], &device).unwrap();
         let calls = harness::calls();
-        // SAFETY: 1. The child only calls what is under test, and ends by `_exit`.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
+        let ended = fork::in_child(|| {
             let errors = [
                 Device::cuda(0).map(drop),
                 Device::cuda_all().map(drop),
@@ -167,16 +168,11 @@ fn a_forked_process_is_told_so() {
                     error.to_string().contains("forked") && error.to_string().contains("cuda:0")
                 })
             });
-            drop(tensor);
+            drop(theirs);
             let _ = gc::collect();
-            let untouched = harness::calls() == calls;
-            // SAFETY: 1. Nothing of the parent's is run at the end.
-            unsafe { libc::_exit(if told && untouched { 0 } else { 1 }) };
-        }
-        let mut status = 0;
-        // SAFETY: 1. The child of a moment ago, and an integer of ours.
-        unsafe { libc::waitpid(child, &mut status, 0) };
-        assert_eq!(status, 0, "the child was not told");
+            told && harness::calls() == calls
+        });
+        assert_eq!(ended, fork::RIGHT, "the child was not told");
         assert_eq!(tensor.to_vec::<f32>().unwrap(), [1.0, 2.0, 3.0], "the parent works on");
     });
 }
@@ -202,26 +198,14 @@ fn a_fork_waits_for_no_thread_of_its_parent() {
             for round in 0..20 {
                 let own = cuda::Stream::new(&device).unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(1));
-                // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
-                let child = unsafe { libc::fork() };
-                if child == 0 {
-                    // SAFETY: 1. It ends this process, whatever it waits for.
-                    unsafe { libc::alarm(10) };
+                let ended = fork::in_child(|| {
                     let told = [used.to_vec::<f32>().map(drop), used.used_on(&streams[2]), own.synchronize()];
-                    let told = told
-                        .iter()
-                        .all(|told| told.as_ref().is_err_and(|why| why.to_string().contains("forked")));
-                    drop(own);
-                    // SAFETY: 1. Nothing of the parent's is run at the end.
-                    unsafe { libc::_exit(if told { 0 } else { 1 }) };
-                }
-                let mut status = 0;
-                // SAFETY: 1. The child of a moment ago, and an integer of ours.
-                unsafe { libc::waitpid(child, &mut status, 0) };
-                if status != 0 {
+                    told.iter().all(|told| told.as_ref().is_err_and(|why| why.to_string().contains("forked")))
+                });
+                if ended != fork::RIGHT {
                     done.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
-                assert_eq!(status, 0, "round {round}: 14 is the alarm");
+                assert_eq!(ended, fork::RIGHT, "round {round}");
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
@@ -240,19 +224,9 @@ fn a_fork_waits_for_no_thread_that_starts_the_driver() {
             });
             begun.wait();
             std::thread::sleep(std::time::Duration::from_millis(100));
-            // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                // SAFETY: 1. It ends this process, whatever it waits for.
-                unsafe { libc::alarm(10) };
-                let told = Device::cuda(0).is_err_and(|why| why.to_string().contains("forked"));
-                // SAFETY: 1. Nothing of the parent's is run at the end.
-                unsafe { libc::_exit(if told { 0 } else { 1 }) };
-            }
-            let mut status = 0;
-            // SAFETY: 1. The child of a moment ago, and an integer of ours.
-            unsafe { libc::waitpid(child, &mut status, 0) };
-            assert_eq!(status, 0, "14 is the alarm");
+            let ended =
+                fork::in_child(|| Device::cuda(0).is_err_and(|why| why.to_string().contains("forked")));
+            assert_eq!(ended, fork::RIGHT);
         });
     });
 }

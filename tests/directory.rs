@@ -3,6 +3,8 @@
 
 #[path = "fs/child.rs"]
 mod child;
+#[path = "common/fork.rs"]
+mod fork;
 
 use democratising::fs::{self, CheckpointDir, Metric, ModelCheckpoint};
 use democratising::pool::budget::scope::{Kind, Scope};
@@ -273,22 +275,13 @@ fn a_fork_waits_for_no_commit_that_its_parent_has_under_way() -> Result<()> {
     let slow = ModelCheckpoint::create(path("slow"))?.add("w", &w(1))?;
     // Until the other end is dropped.
     let pending = slow.on_progress(move |_| drop(told.lock().map(|told| told.recv()))).commit_async()?;
-    // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: 1. It ends this process, whatever it waits for.
-        unsafe { libc::alarm(20) };
+    let ended = fork::in_child(|| {
         let own = ModelCheckpoint::create(path("own")).and_then(|own| own.add("w", &w(2)));
-        let done = own.and_then(|own| own.commit_async()?.wait());
-        // SAFETY: 1. Nothing of the parent's is run at the end.
-        unsafe { libc::_exit(done.is_err() as i32) };
-    }
-    let mut status = 0;
-    // SAFETY: 1. The child of a moment ago, and an integer of ours.
-    unsafe { libc::waitpid(child, &mut status, 0) };
+        own.and_then(|own| own.commit_async()?.wait()).is_ok()
+    });
     drop(go_on);
     pending.wait()?;
-    assert_eq!(status, 0, "14 is the alarm");
+    assert_eq!(ended, fork::RIGHT);
     assert_eq!(ModelCheckpoint::load(path("own"))?.get("w")?, w(2));
     Ok(())
 }

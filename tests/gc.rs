@@ -2,6 +2,10 @@
 //!
 //! The registry belongs to the process, so these tests have one of their own and take turns.
 
+#[cfg(unix)]
+#[path = "common/fork.rs"]
+mod fork;
+
 use democratising::gc::{self, Collected, Deadline, Reclaim, ReclaimerId, Resource};
 use democratising::{DemoError, DeviceId, Result};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -326,22 +330,12 @@ fn a_fork_waits_for_no_thread_that_looks_who_is_registered() {
             });
         }
         for round in 0..300 {
-            // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                // SAFETY: 1. It ends this process, whatever it waits for.
-                unsafe { libc::alarm(10) };
-                let is_registered = gc::unregister(gc::register("in the child", 0, Scripted(|| 0, || 0)));
-                // SAFETY: 1. Nothing of the parent's is run at the end.
-                unsafe { libc::_exit(if is_registered { 0 } else { 1 }) };
-            }
-            let mut status = 0;
-            // SAFETY: 1. The child of a moment ago, and an integer of ours.
-            unsafe { libc::waitpid(child, &mut status, 0) };
-            if status != 0 {
+            let ended =
+                fork::in_child(|| gc::unregister(gc::register("in the child", 0, Scripted(|| 0, || 0))));
+            if ended != fork::RIGHT {
                 done.store(true, SeqCst);
             }
-            assert_eq!(status, 0, "round {round}: 14 is the alarm");
+            assert_eq!(ended, fork::RIGHT, "round {round}");
         }
         done.store(true, SeqCst);
     });

@@ -2,6 +2,9 @@
 
 #![cfg(unix)]
 
+#[path = "common/fork.rs"]
+mod fork;
+
 use democratising::{Global, gc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::hash_map::RandomState;
@@ -260,21 +263,13 @@ fn a_process_forked_while_caches_are_emptied_has_caches_and_can_empty_them() {
             }
             for round in 0..50 {
                 fill(round);
-                // SAFETY: 1. The child uses this heap, the system's calls, and nothing that another thread may have locked.
-                let pid = unsafe { libc::fork() };
-                if pid == 0 {
-                    // SAFETY: 1. Asks for a signal, which ends the child should it hang.
-                    unsafe { libc::alarm(20) };
+                let child = fork::in_child(|| {
                     fill(round ^ 1);
                     gc::collect().unwrap();
                     fill(round ^ 2);
-                    // SAFETY: 1. Ends the child without what runs at the end of a process.
-                    unsafe { libc::_exit(0) };
-                }
-                let mut status = 0;
-                // SAFETY: 1. `status` is a place for the answer.
-                assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-                assert_eq!(status, 0, "the child of round {round} failed");
+                    true
+                });
+                assert_eq!(child, fork::RIGHT, "round {round}");
             }
             ended.store(true, Relaxed);
         });

@@ -46,7 +46,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("bin/democratising/target.rs", "frees blocks of a pool, and lends a mapping to a fixed space"),
     ("cuda/buffer.rs", "sees elements as bytes, and bytes as elements"),
     ("cuda/context.rs", "calls the driver"),
-    ("cuda/driver.rs", "starts the driver, and hooks into fork"),
+    ("cuda/driver.rs", "starts the driver"),
     ("cuda/gpu.rs", "takes and gives blocks of a pool, in the order of streams"),
     ("cuda/pinned.rs", "implements the contract of a space over mapped memory"),
     ("cuda/ranges.rs", "implements the contract of a space, for what the driver's allocator gave"),
@@ -101,7 +101,6 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tensor/storage/adopted.rs", "takes a vector apart and puts it together again"),
     ("tensor/storage/foreign.rs", "sees memory that another library owns"),
     ("tensor/storage/resident.rs", "lets the pages of mapped files go"),
-    ("timeline/recorder.rs", "hooks into fork"),
     ("tensor/storage/unfilled.rs", "owns a block that holds nothing yet"),
 ];
 

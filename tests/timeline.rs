@@ -1,5 +1,9 @@
 //! What is recorded of memory, and how other programs read it.
 
+#[cfg(unix)]
+#[path = "common/fork.rs"]
+mod fork;
+
 use democratising::pool::budget::scope::Scope;
 use democratising::timeline::{self, Action, Event, Options, Place, Timeline};
 use democratising::{DemoError, MemoryPool, Tensor};
@@ -462,18 +466,11 @@ fn the_child_of_a_fork_goes_on_by_itself() {
             }
         });
         for _ in 0..50 {
-            // SAFETY: 1. The child takes memory, looks at the recording, and leaves by `_exit`.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
+            let ended = fork::in_child(|| {
                 drop(Scope::new("child").run(|| zeros(1 << 20)));
-                let seen = timeline::stop().is_ok_and(|timeline| named(&timeline, "child").count() == 1);
-                // SAFETY: 1. Ends the child without its parent's destructors.
-                unsafe { libc::_exit(if seen { 0 } else { 1 }) };
-            }
-            let mut status = 0;
-            // SAFETY: 1. The child of a moment ago.
-            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-            assert_eq!(status, 0);
+                timeline::stop().is_ok_and(|timeline| named(&timeline, "child").count() == 1)
+            });
+            assert_eq!(ended, fork::RIGHT);
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });

@@ -7,6 +7,7 @@ use crate::sync::atomic::{
     AtomicBool, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
+use crate::sync::forks::InChild;
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::ffi::c_int;
 
@@ -61,7 +62,7 @@ pub(super) fn driver() -> Result<&'static Driver, &'static str> {
 
 #[cold]
 fn start() -> Result<&'static Driver, &'static str> {
-    watch_forks();
+    MARK.watch();
     // SeqCst: before the lock is taken, since a fork that finds it held has to find this.
     BEGUN.fetch_add(1, SeqCst);
     find_and_start().inspect_err(|_| {
@@ -95,21 +96,13 @@ fn find_and_start() -> Result<&'static Driver, &'static str> {
 const TOO_OLD: &str =
     "the CUDA driver lacks functions that every driver since CUDA 10 has; install a newer one";
 
-/// Marks every later fork of this process, once the driver is begun with.
-fn watch_forks() {
-    #[cfg(unix)]
-    {
-        static ONCE: OnceLock<i32> = OnceLock::new();
-        extern "C" fn mark() {
-            // Relaxed, both: the child has one thread.
-            if BEGUN.load(Relaxed) > 0 {
-                IS_FORK.store(true, Relaxed);
-            }
-        }
-        // SAFETY: 1. The function only looks at a number and stores a flag, which a child may do after a fork.
-        ONCE.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(mark)) });
+/// Every later fork of this process is marked, once the driver is begun with.
+static MARK: InChild = InChild::new(|| {
+    // Relaxed, both: the child has one thread.
+    if BEGUN.load(Relaxed) > 0 {
+        IS_FORK.store(true, Relaxed);
     }
-}
+});
 
 /// The ordinal as the driver takes it, of a device that is there.
 ///

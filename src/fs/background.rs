@@ -4,8 +4,7 @@
 
 use super::checkpoint::ModelCheckpoint;
 use crate::error::{DemoError, Result};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{HostLock, Lock, OnceLock};
+use crate::sync::forks::ForkLock;
 use std::string::String;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
@@ -14,13 +13,7 @@ use std::thread::{Builder, JoinHandle};
 /// under the lock.
 struct Last(Option<(u32, Receiver<()>)>);
 
-static LAST: Lock<HostLock, Last> = Lock::new(Last(None));
-
-impl AcrossForks for Last {
-    fn lock() -> &'static Lock<HostLock, Last> {
-        &LAST
-    }
-}
+static LAST: ForkLock<Last> = ForkLock::new(Last(None));
 
 /// A commit under way, made by [`ModelCheckpoint::commit_async`].
 ///
@@ -35,8 +28,6 @@ impl PendingCommit {
     pub(super) fn start(checkpoint: ModelCheckpoint) -> Result<PendingCommit> {
         let (under_way, end): (Sender<()>, Receiver<()>) = channel();
         // Whoever comes next waits for this one, and this one for who came before.
-        static ONCE: OnceLock<()> = OnceLock::new();
-        ONCE.get_or_init(around_forks::<Last>);
         let this = std::process::id();
         let before = LAST.lock().0.replace((this, end));
         if let Some((_, before)) = before.filter(|(whose, _)| *whose == this) {

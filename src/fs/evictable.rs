@@ -12,11 +12,11 @@
 use super::temp::{TempFile, temp_file};
 use crate::device::Device;
 use crate::error::{DemoError, Result};
-use crate::gc::{self, Deadline, Reclaim, Resource};
+use crate::gc::{self, Deadline, Reclaim, Resource, Standing};
 use crate::pool::budget::scope::Scope;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{Condvar, HostLock, Lock, Mutex, OnceLock};
+use crate::sync::forks::ForkLock;
+use crate::sync::{Condvar, Mutex};
 use crate::tensor::{DType, Tensor};
 use core::{fmt, mem};
 use std::boxed::Box;
@@ -124,13 +124,7 @@ static CLOCK: AtomicU64 = AtomicU64::new(0);
 /// All that live.
 struct All(Vec<Weak<Inner>>);
 
-static ALL: Lock<HostLock, All> = Lock::new(All(Vec::new()));
-
-impl AcrossForks for All {
-    fn lock() -> &'static Lock<HostLock, All> {
-        &ALL
-    }
-}
+static ALL: ForkLock<All> = ForkLock::new(All(Vec::new()));
 
 impl Tensor {
     /// The tensor, free to be moved to the host or to a temp file by whoever collects memory, while nobody has it in hand. `name` stands
@@ -331,13 +325,11 @@ fn written(tensor: &Tensor) -> Result<Place> {
 
 /// From the first marked tensor on, collections ask for them.
 fn register() {
-    static DONE: OnceLock<()> = OnceLock::new();
-    DONE.get_or_init(|| {
-        around_forks::<All>();
-        // The devices' first: what they give to the host can go on to a file in the same collection.
-        gc::register("evictable tensors on devices", LAST, Evictables(Resource::DeviceBytes));
-        gc::register("evictable tensors", LAST + 1, Evictables(Resource::HostBytes));
-    });
+    static OF_DEVICES: Standing = Standing::new();
+    static OF_THE_HOST: Standing = Standing::new();
+    // The devices' first: what they give to the host can go on to a file in the same collection.
+    OF_DEVICES.register("evictable tensors on devices", LAST, Evictables(Resource::DeviceBytes));
+    OF_THE_HOST.register("evictable tensors", LAST + 1, Evictables(Resource::HostBytes));
 }
 
 struct Evictables(Resource);

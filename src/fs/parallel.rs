@@ -7,6 +7,7 @@
 use super::contents::{Entry, Plain};
 use super::load::{Checkpoint, Inner};
 use crate::device::Device;
+#[cfg_attr(not(unix), allow(unused_imports))]
 use crate::error::{DemoError, Result};
 use crate::sync::{HostLock, Lock};
 use crate::tensor::storage::file::SharedFile;

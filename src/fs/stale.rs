@@ -7,9 +7,8 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
-use crate::gc::{self, Deadline, Reclaim, Resource};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{HostLock, Lock, OnceLock};
+use crate::gc::{Deadline, Reclaim, Resource, Standing};
+use crate::sync::forks::ForkLock;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,16 +23,10 @@ pub(super) const SUFFIX: &str = ".tmp";
 /// The most directories that are remembered for [`gc::collect`].
 const MAX_DIRECTORIES: usize = 64;
 
-/// Where temp files were made; `None` before the first.
-struct Directories(Option<BTreeSet<PathBuf>>);
+/// Where temp files were made.
+struct Directories(BTreeSet<PathBuf>);
 
-static DIRECTORIES: Lock<HostLock, Directories> = Lock::new(Directories(None));
-
-impl AcrossForks for Directories {
-    fn lock() -> &'static Lock<HostLock, Directories> {
-        &DIRECTORIES
-    }
-}
+static DIRECTORIES: ForkLock<Directories> = ForkLock::new(Directories(BTreeSet::new()));
 
 /// Whether sweeps look for what is named so: nothing that is to stay may be.
 pub(super) fn is_swept(name: &OsStr) -> bool {
@@ -52,19 +45,13 @@ pub(super) fn may_stay(path: &Path) -> io::Result<()> {
 
 /// Remembers a directory in which a temp file is made, so that collections look there for those that others left.
 pub(super) fn remember(directory: &Path) {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(around_forks::<Directories>);
+    static SWEEPER: Standing = Standing::new();
     // Wherever the process is by then.
     let Ok(directory) = std::path::absolute(directory) else { return };
+    SWEEPER.register("stale temp files", 100, Sweeper);
     let mut held = DIRECTORIES.lock();
-    let first = held.0.is_none();
-    let known = held.0.get_or_insert_default();
-    if known.len() < MAX_DIRECTORIES {
-        known.insert(directory);
-    }
-    drop(held);
-    if first {
-        gc::register("stale temp files", 100, Sweeper);
+    if held.0.len() < MAX_DIRECTORIES {
+        held.0.insert(directory);
     }
 }
 
@@ -78,7 +65,7 @@ impl Reclaim for Sweeper {
     }
 
     fn reclaim(&self, _target: u64, until: Deadline) -> u64 {
-        let known: Vec<PathBuf> = DIRECTORIES.lock().0.iter().flatten().cloned().collect();
+        let known: Vec<PathBuf> = DIRECTORIES.lock().0.iter().cloned().collect();
         let asked = known.iter().take_while(|_| !until.has_passed());
         asked.map(|directory| sweep(directory).unwrap_or(0)).sum()
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::registry::{self, Entry};
+use super::under_way::{self, Asking, Short, Turn};
 use super::{Deadline, Resource};
 use crate::error::{Consumer, DemoError, DeviceId, OutOfMemory, Result, Role};
 use crate::heap::shared as heap;
@@ -10,7 +11,7 @@ use crate::pool::budget::scope::{Kind, Refused, Scope};
 use crate::pool::host;
 use crate::sync::Cell;
 use crate::sync::atomic::AtomicUsize;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{Acquire, Release};
 use crate::timeline::{self, Place};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -145,8 +146,8 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
         }
         let short = short.get_or_insert_with(Short::begin);
         // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
-        // have freed and not counted yet. Acquire: pairs with the Release in `Turn::drop`; none running, all counted.
-        let helped = || RUNNING.load(Acquire) > 0 || GIVEN.load(Acquire) != given_before;
+        // have freed and not counted yet. None under way, all counted.
+        let helped = || under_way::is_collecting() || GIVEN.load(Acquire) != given_before;
         if number == 0 {
             let of = match report.device {
                 DeviceId::Host => Resource::HostBytes,
@@ -218,30 +219,6 @@ fn given_up(report: OutOfMemory) -> DemoError {
     };
     timeline::out_of_memory(place, report.requested_bytes, Scope::current().name());
     report.into()
-}
-
-/// How many threads ran out of memory and try again.
-static SHORT: AtomicUsize = AtomicUsize::new(0);
-
-/// This thread is one of them, until this is dropped.
-struct Short;
-
-impl Short {
-    fn begin() -> Short {
-        // Relaxed: a count that is seen late costs one attempt.
-        SHORT.fetch_add(1, Relaxed);
-        Short
-    }
-
-    fn is_among_several(&self) -> bool {
-        SHORT.load(Relaxed) > 1
-    }
-}
-
-impl Drop for Short {
-    fn drop(&mut self) {
-        SHORT.fetch_sub(1, Relaxed);
-    }
 }
 
 /// The report for `requested_bytes` of host memory that could not be had: the pool's numbers, and who could give back what.
@@ -485,56 +462,3 @@ fn owned(name: &str) -> Option<String> {
 
 /// How often anybody gave something back, around the end of the integer.
 static GIVEN: AtomicUsize = AtomicUsize::new(0);
-
-/// How many collections are under way.
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-
-std::thread_local! {
-    static ASKING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// This thread asks reclaimers, until this is dropped. What they ask for in turn is not asked of them again.
-struct Asking;
-
-impl Asking {
-    /// `None` when this thread asks already.
-    fn begin() -> Option<Asking> {
-        if ASKING.replace(true) { None } else { Some(Asking) }
-    }
-
-    fn is_under_way() -> bool {
-        ASKING.get()
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        ASKING.set(false);
-    }
-}
-
-/// Whether this thread asks reclaimers, so that what runs now is perhaps one of them.
-pub(crate) fn is_asking() -> bool {
-    Asking::is_under_way()
-}
-
-/// A collection of this thread, until this is dropped.
-struct Turn {
-    _asking: Asking,
-}
-
-impl Turn {
-    /// `None` from inside a reclaimer.
-    fn begin() -> Option<Turn> {
-        let turn = Turn { _asking: Asking::begin()? };
-        RUNNING.fetch_add(1, Relaxed);
-        Some(turn)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Release: pairs with the Acquire in `with_retry`, which finds everything this collection gave counted.
-        RUNNING.fetch_sub(1, Release);
-    }
-}

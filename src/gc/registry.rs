@@ -7,9 +7,8 @@
 #![forbid(unsafe_code)]
 
 use super::Reclaim;
-use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{HostLock, Lock, OnceLock};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use crate::sync::forks::ForkLock;
 use std::{string::String, sync::Arc, vec::Vec};
 
 /// A registered reclaimer. It stays registered until [`unregister`] is called with this.
@@ -37,13 +36,7 @@ pub(super) type Entries = Arc<Vec<Entry>>;
 /// `None` before the first registration, since an `Arc` cannot be made in a constant.
 struct Registered(Option<Entries>);
 
-static ENTRIES: Lock<HostLock, Registered> = Lock::new(Registered(None));
-
-impl AcrossForks for Registered {
-    fn lock() -> &'static Lock<HostLock, Registered> {
-        &ENTRIES
-    }
-}
+static ENTRIES: ForkLock<Registered> = ForkLock::new(Registered(None));
 
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
 
@@ -72,15 +65,46 @@ static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
 /// # Ok::<(), democratising::DemoError>(())
 /// ```
 pub fn register(name: impl Into<String>, priority: i32, reclaimer: impl Reclaim + 'static) -> ReclaimerId {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(around_forks::<Registered>);
     let id = ReclaimerId(NEXT_ID.fetch_add(1, Relaxed));
-    let entry = Entry { id, priority, name: Arc::from(name.into()), reclaimer: Arc::new(reclaimer) };
-    replace(|entries| {
-        let behind_its_equals = entries.partition_point(|other| other.priority <= priority);
-        entries.insert(behind_its_equals, entry.clone());
-    });
+    enter(Entry { id, priority, name: Arc::from(name.into()), reclaimer: Arc::new(reclaimer) });
     id
+}
+
+/// Behind its equals, if it is not there yet.
+fn enter(entry: Entry) {
+    replace(|entries| {
+        if entries.iter().all(|other| other.id != entry.id) {
+            let behind_its_equals = entries.partition_point(|other| other.priority <= entry.priority);
+            entries.insert(behind_its_equals, entry.clone());
+        }
+    });
+}
+
+/// A reclaimer of the crate's own, which is registered when there is first something to ask it for, and stays. Nobody waits for who registers it at
+/// that moment: a fork may not have that thread.
+pub(crate) struct Standing {
+    /// 0 before somebody chose it.
+    id: AtomicUsize,
+    is_registered: AtomicBool,
+}
+
+impl Standing {
+    pub(crate) const fn new() -> Standing {
+        Standing { id: AtomicUsize::new(0), is_registered: AtomicBool::new(false) }
+    }
+
+    /// Registered it is when this returns.
+    pub(crate) fn register(&self, name: &'static str, priority: i32, reclaimer: impl Reclaim + 'static) {
+        // Acquire and Release: who finds it registered finds it in the list.
+        if self.is_registered.load(Acquire) {
+            return;
+        }
+        let mine = NEXT_ID.fetch_add(1, Relaxed);
+        // Relaxed: a number that all agree on, and nothing else.
+        let id = self.id.compare_exchange(0, mine, Relaxed, Relaxed).map_or_else(|theirs| theirs, |_| mine);
+        enter(Entry { id: ReclaimerId(id), priority, name: Arc::from(name), reclaimer: Arc::new(reclaimer) });
+        self.is_registered.store(true, Release);
+    }
 }
 
 /// Asks that reclaimer no more; `false` when it was not registered (any more).

@@ -14,6 +14,7 @@ use crate::pool::{Pool, Stats};
 use crate::size::{HOST_CLASSES, Offset, SizeClass};
 use crate::space::{Mapped, MappedTables, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::forks::{Forked, around_forks};
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
@@ -35,7 +36,8 @@ static AGE: AtomicUsize = AtomicUsize::new(0);
 
 /// Threads that ended leave so many caches with everything in them to those that come; more are emptied first.
 const WARM_CACHES: usize = 8;
-static FORKS: AtomicBool = AtomicBool::new(false);
+/// Whether forks know of all this.
+static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// The pool, made at its first use: nothing here allocates from the heap itself.
 #[inline]
@@ -48,18 +50,14 @@ fn pool() -> Option<&'static HeapPool> {
 
 #[cold]
 fn make() -> Option<&'static HeapPool> {
-    let making = MAKING.lock();
+    // Where it comes to that, the C library may allocate for this, perhaps from here: while no lock is held.
+    around_forks(&IS_KNOWN, &ThisHeap);
+    let _making = MAKING.lock();
     if POOL.get().is_none() {
         let pool = largest()?;
         own(pool.look(Space::len_bytes));
         furnish();
         POOL.get_or_init(|| pool);
-    }
-    drop(making);
-    // The C library may allocate for this, perhaps from here: only when the pool is there, and no lock is held.
-    // Relaxed: whoever finds it set has nothing to do, and needs nothing of what the other does.
-    if !FORKS.swap(true, Ordering::Relaxed) {
-        fork::register();
     }
     POOL.get()
 }
@@ -387,16 +385,11 @@ fn base(pool: &HeapPool) -> usize {
 }
 
 /// A fork copies the locks as they are: every one is held by the thread that forks, and let go on both sides.
-#[cfg(unix)]
-mod fork {
-    use super::{AGE, CACHES, MAKING, Ordering, POOL, STOCK, VISITS, thread};
+struct ThisHeap;
 
-    pub(super) fn register() {
-        // SAFETY: 1. They take locks and let them go again, and store a number.
-        unsafe { crate::sync::forks::at_forks(hold, let_go, begin) };
-    }
-
-    unsafe extern "C" fn hold() {
+impl Forked for ThisHeap {
+    #[cfg(unix)]
+    fn hold(&self) {
         MAKING.hold();
         VISITS.hold();
         CACHES.hold();
@@ -406,16 +399,8 @@ mod fork {
         }
     }
 
-    /// The child: the seats of threads that are not in it are nobody's.
-    unsafe extern "C" fn begin() {
-        let age = AGE.load(Ordering::Relaxed) + 1;
-        AGE.store(age, Ordering::Relaxed);
-        thread::grow_old(age);
-        // SAFETY: 1. `hold` ran just before the fork.
-        unsafe { let_go() }
-    }
-
-    unsafe extern "C" fn let_go() {
+    #[cfg(unix)]
+    unsafe fn let_go(&self) {
         // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork.
         unsafe {
             if let Some(pool) = POOL.get() {
@@ -427,9 +412,14 @@ mod fork {
             MAKING.let_go();
         }
     }
-}
 
-#[cfg(not(unix))]
-mod fork {
-    pub(super) fn register() {}
+    /// The child: the seats of threads that are not in it are nobody's.
+    #[cfg(unix)]
+    unsafe fn begin(&self) {
+        let age = AGE.load(Ordering::Relaxed) + 1;
+        AGE.store(age, Ordering::Relaxed);
+        thread::grow_old(age);
+        // SAFETY: 1. As the caller promises.
+        unsafe { self.let_go() }
+    }
 }

@@ -146,7 +146,7 @@ impl<L: RawMutex, const C: usize, const N: usize> Stock<L, C, N> {
     }
 
     /// The depots, whose locks a fork takes.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(super) fn depots(&self) -> &[BareDepot<L, usize, N>] {
         &self.depots
     }

@@ -7,8 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::{DemoError, Result};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{HostLock, Lock, OnceLock};
+use crate::sync::forks::ForkLock;
 use std::io;
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
@@ -26,13 +25,7 @@ impl Drop for Owned {
 /// The runtime, and the process that has its thread: a fork has not, and makes one of its own.
 struct Running(Option<(u32, Handle)>);
 
-static RUNNING: Lock<HostLock, Running> = Lock::new(Running(None));
-
-impl AcrossForks for Running {
-    fn lock() -> &'static Lock<HostLock, Running> {
-        &RUNNING
-    }
-}
+static RUNNING: ForkLock<Running> = ForkLock::new(Running(None));
 
 impl Running {
     /// That of this process.
@@ -47,8 +40,6 @@ impl Running {
 /// # Errors
 /// [`DemoError::Io`] where the system has no thread or descriptors for it.
 pub(super) fn runtime() -> Result<Handle> {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(around_forks::<Running>);
     if let Some(handle) = RUNNING.lock().handle() {
         return Ok(handle);
     }

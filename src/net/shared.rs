@@ -25,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 pub(super) struct Conn<M: Manager> {
     /// `None` in a shell, whose connection was taken out.
     pub(super) connection: Option<M::Connection>,
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub(super) manager: Arc<M>,
     place: Option<Seat>,
     /// The runtime under which it was used last.

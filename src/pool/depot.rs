@@ -118,7 +118,7 @@ where
     }
 
     /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) fn hold(&self) {
         self.held.hold();
     }
@@ -127,7 +127,7 @@ where
     ///
     /// # Safety
     /// This thread, or the one that it is the fork of, called `hold`.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) unsafe fn let_go(&self) {
         // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
         unsafe { self.held.let_go() }

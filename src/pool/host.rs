@@ -4,6 +4,8 @@ use super::budget::scope::Scope;
 use super::{Budget, Pool, PoolConfig, Stats};
 use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
 use crate::space::{Mapped, MappedTables, SpaceError};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::forks::{Forked, around_forks};
 use crate::sync::{HostLock, Lock, OnceLock};
 use crate::timeline::{self, Place};
 use allocator_api2::alloc::{AllocError, Allocator};
@@ -18,6 +20,8 @@ pub(crate) type HostPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HostPool> = OnceLock::new();
 /// Held while the pool is made, so that a reservation that failed can be tried again.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
+/// Whether forks know of both.
+static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// Before [`enable`](MemoryPoolBuilder::enable) and after [`disable`](MemoryPool::disable): a little is kept for reuse.
 const NOT_ENABLED: PoolConfig = PoolConfig::DEFAULT.retain_bytes(64 << 20);
@@ -32,7 +36,7 @@ pub(crate) fn pool() -> Result<&'static HostPool, SpaceError> {
 
 #[cold]
 fn make() -> Result<&'static HostPool, SpaceError> {
-    around_forks();
+    around_forks(&IS_KNOWN, &ThisPool);
     let _making = MAKING.lock();
     if let Some(pool) = POOL.get() {
         return Ok(pool);
@@ -71,34 +75,27 @@ pub(crate) fn trim(target_bytes: u64) -> u64 {
     })
 }
 
-/// From the pool's making on, a fork finds its locks held by the thread that forks, and lets them go on both sides.
-fn around_forks() {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| {
-        #[cfg(unix)]
-        // SAFETY: 1. They take locks of this room and let them go again.
-        unsafe {
-            crate::sync::forks::at_forks(hold, let_go, let_go)
-        };
-    });
-}
+/// The pool's locks, at a fork.
+struct ThisPool;
 
-#[cfg(unix)]
-unsafe extern "C" fn hold() {
-    MAKING.hold();
-    if let Some(pool) = made() {
-        pool.hold();
-    }
-}
-
-#[cfg(unix)]
-unsafe extern "C" fn let_go() {
-    // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork. 2. Nobody can have made the pool since: `MAKING` was held.
-    unsafe {
+impl Forked for ThisPool {
+    #[cfg(unix)]
+    fn hold(&self) {
+        MAKING.hold();
         if let Some(pool) = made() {
-            pool.let_go();
+            pool.hold();
         }
-        MAKING.let_go();
+    }
+
+    #[cfg(unix)]
+    unsafe fn let_go(&self) {
+        // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork. 2. Nobody can have made the pool since: `MAKING` was held.
+        unsafe {
+            if let Some(pool) = made() {
+                pool.let_go();
+            }
+            MAKING.let_go();
+        }
     }
 }
 

@@ -43,6 +43,7 @@ impl Timeline {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
+        #[cfg_attr(not(unix), allow(unused_mut))]
         let mut builder = tempfile::Builder::new();
         // As any new file: what the process's mask leaves, not the owner alone.
         #[cfg(unix)]

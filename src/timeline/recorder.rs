@@ -1,11 +1,12 @@
 //! The ring of events, and what must be known of those that fell out of it.
 
+#![forbid(unsafe_code)]
+
 use super::names::Names;
 use super::stacks::{Callers, Stacks};
-use super::tell::TOLD;
 use super::{Action, Event, Options, Place, RECORDER, Timeline};
+use crate::sync::Cell;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::{Cell, OnceLock};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Instant, SystemTime};
 use std::vec::Vec;
@@ -200,32 +201,5 @@ impl Recorder {
             threads: self.threads.into_vec(),
             stacks: self.stacks.into_vec(),
         }
-    }
-}
-
-/// From the first call on, a fork finds the locks of this room held by the thread that forks, and lets them go on both sides.
-pub(super) fn around_forks() {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| {
-        #[cfg(unix)]
-        // SAFETY: 1. They take locks of this room and let them go again.
-        unsafe {
-            crate::sync::forks::at_forks(hold, let_go, let_go)
-        };
-    });
-}
-
-#[cfg(unix)]
-unsafe extern "C" fn hold() {
-    RECORDER.hold();
-    TOLD.hold();
-}
-
-#[cfg(unix)]
-unsafe extern "C" fn let_go() {
-    // SAFETY: 1. `hold` ran in this thread, or in the one that it is the fork of, just before the fork.
-    unsafe {
-        TOLD.let_go();
-        RECORDER.let_go();
     }
 }

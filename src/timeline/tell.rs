@@ -4,7 +4,7 @@
 
 use super::recorder::{Happening, record};
 use super::{Action, Place, is_recording};
-use crate::sync::{HostLock, Lock};
+use crate::sync::forks::ForkLock;
 use core::time::Duration;
 use std::vec::Vec;
 
@@ -83,12 +83,11 @@ impl Backing {
 }
 
 /// What was told last, of each pool.
-pub(super) static TOLD: Lock<HostLock, Vec<(Place, Backing)>> = Lock::new(Vec::new());
+static TOLD: ForkLock<Vec<(Place, Backing)>> = ForkLock::new(Vec::new());
 
 /// A pool's numbers now. Only what changed is told.
 pub(crate) fn backed(place: Place, reserved_bytes: u64, [creates, steals, unmaps]: [u64; 3]) {
     let now = Backing { reserved_bytes, creates, steals, unmaps };
-    super::recorder::around_forks();
     let mut told = TOLD.lock();
     let known = told.iter().position(|(of, _)| *of == place);
     let before = match known {

@@ -3,6 +3,9 @@
 mod back;
 mod blocks;
 mod common;
+#[cfg(unix)]
+#[path = "../common/fork.rs"]
+mod fork;
 mod misuse;
 mod threads;
 

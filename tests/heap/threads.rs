@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 use crate::back::resident_bytes;
 use crate::common::{Live, child, role};
+#[cfg(unix)]
+use crate::fork;
 use democratising::{Global, gc};
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -201,19 +203,12 @@ fn a_child_forked_while_other_threads_allocate_can_allocate() {
         }
         thread::sleep(Duration::from_millis(50));
         for _ in 0..40 {
-            // SAFETY: 1. The child allocates, frees and ends: what this heap promises to allow.
-            let pid = unsafe { libc::fork() };
-            assert!(pid >= 0);
-            if pid == 0 {
+            let ended = fork::in_child(|| {
                 let vecs: Vec<Vec<u8>> = (1..300).map(|i| vec![0; i * i]).collect();
                 drop(vecs);
-                // SAFETY: 1. Ends the child without running anything else.
-                unsafe { libc::_exit(0) };
-            }
-            let mut status = 0;
-            // SAFETY: 1. Waits for the child made above.
-            unsafe { libc::waitpid(pid, &mut status, 0) };
-            assert_eq!(status, 0);
+                true
+            });
+            assert_eq!(ended, fork::RIGHT);
         }
         std::process::exit(0);
     }

@@ -1,6 +1,8 @@
 //! A `get` that blocks, in and outside of runtimes, and connections that outlive one.
 
 use crate::common::{echo_thread, ping};
+#[cfg(unix)]
+use crate::fork;
 use crate::scripted::{OPEN, Scripted, scripted};
 use democratising::DemoError;
 use democratising::net::ConnectionPool;
@@ -39,19 +41,7 @@ fn a_fork_has_a_network_thread_of_its_own() {
         Ok(done.is_ok() && &answer == b"hello")
     };
     assert!(echoes(&address).unwrap(), "the parent has a network thread now");
-    // SAFETY: 1. The child only calls what is under test, and ends by `_exit` or by the alarm.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: 1. It ends this process, whatever it waits for.
-        unsafe { libc::alarm(20) };
-        let done = matches!(echoes(&address), Ok(true));
-        // SAFETY: 1. Nothing of the parent's is run at the end.
-        unsafe { libc::_exit(!done as i32) };
-    }
-    let mut status = 0;
-    // SAFETY: 1. The child of a moment ago, and an integer of ours.
-    unsafe { libc::waitpid(child, &mut status, 0) };
-    assert_eq!(status, 0, "14 is the alarm");
+    assert_eq!(fork::in_child(|| matches!(echoes(&address), Ok(true))), fork::RIGHT);
     assert!(echoes(&address).unwrap());
 }
 

@@ -5,6 +5,9 @@ mod blocking;
 mod cancelled;
 mod closed;
 mod common;
+#[cfg(unix)]
+#[path = "../common/fork.rs"]
+mod fork;
 mod got;
 mod idle;
 mod made;

@@ -156,6 +156,7 @@ impl<L: RawMutex, W: Word> Seat<L, W> {
     }
 
     /// The thread that sits here is of a process of this age now, which a fork made of it.
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub fn grow_old(&self, age: usize) {
         self.age.store(age, Relaxed);
     }

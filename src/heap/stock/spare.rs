@@ -133,7 +133,7 @@ impl<L: RawMutex, T: Linked> Caches<L, T> {
     }
 
     /// Keeps the lock until [`let_go`](Self::let_go): for a fork.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(in crate::heap) fn hold(&self) {
         self.0.hold();
     }
@@ -142,7 +142,7 @@ impl<L: RawMutex, T: Linked> Caches<L, T> {
     ///
     /// # Safety
     /// This thread, or the one that it is the fork of, called `hold`.
-    #[cfg(all(feature = "std", not(democratising_loom)))]
+    #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(in crate::heap) unsafe fn let_go(&self) {
         // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
         unsafe { self.0.let_go() }

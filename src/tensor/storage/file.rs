@@ -112,6 +112,7 @@ impl SharedFile {
     }
 
     /// The file itself, where it is one that can be read at any place.
+    #[cfg(unix)]
     pub(crate) fn file(&self) -> Option<&File> {
         match &self.bytes {
             Bytes::Mapped { file, .. } => Some(file),

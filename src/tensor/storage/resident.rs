@@ -3,9 +3,8 @@
 //! Asked when the process or the machine is to hold less, not when a pool has no room: a pool's memory is not the files'.
 
 use super::file::SharedFile;
-use crate::gc::{self, Deadline, Reclaim, Resource};
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{HostLock, Lock, OnceLock};
+use crate::gc::{Deadline, Reclaim, Resource, Standing};
+use crate::sync::forks::ForkLock;
 use std::sync::{Arc, Weak};
 use std::vec::Vec;
 
@@ -15,21 +14,12 @@ const PRIORITY: i32 = 1000;
 /// Every mapped file that lives.
 struct Mapped(Vec<Weak<SharedFile>>);
 
-static FILES: Lock<HostLock, Mapped> = Lock::new(Mapped(Vec::new()));
-
-impl AcrossForks for Mapped {
-    fn lock() -> &'static Lock<HostLock, Mapped> {
-        &FILES
-    }
-}
+static FILES: ForkLock<Mapped> = ForkLock::new(Mapped(Vec::new()));
 
 /// From now on collections ask for this file's pages too.
 pub(super) fn remember(file: &Arc<SharedFile>) {
-    static REGISTERED: OnceLock<()> = OnceLock::new();
-    REGISTERED.get_or_init(|| {
-        around_forks::<Mapped>();
-        gc::register("mapped files", PRIORITY, Resident);
-    });
+    static RESIDENT: Standing = Standing::new();
+    RESIDENT.register("mapped files", PRIORITY, Resident);
     let mut held = FILES.lock();
     let files = &mut held.0;
     if files.len() == files.capacity() {

@@ -18,8 +18,8 @@ use super::super::{Budget, OverRelease};
 use super::kind::{KINDS, Kind};
 use super::{Handle, Place, Scope};
 use crate::sync::atomic::AtomicBool;
-use crate::sync::forks::{AcrossForks, around_forks};
-use crate::sync::{Held, HostLock, Lock, OnceLock};
+use crate::sync::forks::ForkLock;
+use crate::sync::{Held, HostLock};
 use std::boxed::Box;
 use std::sync::{Arc, Weak};
 use std::vec::Vec;
@@ -68,7 +68,7 @@ const OUTERMOST: AccountId = AccountId::new(0).unwrap();
 /// The process's own.
 pub(super) static PROCESS: Purse = Purse::new(OUTERMOST);
 
-static LEDGER: Lock<HostLock, Ledger> = Lock::new(Ledger {
+static LEDGER: ForkLock<Ledger> = ForkLock::new(Ledger {
     trees: [const { Tree::new() }; KINDS],
     entries: Vec::new(),
     purses: Vec::new(),
@@ -116,30 +116,33 @@ struct Entry {
     nothings: usize,
 }
 
-impl AcrossForks for Ledger {
-    fn lock() -> &'static Lock<HostLock, Ledger> {
-        &LEDGER
-    }
-}
-
 /// The ledger, with the process in it. Its limits are read from the machine when it is first asked for.
 fn ledger() -> Held<'static, HostLock, Ledger> {
-    static BEGUN: OnceLock<()> = OnceLock::new();
-    BEGUN.get_or_init(|| {
-        around_forks::<Ledger>();
-        let limits = [
-            (Kind::HostBytes, MachineMemory::read().limit_bytes().unwrap_or(Budget::UNLIMITED)),
-            (Kind::Files, descriptors()),
-        ];
-        let mut ledger = LEDGER.lock();
+    let ledger = LEDGER.lock();
+    if !ledger.entries.is_empty() {
+        return ledger;
+    }
+    drop(ledger);
+    begin()
+}
+
+#[cold]
+fn begin() -> Held<'static, HostLock, Ledger> {
+    let limits = [
+        (Kind::HostBytes, MachineMemory::read().limit_bytes().unwrap_or(Budget::UNLIMITED)),
+        (Kind::Files, descriptors()),
+    ];
+    let mut ledger = LEDGER.lock();
+    // Another thread may have been faster.
+    if ledger.entries.is_empty() {
         ledger.put(OUTERMOST, None, &PROCESS);
         ledger.entries.push(None);
         ledger.purses.push(&PROCESS);
         for (kind, limit) in limits {
             ledger.trees[kind as usize].set_limit(OUTERMOST, limit);
         }
-    });
-    LEDGER.lock()
+    }
+    ledger
 }
 
 // Miri knows no limits.

@@ -1,0 +1,106 @@
+//! A fork while other threads are at work: the child has what it needs, and waits for none of them.
+#![cfg(all(feature = "std", unix))]
+
+#[path = "common/draw.rs"]
+mod draw;
+#[path = "common/fork.rs"]
+mod fork;
+
+use democratising::fs::{self, ModelCheckpoint};
+use democratising::pool::budget::scope::{Kind, Scope};
+use democratising::{Global, Result, Tensor, gc};
+use draw::Draw;
+use std::alloc::{GlobalAlloc, Layout};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A little of all that the process has but one of.
+fn use_everything() -> Result<()> {
+    let file = fs::temp_file()?;
+    let evictable = Tensor::new(&[16], vec![1u8; 16])?.evictable("one");
+    drop(Scope::process().child("a scope").charge(Kind::HostBytes, 100));
+    // SAFETY: 1. The layout is not empty. 2. The block is given back once, as it was taken.
+    unsafe {
+        let block = Global.alloc(Layout::new::<[u64; 9]>());
+        assert!(!block.is_null());
+        Global.dealloc(block, Layout::new::<[u64; 9]>());
+    }
+    drop((file, evictable));
+    Ok(())
+}
+
+/// Threads that use everything until this returns.
+fn amid<T>(rounds: usize, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in (0..rounds).take_while(|_| !done.load(Relaxed)) {
+                    use_everything().unwrap();
+                }
+            });
+        }
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Relaxed);
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[test]
+fn a_child_has_all_of_its_own_whatever_other_threads_were_at() {
+    amid(usize::MAX, || {
+        for round in 0..200 {
+            let ended = fork::in_child(|| use_everything().is_ok() && gc::collect().is_ok());
+            assert_eq!(ended, fork::RIGHT, "round {round}");
+        }
+    });
+}
+
+/// When the process forks, in nanoseconds from the start of its threads.
+const MOMENT: &str = "DEMOCRATISING_TEST_FORKS_AT";
+
+// What is made at its first use, and by one thread only, is half made at some moments. Each process has one first use of everything.
+#[test]
+fn a_child_forked_amid_the_first_use_of_everything_can_use_it() {
+    if let Ok(moment) = std::env::var(MOMENT) {
+        let moment = Duration::from_nanos(moment.parse().unwrap());
+        let ended = amid(3, || {
+            let began = Instant::now();
+            while began.elapsed() < moment {
+                std::hint::spin_loop();
+            }
+            fork::in_child(|| use_everything().is_ok() && gc::collect().is_ok())
+        });
+        assert_eq!(ended, fork::RIGHT);
+        return;
+    }
+    let mut draw = Draw(0x9e37_79b9);
+    for _ in 0..300 {
+        let moment = draw.below(400_000);
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_child_forked_amid_the_first_use_of_everything_can_use_it", "--nocapture"])
+            .env(MOMENT, moment.to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&process.stderr);
+        assert!(process.status.success(), "forked after {moment} ns: {said}");
+    }
+}
+
+#[test]
+fn a_child_finds_what_its_parent_has_and_is_asked_for_it() {
+    let directory = democratising::tempfile::tempdir().unwrap();
+    let path = directory.path().join("model");
+    let tensor = Tensor::new(&[1000], vec![1.5f32; 1000]).unwrap();
+    ModelCheckpoint::create(&path).unwrap().add("w", &tensor).unwrap().commit().unwrap();
+    let evictable = tensor.evictable("the parent's");
+    let ended = fork::in_child(|| {
+        let moved = gc::collect().unwrap();
+        let back = evictable.get().unwrap();
+        let read = ModelCheckpoint::load(&path).unwrap().get("w").unwrap();
+        moved.host_bytes >= 4000 && read == back
+    });
+    assert_eq!(ended, fork::RIGHT);
+}
