@@ -60,7 +60,8 @@ unsafe impl Send for Filled {}
 impl Filled {
     fn new(asked: usize, align: usize, pattern: u8) -> Filled {
         let at = take(asked, align);
-        let bytes = Global.usable_bytes(at).expect("a live block");
+        // SAFETY: 1. It is this thread's.
+        let bytes = unsafe { Global.usable_bytes(at) }.expect("a live block");
         assert!(bytes >= asked, "{bytes} bytes where {asked} were asked for");
         // SAFETY: 1. The block has so many bytes.
         unsafe { at.write_bytes(pattern, bytes) };
@@ -77,7 +78,8 @@ impl Filled {
         // SAFETY: 1. The block is live, and its old address is used no more.
         self.at = unsafe { Global.realloc_unsized(self.at, asked) };
         assert!(!self.at.is_null() && (self.at as usize).is_multiple_of(16));
-        let now = Global.usable_bytes(self.at).expect("a live block");
+        // SAFETY: 1. It is this thread's.
+        let now = unsafe { Global.usable_bytes(self.at) }.expect("a live block");
         assert!(now >= asked);
         self.check(asked.min(self.bytes));
         self.bytes = now;
@@ -194,7 +196,8 @@ fn addresses_that_are_no_blocks_are_told() {
     let mut mine = [0u8; 64];
     free_wrongly(mine.as_mut_ptr());
     assert_eq!(heard(mine.as_mut_ptr()), Some(BadFree::Foreign));
-    assert_eq!(Global.usable_bytes(mine.as_mut_ptr()), None);
+    // SAFETY: 1. No block.
+    assert_eq!(unsafe { Global.usable_bytes(mine.as_mut_ptr()) }, None);
     // SAFETY: 1. No block, which is refused.
     assert!(unsafe { Global.realloc_unsized(mine.as_mut_ptr(), 10) }.is_null());
 

@@ -187,7 +187,8 @@ pub extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
 /// The block is live, or null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(at: *mut c_void) -> usize {
-    Global.usable_bytes(at.cast()).unwrap_or(0)
+    // SAFETY: 1. The caller's promise, handed on.
+    unsafe { Global.usable_bytes(at.cast()) }.unwrap_or(0)
 }
 
 /// [`free`], under an old name.

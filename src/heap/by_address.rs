@@ -161,13 +161,17 @@ impl Global {
     ///     let at = Global.alloc(layout);
     ///     assert!(Global.usable_bytes(at) >= Some(100));
     ///     Global.dealloc(at, layout);
+    ///     assert_eq!(Global.usable_bytes(&mut 0), None);
     /// }
-    /// assert_eq!(Global.usable_bytes(&mut 0), None);
     /// ```
+    ///
+    /// # Safety
+    /// Where a block starts at `at`, nobody gives it back or resizes it meanwhile: with `hardened` its size stands in its memory.
     #[inline]
-    pub fn usable_bytes(&self, at: *mut u8) -> Option<usize> {
+    pub unsafe fn usable_bytes(&self, at: *mut u8) -> Option<usize> {
         if hardened::ON {
-            return hardened::asked_bytes(NonNull::new(at)?);
+            // SAFETY: 1. As the caller promises.
+            return unsafe { hardened::asked_bytes(NonNull::new(at)?) };
         }
         match class_plus_one(at, Ordering::Acquire) {
             0 => NonNull::new(at).and_then(|at| shared::usable_bytes(at).ok()),

@@ -244,13 +244,16 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
 }
 
 /// What was asked for of the block that starts at `at`; `None` where no whole block does.
-pub(super) fn asked_bytes(at: NonNull<u8>) -> Option<usize> {
+///
+/// # Safety
+/// Nobody gives it back or resizes it meanwhile.
+pub(super) unsafe fn asked_bytes(at: NonNull<u8>) -> Option<usize> {
     let guard = GUARD.get().filter(|guard| guard.marks.is_set(at.as_ptr() as usize))?;
     let block = match by_address::class_of(at) {
         Some(class) => slot(at, class),
         None => Bytes { at, bytes: shared::usable_bytes(at).ok()? },
     };
-    // SAFETY: 1. The block is live, as its mark says, and the caller's to ask for.
+    // SAFETY: 1. The block is live, as its mark says, and stays so, as the caller promises.
     match unsafe { block.check(guard.secret, None) } {
         Trailer::Whole { asked_bytes } => Some(asked_bytes),
         Trailer::Overrun { .. } => None,
