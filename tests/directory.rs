@@ -214,11 +214,13 @@ fn only_files_are_steps_whatever_else_is_named_so() -> Result<()> {
     std::fs::rename(path(4), elsewhere.path().join("moved"))?;
     std::os::unix::fs::symlink(elsewhere.path().join("moved"), path(4))?;
     std::fs::write(path(5), b"")?;
+    let itself = path(6);
+    std::os::unix::fs::symlink(&itself, &itself)?;
     let (step, checkpoint) = dir.latest_valid()?.unwrap();
     assert_eq!(
         (step, checkpoint.skipped().len()),
-        (4, 1),
-        "a link to a file is one; an empty file is damaged"
+        (4, 2),
+        "a link to a file is one; an empty file is damaged, and so is a link to itself"
     );
     Ok(())
 }

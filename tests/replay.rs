@@ -541,10 +541,12 @@ fn a_reader_that_leaves_ends_the_program_quietly() {
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_cannot_be_written_is_an_error_of_the_machine() {
-    let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
-    let output = command(&["--repeat", "1", RESNET]).stdout(full).output().expect("the program starts");
-    assert!(text(&output.stderr).starts_with("democratising: cannot write to standard output: "));
-    assert_eq!(output.status.code(), Some(1));
+    for arguments in [&["--repeat", "1", RESNET][..], &["--help"]] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+        let output = command(arguments).stdout(full).output().expect("the program starts");
+        assert!(text(&output.stderr).starts_with("democratising: cannot write to standard output: "));
+        assert_eq!(output.status.code(), Some(1));
+    }
 }
 
 #[test]

@@ -265,9 +265,17 @@ impl CheckpointDir {
 fn says_damaged(error: &DemoError) -> bool {
     match error {
         DemoError::Format { .. } => true,
-        DemoError::Io { source, .. } => source.kind() == ErrorKind::NotFound,
+        DemoError::Io { source, .. } => source.kind() == ErrorKind::NotFound || is_loop(source),
         _ => false,
     }
+}
+
+/// Whether a link leads to itself, in the end.
+fn is_loop(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    return error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    #[cfg(not(unix))]
+    return false;
 }
 
 /// The step that a file's name tells, where it is one of ours.

@@ -29,10 +29,15 @@ mod written;
 
 use clap::Parser;
 use failure::Failure;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let result = match args::Program::parse().command {
+    let program = match args::Program::try_parse() {
+        Ok(program) => program,
+        Err(answer) => return answered(&answer),
+    };
+    let result = match program.command {
         args::Command::Replay(options) => run::run(&options).map_err(Failure::tell),
         args::Command::Report(options) => show::run(&options).map_err(Failure::tell),
         args::Command::Inspect(options) => inspect::run(&options),
@@ -41,5 +46,18 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(told) => ExitCode::from(told.exit_code),
+    }
+}
+
+/// Says what the arguments themselves are answered with: what is wrong with them, or the help that they ask for.
+fn answered(answer: &clap::Error) -> ExitCode {
+    match answer.print().and_then(|()| std::io::stdout().flush()) {
+        // Where the reader left, all it wanted was said.
+        Err(error) if !answer.use_stderr() && error.kind() != std::io::ErrorKind::BrokenPipe => {
+            ExitCode::from(
+                Failure::Machine(format!("cannot write to standard output: {error}")).tell().exit_code,
+            )
+        }
+        _ => ExitCode::from(answer.exit_code() as u8),
     }
 }
