@@ -12,9 +12,16 @@ use democratising::{Global, Result, Tensor, gc};
 use draw::Draw;
 use std::alloc::{GlobalAlloc, Layout};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// A child has the reclaimers of all tests of its parent, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// A little of all that the process has but one of.
 fn use_everything() -> Result<()> {
@@ -50,6 +57,7 @@ fn amid<T>(rounds: usize, work: impl FnOnce() -> T) -> T {
 
 #[test]
 fn a_child_has_all_of_its_own_whatever_other_threads_were_at() {
+    let _turn = turn();
     amid(usize::MAX, || {
         for round in 0..200 {
             let ended = fork::in_child(|| use_everything().is_ok() && gc::collect().is_ok());
@@ -64,6 +72,7 @@ const MOMENT: &str = "DEMOCRATISING_TEST_FORKS_AT";
 // What is made at its first use, and by one thread only, is half made at some moments. Each process has one first use of everything.
 #[test]
 fn a_child_forked_amid_the_first_use_of_everything_can_use_it() {
+    let _turn = turn();
     if let Ok(moment) = std::env::var(MOMENT) {
         let moment = Duration::from_nanos(moment.parse().unwrap());
         let ended = amid(3, || {
@@ -90,7 +99,57 @@ fn a_child_forked_amid_the_first_use_of_everything_can_use_it() {
 }
 
 #[test]
+fn a_child_does_not_count_on_what_its_parent_was_collecting() {
+    let _turn = turn();
+    use democratising::error::OutOfMemory;
+    use democratising::gc::{Deadline, Reclaim};
+
+    static IS_SLOW: AtomicBool = AtomicBool::new(false);
+    static IS_ASKED: AtomicBool = AtomicBool::new(false);
+    struct Slow;
+    impl Reclaim for Slow {
+        fn reclaimable_bytes(&self) -> u64 {
+            0
+        }
+        fn reclaim(&self, _: u64, _: Deadline) -> u64 {
+            IS_ASKED.store(true, SeqCst);
+            while IS_SLOW.load(SeqCst) {
+                thread::yield_now();
+            }
+            0
+        }
+    }
+    // So often it is tried where nothing comes of it: four times where somebody else may still give something.
+    let attempts = || {
+        let mut attempts = 0;
+        let _ = gc::with_retry(|_| -> Result<()> {
+            attempts += 1;
+            let mut report = OutOfMemory::default();
+            report.requested_bytes = 1;
+            Err(report.into())
+        });
+        attempts
+    };
+    let id = gc::register("slow", 0, Slow);
+    thread::scope(|scope| {
+        IS_SLOW.store(true, SeqCst);
+        scope.spawn(gc::collect);
+        while !IS_ASKED.load(SeqCst) {
+            thread::yield_now();
+        }
+        let ended = fork::in_child(|| {
+            IS_SLOW.store(false, SeqCst);
+            attempts() <= 3
+        });
+        IS_SLOW.store(false, SeqCst);
+        assert_eq!(ended, fork::RIGHT);
+    });
+    gc::unregister(id);
+}
+
+#[test]
 fn a_child_finds_what_its_parent_has_and_is_asked_for_it() {
+    let _turn = turn();
     let directory = democratising::tempfile::tempdir().unwrap();
     let path = directory.path().join("model");
     let tensor = Tensor::new(&[1000], vec![1.5f32; 1000]).unwrap();

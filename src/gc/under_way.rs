@@ -14,13 +14,14 @@ static SHORT: AtomicUsize = AtomicUsize::new(0);
 
 std::thread_local! {
     static ASKING: Cell<bool> = const { Cell::new(false) };
+    static COLLECTING_HERE: Cell<usize> = const { Cell::new(0) };
     static SHORT_HERE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Both counts, in the child of a fork.
 static COUNTS: InChild = InChild::new(|| {
     // Relaxed, both: the child has one thread.
-    COLLECTING.store(ASKING.get() as usize, Relaxed);
+    COLLECTING.store(COLLECTING_HERE.get(), Relaxed);
     SHORT.store(SHORT_HERE.get(), Relaxed);
 });
 
@@ -65,12 +66,14 @@ impl Turn {
     pub(super) fn begin() -> Option<Turn> {
         let turn = Turn { _asking: Asking::begin()? };
         count(&COLLECTING);
+        COLLECTING_HERE.set(1);
         Some(turn)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        COLLECTING_HERE.set(0);
         // Release: pairs with the Acquire in `is_collecting`: who finds none under way finds everything that this one gave counted.
         COLLECTING.fetch_sub(1, Release);
     }

@@ -252,6 +252,7 @@ pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.
 pub(super) fn adopt() -> Option<Own> {
+    around_forks(&IS_KNOWN, &ThisHeap);
     if let Some(cache) = CACHES.adopt() {
         // SAFETY: 1. Whoever takes a spare cache has it alone.
         return Some(unsafe { Own::of(cache) });
