@@ -2,7 +2,6 @@
 
 use super::{Global, cache, hardened, shared};
 use crate::size::{HOST, HOST_TABLE, SizeClass};
-use crate::space::Contents;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -150,10 +149,8 @@ fn free_span(at: *mut u8, layout: Layout) {
 #[inline(never)]
 fn zeroed_span(layout: Layout) -> *mut u8 {
     let Ok(block) = shared::allocate(layout) else { return null_mut() };
-    if block.contents == Contents::Unknown {
-        // SAFETY: 1. The block is new and at least as long as its layout.
-        unsafe { block.addr.write_bytes(0, layout.size()) };
-    }
+    // SAFETY: 1. The block is new and at least as long as its layout.
+    unsafe { shared::zero(&block, layout.size()) };
     block.addr.as_ptr()
 }
 

@@ -211,6 +211,17 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
     Ok(block)
 }
 
+/// Makes the first `bytes` of a new block above the size classes zeros.
+///
+/// # Safety
+/// The block was handed out for as many bytes just now, and nobody else uses it.
+pub(super) unsafe fn zero(block: &Block<NonNull<u8>>, bytes: usize) {
+    if let Some(pool) = POOL.get() {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { pool.zero(block, bytes) }
+    }
+}
+
 /// Takes a block above the size classes back.
 pub(super) fn free(at: NonNull<u8>, layout: Layout) {
     let Some(pool) = pool() else { return misuse::found(at, layout.size(), BadFree::Foreign) };
