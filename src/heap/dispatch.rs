@@ -89,13 +89,14 @@ unsafe impl GlobalAlloc for Global {
             // SAFETY: 1. The caller's promise, handed on.
             return unsafe { hardened::reallocate(at, Some(old), new) };
         }
-        let same = match (class(old), class(new)) {
-            (Some(old), Some(new)) => old == new,
-            (None, None) => NonNull::new(at).is_some_and(|at| shared::resize(at, old, new_bytes)),
-            _ => false,
-        };
-        if same {
-            return at;
+        match (class(old), class(new)) {
+            (Some(old), Some(new)) if old == new => return at,
+            (Some(_), _) => {}
+            (None, new) => match resize_span(at, old, new_bytes, new) {
+                Some(true) => return at,
+                Some(false) => {}
+                None => return null_mut(),
+            },
         }
         // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is the
         // caller's to give up, which it is only where there is a new one.
@@ -144,6 +145,17 @@ fn free_span(at: *mut u8, layout: Layout) {
     if let Some(at) = NonNull::new(at) {
         shared::free(at, layout);
     }
+}
+
+/// Gives a span another length where it stands, unless that has a class. Whether it has it now; `None`: it is no live block of its layout,
+/// which was told. Then nothing is read of it, and nobody gets a block that would be given back in its place.
+#[cold]
+#[inline(never)]
+fn resize_span(at: *mut u8, old: Layout, new_bytes: usize, new: Option<SizeClass>) -> Option<bool> {
+    let at = NonNull::new(at)?;
+    let new_bytes = if new.is_some() { old.size() } else { new_bytes };
+    let resized = shared::resize(at, old, new_bytes)?;
+    Some(resized && new.is_none())
 }
 
 #[inline(never)]

@@ -223,7 +223,7 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
         }
         (None, class) if class.is_none() || new.size() >= held.asked_bytes / 2 => {
             Layout::from_size_align(held.block.bytes, 16)
-                .is_ok_and(|old| shared::resize(at, old, inner.size()))
+                .is_ok_and(|old| shared::resize(at, old, inner.size()) == Some(true))
         }
         _ => false,
     };

@@ -250,17 +250,13 @@ pub(super) fn usable_bytes(at: NonNull<u8>) -> Result<usize, BadFree> {
     POOL.get().ok_or(BadFree::Foreign)?.usable_bytes(at).map(|bytes| bytes as usize)
 }
 
-/// Makes a block above the size classes longer or shorter where it stands.
-pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
-    let Some(pool) = pool() else { return false };
+/// Makes a block above the size classes longer or shorter where it stands. Whether that could be; `None`: it is no live block of that
+/// size, which was told.
+pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> Option<bool> {
+    let pool = pool()?;
     // SAFETY: 1. The caller uses nothing of what is cut off.
-    match errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) }) {
-        Ok(done) => done,
-        Err(why) => {
-            misuse::found(at, old.size(), why);
-            false
-        }
-    }
+    let resized = errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) });
+    resized.map_err(|why| misuse::found(at, old.size(), why)).ok()
 }
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.
