@@ -467,10 +467,14 @@ impl<S: HostSpace, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Safety
     /// The block was allocated here with `old`, and nobody uses it under its old address afterwards.
     unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let same_align = new.align() == old.align();
+        let may_stay = new.align() == old.align();
+        // Also where it cannot stay: a resize to the size it has tells whether it is live.
+        let bytes = if may_stay { new.size() } else { old.size() };
         // SAFETY: 1. The caller uses nothing that is cut off.
-        if same_align && matches!(unsafe { self.resize(at, old, new.size()) }, Ok(true)) {
-            return Ok(NonNull::slice_from_raw_parts(at, new.size()));
+        match unsafe { self.resize(at, old, bytes) } {
+            Ok(true) if may_stay => return Ok(NonNull::slice_from_raw_parts(at, new.size())),
+            Ok(_) => {}
+            Err(why) => misuse(why),
         }
         let block = Allocator::allocate(&self, new)?;
         // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is

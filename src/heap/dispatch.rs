@@ -225,8 +225,14 @@ unsafe fn change(at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u
     // SAFETY: 1. Where the alignment stays, this is `realloc`. 2. Else both blocks are live and apart, each at least as
     // long as the shorter layout, and the old one is given up once there is a new one.
     unsafe {
+        if hardened::ON {
+            return slice(hardened::reallocate(at, Some(old), new), new);
+        }
         if old.align() == new.align() {
             return slice(Global.realloc(at.as_ptr(), old, new.size()), new);
+        }
+        if class(old).is_none() {
+            resize_span(at.as_ptr(), old, old.size(), None).ok_or(AllocError)?;
         }
         let block = Allocator::allocate(&Global, new)?;
         block.cast::<u8>().copy_from_nonoverlapping(at, old.size().min(new.size()));

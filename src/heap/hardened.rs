@@ -215,6 +215,7 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
     };
     let Some(held) = claim(at, told) else { return null_mut() };
     let stays = match (held.class, class(inner)) {
+        _ if !(at.as_ptr() as usize).is_multiple_of(new.align()) => false,
         // Its class is found by its address: the slot may be larger than need be, if not after many small cuts.
         (Some(_), Some(_)) => {
             inner.size() <= held.block.bytes
