@@ -445,8 +445,14 @@ impl<S: HostSpace, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Safety
     /// The block was handed out for as many bytes just now, and nobody else uses it.
     pub(crate) unsafe fn zero(&self, block: &Block<NonNull<u8>>, bytes: usize) {
+        // So few bytes are written sooner than asked about.
+        const FEW: usize = 64 << 10;
         if block.contents == Contents::Zeroed {
             return;
+        }
+        if bytes <= FEW {
+            // SAFETY: 1. These bytes of the block are the caller's alone.
+            return unsafe { block.addr.write_bytes(0, bytes) };
         }
         let mut from = 0;
         while let Some(part) = self.unclean(block.addr, from..bytes as u64) {
