@@ -18,6 +18,7 @@ mod spans;
 mod stats;
 #[cfg(all(test, feature = "std"))]
 mod tests;
+mod zeros;
 
 pub(crate) use batch::Name;
 pub use batch::{Flushed, Refilled};

@@ -189,7 +189,7 @@ pub enum DemoError {
     /// Something did not happen in time.
     #[cfg(feature = "std")]
     #[error(
-        "gave up {phase} {peer} after {} ms: {in_use} of {limit} connections were in use; raise the timeout or the maximum, or give connections back sooner", .waited.as_millis()
+        "gave up {phase} {peer} after {} ms: {in_use} of {limit} connections were in use; {}", .waited.as_millis(), advice(*in_use, *limit)
     )]
     TimedOut {
         /// What it was doing: "waiting for a connection to".
@@ -268,6 +268,15 @@ impl From<BadFree> for DemoError {
     fn from(error: BadFree) -> Self {
         DemoError::BadFree(error)
     }
+}
+
+/// What to do where a connection was not had in time.
+#[cfg(feature = "std")]
+fn advice(in_use: usize, limit: usize) -> &'static str {
+    if in_use < limit {
+        return "raise the timeout, or see why the peer does not answer";
+    }
+    "raise the timeout or the maximum, or give connections back sooner"
 }
 
 /// " of PATH", or nothing.
@@ -394,13 +403,16 @@ impl fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "out of memory on {}{}: {} bytes requested, {} in use, largest free block {}",
+            "out of memory on {}{}: {} bytes requested",
             self.device,
             InScope(self),
-            self.requested_bytes,
-            self.in_use_bytes,
-            self.largest_free_bytes
+            self.requested_bytes
         )?;
+        // An allocator that gives no numbers has none to be told.
+        let known = self.in_use_bytes > 0 || self.largest_free_bytes > 0 || self.limit_bytes != u64::MAX;
+        if known || self.free_bytes.is_some() {
+            write!(f, ", {} in use, largest free block {}", self.in_use_bytes, self.largest_free_bytes)?;
+        }
         if self.limit_bytes != u64::MAX {
             write!(f, ", limit {}", self.limit_bytes)?;
         }

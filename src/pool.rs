@@ -21,6 +21,7 @@ use crate::sync::atomic::AtomicBool;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::fmt;
+use core::ops::Range;
 use core::ptr::NonNull;
 use idle::Idle;
 use lock_api::RawMutex;
@@ -399,10 +400,8 @@ unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M>
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
         let block = Pool::allocate(*self, layout).map_err(|_| AllocError)?;
-        if block.contents == Contents::Unknown {
-            // SAFETY: 1. The block is committed, ours alone and at least `layout.size()` bytes long.
-            unsafe { block.addr.write_bytes(0, layout.size()) };
-        }
+        // SAFETY: 1. The block is new, ours alone and at least `layout.size()` bytes long.
+        unsafe { self.zero(&block, layout.size()) };
         Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
     }
 
@@ -440,15 +439,48 @@ unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M>
 }
 
 impl<S: HostSpace, L: RawMutex, M: Metadata> Pool<S, L, M> {
+    /// Writes zeros to the first `bytes` of a new block wherever they may hold anything else: a table of many gigabytes, of which its
+    /// owner will use little, does not become real because of a page that was used before.
+    ///
+    /// # Safety
+    /// The block was handed out for as many bytes just now, and nobody else uses it.
+    pub(crate) unsafe fn zero(&self, block: &Block<NonNull<u8>>, bytes: usize) {
+        // So few bytes are written sooner than asked about.
+        const FEW: usize = 64 << 10;
+        if block.contents == Contents::Zeroed {
+            return;
+        }
+        if bytes <= FEW {
+            // SAFETY: 1. These bytes of the block are the caller's alone.
+            return unsafe { block.addr.write_bytes(0, bytes) };
+        }
+        let mut from = 0;
+        while let Some(part) = self.unclean(block.addr, from..bytes as u64) {
+            from = part.end;
+            // SAFETY: 1. The part is one of the block's `bytes`, which are the caller's alone.
+            unsafe {
+                block.addr.add(part.start as usize).write_bytes(0, (part.end - part.start) as usize);
+            }
+        }
+    }
+
+    fn unclean(&self, at: NonNull<u8>, bytes: Range<u64>) -> Option<Range<u64>> {
+        self.shared.lock().arena.unclean(at, bytes)
+    }
+
     /// A block of another layout with the same contents: in place where that works, else copied.
     ///
     /// # Safety
     /// The block was allocated here with `old`, and nobody uses it under its old address afterwards.
     unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let same_align = new.align() == old.align();
+        let may_stay = new.align() == old.align();
+        // Also where it cannot stay: a resize to the size it has tells whether it is live.
+        let bytes = if may_stay { new.size() } else { old.size() };
         // SAFETY: 1. The caller uses nothing that is cut off.
-        if same_align && matches!(unsafe { self.resize(at, old, new.size()) }, Ok(true)) {
-            return Ok(NonNull::slice_from_raw_parts(at, new.size()));
+        match unsafe { self.resize(at, old, bytes) } {
+            Ok(true) if may_stay => return Ok(NonNull::slice_from_raw_parts(at, new.size())),
+            Ok(_) => {}
+            Err(why) => misuse(why),
         }
         let block = Allocator::allocate(&self, new)?;
         // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is

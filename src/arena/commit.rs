@@ -51,7 +51,7 @@ pub(super) struct Commit<M: Metadata> {
     idle: FrameSet<M>,
     /// Live granules of each frame.
     live: M::Table<u32>,
-    /// One bit per granule: zero since it was backed.
+    /// One bit per granule: zero since it was backed, or until it was handed out.
     clean: M::Table<u64>,
     /// Whether the space has ever told that what it backs is zero; without, `clean` is never looked at.
     zeroes: bool,
@@ -115,7 +115,7 @@ impl<M: Metadata> Commit<M> {
         frames.len() as u32 - self.backed.count(frames)
     }
 
-    /// Counts the granules of a span as live in its frames. Always paired with [`Commit::vacate`].
+    /// Counts the granules of a span as live in its frames. Always paired with [`Commit::unoccupy`].
     #[inline]
     fn occupy(&mut self, span: Span) {
         let frames = self.frames_of(span);
@@ -139,9 +139,18 @@ impl<M: Metadata> Commit<M> {
         self.idle_low = self.idle_low.min(self.idle.len());
     }
 
-    /// Takes the granules of a span off the counts of its frames; frames that are backed and hold nothing are idle.
+    /// A span comes back that was handed out, and may hold anything.
     #[inline]
     pub(super) fn vacate(&mut self, span: Span) {
+        if self.zeroes {
+            bits::clear_range(&mut self.clean, span.start.0..span.end());
+        }
+        self.unoccupy(span);
+    }
+
+    /// Takes the granules of a span off the counts of its frames; frames that are backed and hold nothing are idle.
+    #[inline]
+    fn unoccupy(&mut self, span: Span) {
         let frames = self.frames_of(span);
         let (first, last) = (frames.start, frames.end - 1);
         let lead = (span.end().min((first + 1) << self.shift)) - span.start.0;
@@ -193,11 +202,11 @@ impl<M: Metadata> Commit<M> {
         if !self.backed.contains_all(frames.clone())
             && let Err(error) = self.back_missing(space, index, grant, frames)
         {
-            self.vacate(span);
+            self.unoccupy(span);
             self.used_peak = used_peak;
             return Err(error);
         }
-        Ok(self.dirty(span))
+        Ok(self.contents(span))
     }
 
     #[cold]
@@ -361,15 +370,22 @@ impl<M: Metadata> Commit<M> {
         }
     }
 
-    /// What a span holds that is handed out now; from here on, anything.
+    /// What a span holds that is handed out now.
     #[inline]
-    fn dirty(&mut self, span: Span) -> Contents {
-        if !self.zeroes {
-            return Contents::Unknown;
-        }
-        let zeroed = bits::all(&self.clean, span.start.0..span.end());
-        bits::clear_range(&mut self.clean, span.start.0..span.end());
+    fn contents(&self, span: Span) -> Contents {
+        let zeroed = self.zeroes && bits::all(&self.clean, span.start.0..span.end());
         if zeroed { Contents::Zeroed } else { Contents::Unknown }
+    }
+
+    /// The first granules of a live span, or of its end, that held anything but zeros when it was handed out.
+    #[cold]
+    pub(super) fn unclean(&self, span: Span) -> Option<Span> {
+        if !self.zeroes {
+            return Some(span);
+        }
+        let start = bits::next_clear(&self.clean, span.start.0..span.end());
+        let end = bits::next_set(&self.clean, start..span.end());
+        (start < end).then(|| Span::new(start, end - start))
     }
 
     /// Backs the lowest frames that are not, until `bytes` are backed in all, as far as that can be done.

@@ -4,7 +4,7 @@
 
 use super::index::{NotLive, SpanIndex};
 use super::metadata::Metadata;
-use super::{Arena, Grant};
+use super::{Arena, Grant, refused};
 use crate::error::BadFree;
 use crate::size::Span;
 use crate::space::Space;
@@ -28,7 +28,11 @@ impl<S: Space, M: Metadata> Arena<S, M> {
             if self.class(old.size() as u64, old.align() as u64) != Some(held) {
                 return Err(self.wrong_size(at, old.size() as u64));
             }
-            return Ok(new_class == Some(held));
+            let taken = self.slabs.as_ref().and_then(|slabs| slabs.taken(at));
+            return match taken {
+                Some(Err(why)) => Err(refused(at, why)),
+                _ => Ok(new_class == Some(held)),
+            };
         }
         let start = self.start_of_span(at)?;
         let had = self.geometry.granules(old.size().max(1) as u64).unwrap_or(u32::MAX);

@@ -298,8 +298,9 @@ fn resize_span(at: NonNull<u8>, new_bytes: usize) -> Resized {
     };
     // What fits a slab moves there, unless staying costs less than as much again.
     let stays = new_bytes >= bytes / 2 || HOST.class(new_bytes as u64, 1).is_none();
-    match Layout::from_size_align(bytes, 16) {
-        Ok(old) if stays && shared::resize(at, old, new_bytes) => Resized::InPlace,
+    match Layout::from_size_align(bytes, 16).map(|old| stays.then(|| shared::resize(at, old, new_bytes))) {
+        Ok(Some(Some(true))) => Resized::InPlace,
+        Ok(Some(None)) => Resized::Refused,
         _ => Resized::Stays { bytes },
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{Global, cache, hardened, shared};
 use crate::size::{HOST, HOST_TABLE, SizeClass};
-use crate::space::Contents;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -90,13 +89,14 @@ unsafe impl GlobalAlloc for Global {
             // SAFETY: 1. The caller's promise, handed on.
             return unsafe { hardened::reallocate(at, Some(old), new) };
         }
-        let same = match (class(old), class(new)) {
-            (Some(old), Some(new)) => old == new,
-            (None, None) => NonNull::new(at).is_some_and(|at| shared::resize(at, old, new_bytes)),
-            _ => false,
-        };
-        if same {
-            return at;
+        match (class(old), class(new)) {
+            (Some(old), Some(new)) if old == new => return at,
+            (Some(_), _) => {}
+            (None, new) => match resize_span(at, old, new_bytes, new) {
+                Some(true) => return at,
+                Some(false) => {}
+                None => return null_mut(),
+            },
         }
         // SAFETY: 1. Both blocks are live and apart, each at least as long as the shorter layout. 2. The old one is the
         // caller's to give up, which it is only where there is a new one.
@@ -147,13 +147,22 @@ fn free_span(at: *mut u8, layout: Layout) {
     }
 }
 
+/// Gives a span another length where it stands, unless that has a class. Whether it has it now; `None`: it is no live block of its layout,
+/// which was told. Then nothing is read of it, and nobody gets a block that would be given back in its place.
+#[cold]
+#[inline(never)]
+fn resize_span(at: *mut u8, old: Layout, new_bytes: usize, new: Option<SizeClass>) -> Option<bool> {
+    let at = NonNull::new(at)?;
+    let new_bytes = if new.is_some() { old.size() } else { new_bytes };
+    let resized = shared::resize(at, old, new_bytes)?;
+    Some(resized && new.is_none())
+}
+
 #[inline(never)]
 fn zeroed_span(layout: Layout) -> *mut u8 {
     let Ok(block) = shared::allocate(layout) else { return null_mut() };
-    if block.contents == Contents::Unknown {
-        // SAFETY: 1. The block is new and at least as long as its layout.
-        unsafe { block.addr.write_bytes(0, layout.size()) };
-    }
+    // SAFETY: 1. The block is new and at least as long as its layout.
+    unsafe { shared::zero(&block, layout.size()) };
     block.addr.as_ptr()
 }
 
@@ -216,8 +225,14 @@ unsafe fn change(at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u
     // SAFETY: 1. Where the alignment stays, this is `realloc`. 2. Else both blocks are live and apart, each at least as
     // long as the shorter layout, and the old one is given up once there is a new one.
     unsafe {
+        if hardened::ON {
+            return slice(hardened::reallocate(at, Some(old), new), new);
+        }
         if old.align() == new.align() {
             return slice(Global.realloc(at.as_ptr(), old, new.size()), new);
+        }
+        if class(old).is_none() {
+            resize_span(at.as_ptr(), old, old.size(), None).ok_or(AllocError)?;
         }
         let block = Allocator::allocate(&Global, new)?;
         block.cast::<u8>().copy_from_nonoverlapping(at, old.size().min(new.size()));

@@ -18,6 +18,7 @@ mod fill;
 use super::dispatch::class;
 use super::marks::Marks;
 use super::{by_address, cache, errno, misuse, shared};
+use crate::arena::Block;
 use crate::arena::draw::{Draw, mix};
 use crate::arena::metadata::Metadata;
 use crate::error::BadFree;
@@ -79,33 +80,36 @@ fn slot(at: NonNull<u8>, class: SizeClass) -> Bytes {
 
 /// A block of any layout.
 pub(super) fn allocate(layout: Layout) -> *mut u8 {
-    place(layout).map_or(null_mut(), |(at, _)| at.as_ptr())
+    place(layout).map_or(null_mut(), |block| block.addr.as_ptr())
 }
 
 /// A block of zeros.
 pub(super) fn allocate_zeroed(layout: Layout) -> *mut u8 {
-    let Some((at, contents)) = place(layout) else { return null_mut() };
-    if contents == Contents::Unknown {
-        // SAFETY: 1. The block is new and has the bytes of its layout.
-        unsafe { at.write_bytes(0, layout.size()) };
+    let Some(block) = place(layout) else { return null_mut() };
+    // SAFETY: 1. The block is new and has the bytes of its layout.
+    unsafe {
+        match by_address::class_of(block.addr) {
+            Some(_) => block.addr.write_bytes(0, layout.size()),
+            None => shared::zero(&block, layout.size()),
+        }
     }
-    at.as_ptr()
+    block.addr.as_ptr()
 }
 
-fn place(layout: Layout) -> Option<(NonNull<u8>, Contents)> {
+fn place(layout: Layout) -> Option<Block<NonNull<u8>>> {
     let Some(inner) = with_trailer(layout) else {
         errno::no_memory();
         return None;
     };
-    let (block, contents) = match class(inner) {
-        Some(class) => (take_slot(class)?, Contents::Unknown),
-        None => {
-            let block = shared::allocate(inner).ok()?;
-            (Bytes { at: block.addr, bytes: block.bytes as usize }, block.contents)
+    let block = match class(inner) {
+        Some(class) => {
+            let Bytes { at, bytes } = take_slot(class)?;
+            Block { addr: at, bytes: bytes as u64, contents: Contents::Unknown }
         }
+        None => shared::allocate(inner).ok()?,
     };
-    hand_out(block, layout.size());
-    Some((block.at, contents))
+    hand_out(Bytes { at: block.addr, bytes: block.bytes as usize }, layout.size());
+    Some(block)
 }
 
 /// A slot that is as it was when it was freed. One that is not is told of and used no more.
@@ -211,6 +215,7 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
     };
     let Some(held) = claim(at, told) else { return null_mut() };
     let stays = match (held.class, class(inner)) {
+        _ if !(at.as_ptr() as usize).is_multiple_of(new.align()) => false,
         // Its class is found by its address: the slot may be larger than need be, if not after many small cuts.
         (Some(_), Some(_)) => {
             inner.size() <= held.block.bytes
@@ -219,7 +224,7 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
         }
         (None, class) if class.is_none() || new.size() >= held.asked_bytes / 2 => {
             Layout::from_size_align(held.block.bytes, 16)
-                .is_ok_and(|old| shared::resize(at, old, inner.size()))
+                .is_ok_and(|old| shared::resize(at, old, inner.size()) == Some(true))
         }
         _ => false,
     };
@@ -231,7 +236,7 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
         hand_out(Bytes { at, bytes }, new.size());
         return at.as_ptr();
     }
-    let Some((to, _)) = place(new) else {
+    let Some(Block { addr: to, .. }) = place(new) else {
         if let Some(guard) = GUARD.get() {
             guard.marks.set(at.as_ptr() as usize);
         }

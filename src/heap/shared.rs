@@ -209,6 +209,17 @@ pub(super) fn allocate(layout: Layout) -> Result<Block<NonNull<u8>>, NoBlock> {
     Ok(block)
 }
 
+/// Makes the first `bytes` of a new block above the size classes zeros.
+///
+/// # Safety
+/// The block was handed out for as many bytes just now, and nobody else uses it.
+pub(super) unsafe fn zero(block: &Block<NonNull<u8>>, bytes: usize) {
+    if let Some(pool) = POOL.get() {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { pool.zero(block, bytes) }
+    }
+}
+
 /// Takes a block above the size classes back.
 pub(super) fn free(at: NonNull<u8>, layout: Layout) {
     let Some(pool) = pool() else { return misuse::found(at, layout.size(), BadFree::Foreign) };
@@ -237,17 +248,13 @@ pub(super) fn usable_bytes(at: NonNull<u8>) -> Result<usize, BadFree> {
     POOL.get().ok_or(BadFree::Foreign)?.usable_bytes(at).map(|bytes| bytes as usize)
 }
 
-/// Makes a block above the size classes longer or shorter where it stands.
-pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> bool {
-    let Some(pool) = pool() else { return false };
+/// Makes a block above the size classes longer or shorter where it stands. Whether that could be; `None`: it is no live block of that
+/// size, which was told.
+pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> Option<bool> {
+    let pool = pool()?;
     // SAFETY: 1. The caller uses nothing of what is cut off.
-    match errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) }) {
-        Ok(done) => done,
-        Err(why) => {
-            misuse::found(at, old.size(), why);
-            false
-        }
-    }
+    let resized = errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) });
+    resized.map_err(|why| misuse::found(at, old.size(), why)).ok()
 }
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.

@@ -362,7 +362,12 @@ fn tensors_live_in_a_fixed_heap() {
     let ones = TensorBuf::<f32, _>::from_fn_in(&[16, 16], &heap, |_| 1.0).unwrap();
     let zeros = TensorBuf::<f32, _>::zeros_in(&[16, 16], &heap).unwrap();
     assert_eq!(ones.iter().zip(&*zeros).map(|(a, b)| a + b).sum::<f32>(), 256.0);
-    assert!(TensorBuf::<f32, _>::zeros_in(&[1 << 20], &heap).is_err());
+    let error = TensorBuf::<f32, _>::zeros_in(&[1 << 20], &heap).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "out of memory on host: 4194304 bytes requested",
+        "what it does not know, it does not tell"
+    );
     assert_eq!(heap.stats().in_use_bytes, 2048);
     drop((ones, zeros));
     assert_eq!(heap.stats().in_use_bytes, 0);

@@ -206,3 +206,33 @@ fn zeroed_memory_that_the_system_gave_is_not_cleared_again_and_dirty_memory_is()
     let (code, error) = child(name, "zeroed");
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_large_zeroed_block_does_not_become_real_because_a_little_of_it_was_used_before() {
+    // Alone in a process, so that nothing else has used what it gets.
+    if role("sparse") {
+        let (used, large) =
+            (Layout::from_size_align(3 << 20, 8).unwrap(), Layout::from_size_align(256 << 20, 8).unwrap());
+        Live::new(used, 0xff, false).free();
+        let at = zeroed(large);
+        assert!(resident_pages(at, used.size()) > 512, "it stands elsewhere than the block before");
+        let real = resident_pages(at, large.size());
+        assert!(real <= (8 << 20) / 4096, "{real} pages are real before anybody wrote");
+        // SAFETY: 1. The block has that many bytes, and is given back once.
+        unsafe {
+            assert!((0..8 << 20).step_by(8).all(|i| at.add(i).cast::<u64>().read() == 0));
+            at.add(large.size() / 2).write_bytes(0xff, 5 << 20);
+            dealloc(at, large);
+            let at = zeroed(large);
+            assert!(resident_pages(at, large.size()) <= (32 << 20) / 4096);
+            assert!((0..large.size()).step_by(4096).all(|i| at.add(i).read() == 0));
+            dealloc(at, large);
+        }
+        std::process::exit(0);
+    }
+    let name = "blocks::a_large_zeroed_block_does_not_become_real_because_a_little_of_it_was_used_before";
+    let (code, error) = child(name, "sparse");
+    assert_eq!(code, Some(0), "{error}");
+}

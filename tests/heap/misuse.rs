@@ -162,3 +162,47 @@ fn null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follo
     );
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_block_that_is_not_live_is_not_resized_and_what_has_its_place_stays() {
+    use allocator_api2::alloc::Allocator;
+    use std::alloc::{GlobalAlloc, alloc, realloc};
+    use std::ptr::NonNull;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    static HEARD: AtomicUsize = AtomicUsize::new(0);
+    if role("resize") {
+        on_misuse(OnMisuse::Hook(|_| _ = HEARD.fetch_add(1, SeqCst)));
+        let layout = |bytes| Layout::from_size_align(bytes, 8).unwrap();
+        let block = Live::new(layout(200_000), 1, false);
+        let at = block.at;
+        block.free();
+        for bytes in [500, 190_000, 200_000, 400_000, 5 << 20] {
+            // SAFETY: 1. It is not sound, but refused.
+            assert!(unsafe { realloc(at, layout(200_000), bytes) }.is_null(), "{bytes}");
+            // SAFETY: 1. As above.
+            assert!(unsafe { Global.realloc_unsized(at, bytes) }.is_null(), "{bytes}");
+        }
+        assert_eq!(HEARD.load(SeqCst), 10, "each is told once");
+        let pages = Layout::from_size_align(200_000, 4096).unwrap();
+        // SAFETY: 1. As above.
+        assert!(unsafe { Global.grow(NonNull::new(at).unwrap(), layout(200_000), pages) }.is_err());
+        // SAFETY: 1. As above.
+        assert!(unsafe { Global.shrink(NonNull::new(at).unwrap(), pages, layout(200_000)) }.is_err());
+        assert_eq!(HEARD.load(SeqCst), 12);
+        // Its place is somebody else's now, who has another size: told, and nothing is read or taken.
+        let other = Live::new(layout(300_000), 2, false);
+        assert_eq!(other.at, at, "the lowest place that is free");
+        // SAFETY: 1. It is not sound, but refused.
+        assert!(unsafe { realloc(at, layout(200_000), 400_000) }.is_null());
+        assert_eq!(HEARD.load(SeqCst), 13);
+        other.free();
+        assert_eq!(HEARD.load(SeqCst), 13);
+        // SAFETY: 1. The layout has a size. 2. The block is given back once.
+        unsafe { Global.dealloc(alloc(layout(200_000)), layout(200_000)) };
+        std::process::exit(0);
+    }
+    let (code, error) =
+        child("misuse::a_block_that_is_not_live_is_not_resized_and_what_has_its_place_stays", "resize");
+    assert_eq!(code, Some(0), "{error}");
+}

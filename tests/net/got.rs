@@ -90,6 +90,8 @@ async fn a_timeout_says_what_it_waited_for_and_in_how_much_time() {
     // The gate is shut now: a connect that goes on and on.
     let error = pool.get_async().await.unwrap_err();
     assert!(matches!(error, DemoError::TimedOut { phase: "connecting to", .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("0 of 1 ") && !text.contains("the maximum"), "there is room, and it says: {text}");
     assert_eq!(pool.stats().timeouts, 2);
 }
 

@@ -3,12 +3,14 @@
 use crate::failing::Failing;
 use crate::pools::{MAPPED, mapped, pool, simulated};
 use crate::script::before_failure;
+use allocator_api2::alloc::Allocator;
 use democratising::arena::{ByFit, ByTree, IndexKind, NoBlock};
 use democratising::error::BadFree;
 use democratising::pool::PoolConfig;
 use democratising::space::{Fixed, Geometry, Simulated};
 use std::alloc::Layout;
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
 fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
@@ -109,6 +111,47 @@ fn a_block_of_somebody_else_is_refused<I: IndexKind>() {
     }
 }
 
+fn a_block_that_is_not_live_is_not_resized<I: IndexKind>() {
+    let pool = mapped::<I>(PoolConfig::DEFAULT);
+    for bytes in [100, 100_000] {
+        let layout = Layout::from_size_align(bytes, 8).unwrap();
+        // The first keeps the memory around the second in use.
+        let (held, block) = (pool.allocate(layout).unwrap().addr, pool.allocate(layout).unwrap().addr);
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(block, layout) }.unwrap();
+        for at in [block, held.map_addr(|at| at.saturating_add(4))] {
+            for new_bytes in [bytes, bytes - 1, bytes * 2] {
+                // SAFETY: 1. It is refused.
+                let why =
+                    unsafe { pool.resize(at, layout, new_bytes) }.expect_err("no live block starts there");
+                let told = match why {
+                    BadFree::AlreadyFree { .. } => at == block,
+                    BadFree::Interior { .. } => at != block,
+                    _ => false,
+                };
+                assert!(told, "{bytes} bytes: {why}");
+            }
+        }
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(held, layout) }.unwrap();
+    }
+}
+
+fn a_collection_that_gives_a_block_up_twice_is_stopped_before_anything_is_copied<I: IndexKind>() {
+    let pool = &mapped::<I>(PoolConfig::DEFAULT);
+    for (bytes, align) in [(100, 8), (100, 64), (100_000, 8), (100_000, 4096)] {
+        let (layout, new) =
+            (Layout::from_size_align(bytes, 8).unwrap(), Layout::from_size_align(bytes, align).unwrap());
+        let block = Allocator::allocate(&pool, layout).unwrap().cast();
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.deallocate(block, layout) };
+        // SAFETY: 1. It is not sound, but refused.
+        let grown = catch_unwind(AssertUnwindSafe(|| unsafe { Allocator::grow(&pool, block, layout, new) }));
+        assert!(grown.is_err(), "{bytes} bytes to an alignment of {align}");
+        assert_eq!(pool.stats().blocks, 0, "nothing was taken for it");
+    }
+}
+
 fn a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was<I: IndexKind>() {
     let mut bytes = Box::<[u8]>::new_uninit_slice(1 << 20);
     let space = Fixed::with_geometry(&mut bytes, Geometry::spans(4 << 10));
@@ -154,6 +197,8 @@ with_either_index! {
     what_never_fits_is_told_apart_from_what_does_not_fit_now
     a_frame_that_is_idle_is_moved_when_the_budget_has_no_room_for_a_new_one
     a_block_of_somebody_else_is_refused
+    a_block_that_is_not_live_is_not_resized
+    a_collection_that_gives_a_block_up_twice_is_stopped_before_anything_is_copied
     a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
     growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
 }
