@@ -60,11 +60,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         }
     }
 
-    /// Divides so many granules, counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
-    /// made where it is to stand.
+    /// Divides so many granules, counted as `plan` says, with their tables from `meta`: an arena that had no memory. `None`: the tables
+    /// find no room, and it has none.
     #[inline]
     pub(super) fn divide(
-        arena: &mut Option<FixedArena<SLABS>>,
+        &mut self,
         range: &'static mut [MaybeUninit<u8>],
         granules: u32,
         plan: Plan,
@@ -73,11 +73,12 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         let Plan { granule_shift, flat, asides, .. } = plan;
         let skew = ((range.as_ptr() as usize % MAX_ALIGN) >> granule_shift) as u32;
         let origin = Origin::before(range, (LOWEST as usize) << granule_shift);
-        let slabs = Slabs::new(&mut meta, plan)?;
-        let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
-        let arena = arena.insert(FixedArena { origin, granule_shift, loose: false, kept: 0, runs, slabs });
-        arena.runs.open();
-        Some(())
+        self.origin = origin;
+        self.granule_shift = granule_shift;
+        if SLABS {
+            self.slabs = Slabs::new(&mut meta, plan)?;
+        }
+        self.runs.open(&mut meta, granules, skew, flat, asides)
     }
 
     /// The bytes of tables for so many granules.
@@ -87,9 +88,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// Whether an address lies in the range, and where: so many bytes behind the origin.
     #[inline]
-    pub(super) fn offset(&self, at: NonNull<u8>) -> Option<usize> {
-        let at = self.origin.distance(at.as_ptr());
-        (at.wrapping_sub(self.lead()) < self.bytes()).then_some(at)
+    pub(super) fn offset(&self, at: *mut u8) -> Option<usize> {
+        let at = self.origin.distance(at);
+        let granule = (at >> self.granule_shift).wrapping_sub(LOWEST as usize);
+        (granule < self.runs.granules() as usize).then_some(at)
     }
 
     /// The bytes between the origin and the range.
@@ -201,8 +203,8 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
-    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.origin.distance(at.as_ptr()), plain_granules(layout));
+    pub(super) fn give_span(&mut self, at: *mut u8, layout: Layout) -> Option<usize> {
+        let (at, granules) = (self.origin.distance(at), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
         let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
@@ -210,8 +212,8 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
-    pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.origin.distance(at.as_ptr()), self.class_of(layout)?)
+    pub(super) fn look(&self, at: *mut u8, layout: Layout) -> Option<Seen> {
+        self.slabs.look(&self.runs, self.origin.distance(at), self.class_of(layout)?)
     }
 
     /// Whether a slot serves for a layout.
@@ -248,7 +250,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn granules_for(&self, bytes: usize) -> u32 {
-        let granules = bytes.saturating_add((1 << self.granule_shift) - 1) >> self.granule_shift;
+        let granules = (bytes.saturating_sub(1) >> self.granule_shift) + 1;
         u32::try_from(granules).unwrap_or(u32::MAX).max(self.runs.least())
     }
 
@@ -280,6 +282,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             let (bytes, chore) = (given.bytes(), given.chore());
             self.freed_if(chore);
             return Some(bytes);
+        }
+        if !SLABS {
+            let (start, granules) = self.span_of(at, layout)?;
+            self.runs.free(start, granules);
+            return Some(self.bytes_of(granules));
         }
         let held = self.held(at);
         self.is_for(&held, layout).then(|| self.free_held(&held))
@@ -321,9 +328,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// The live block that starts at `at`, or what there is instead.
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
+        if !SLABS {
+            return self.held_flat(at, granule);
+        }
         // It lies in what starts last before it, or in nothing.
         let Some(start) = self.runs.start_of(granule as usize) else {
             return Held { bytes: 0, what: What::Free };
@@ -344,6 +353,20 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             end = start + granules;
         }
         Held { bytes, what: if granule >= end { What::Free } else { what } }
+    }
+
+    /// The same, without a search, in a heap without slabs.
+    fn held_flat(&self, at: usize, granule: u32) -> Held {
+        let (end, is_free) = self.runs.end_flat(granule);
+        let granules = end - granule;
+        let what = if is_free {
+            What::Free
+        } else if self.runs.is_start(granule) && self.bytes_of(granule) == at {
+            What::Span { start: granule, granules }
+        } else {
+            What::Inside
+        };
+        Held { bytes: self.bytes_of(granules), what }
     }
 
     /// Why what starts at `at` was refused, to be given back with so many bytes.
@@ -381,9 +404,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     ) -> Option<Resized> {
         let new_last = new_bytes.wrapping_sub(1) | (old.align() - 1);
         let new_class = if SLABS { self.slabs.class(new_last) } else { None };
-        let span = if COPIES { self.span_of(at, old) } else { None };
+        let span = if COPIES || !SLABS { self.span_of(at, old) } else { None };
         let (start, granules) = match span {
             Some(span) => span,
+            None if !SLABS => return None,
             None => {
                 let held = self.held(at);
                 if !self.is_for(&held, old) {
@@ -401,14 +425,20 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             }
         };
         let wants = self.granules_for(new_bytes);
-        if wants > self.runs.granules()
-            || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
-            || (wants > granules && !self.runs.extend(start, granules, wants))
-        {
-            return Some(Resized::Move);
-        }
-        if wants < granules {
-            self.runs.cut(start, granules, wants);
+        if self.runs.is_flat() {
+            if !self.runs.resize_flat(start, granules, wants, may_move) {
+                return Some(Resized::Move);
+            }
+        } else {
+            if wants > self.runs.granules()
+                || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
+                || (wants > granules && !self.runs.extend(start, granules, wants))
+            {
+                return Some(Resized::Move);
+            }
+            if wants < granules {
+                self.runs.cut(start, granules, wants);
+            }
         }
         Some(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
     }
@@ -421,16 +451,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
-    /// free memory lies in short runs, for one that it fills better than what it would leave behind. In a flat range a run is short
-    /// below a sixteenth of the range, whatever else is free, and only a span that becomes shorter goes there.
+    /// free memory lies in short runs, for one that it fills better than what it would leave behind.
     fn is_better_elsewhere(&self, start: u32, granules: u32, wants: u32, new_class: Option<usize>) -> bool {
         if let Some(class) = new_class {
             return self.slabs.bytes(class) << 1 <= self.bytes_of(self.runs.least());
-        }
-        if self.runs.is_flat() {
-            let left = granules + self.runs.free_behind(start + granules);
-            let most = left.min(self.runs.granules() / 16);
-            return wants < granules && self.runs.would_cut(wants).is_some_and(|found| found < most);
         }
         if wants == granules || !self.runs.is_tight() {
             return false;

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::super::COPIES;
 use super::Runs;
 use super::shadow::{LEAST, Links};
 use crate::arena::index::fit::List;
@@ -19,7 +20,9 @@ impl<const SLABS: bool> Runs<SLABS> {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn insert(&mut self, place: u32, granules: u32) {
-        self.bound = self.bound.max(granules);
+        if COPIES {
+            self.bound = self.bound.max(granules);
+        }
         if granules < LEAST {
             return self.shadow.set_short(place, granules);
         }
@@ -100,7 +103,7 @@ impl<const SLABS: bool> Runs<SLABS> {
 
     /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
     /// else any. Its place; 0 where there is none.
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
         let place = self.scan(granules, align, ALIGNED_LOOKED);
         if place != 0 {

@@ -141,7 +141,6 @@ impl Shadow {
 
     /// The granules of the free span at a place where nothing else starts.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.byte(place);
         if first & FREE_BYTE == 0 {
@@ -155,14 +154,12 @@ impl Shadow {
 
     /// The same for one in a list.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn listed(&self, place: u32) -> u32 {
         self.live(place) & !FREE
     }
 
     /// The granules of the free span that ends before a place; none where what ends there is not free.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
         let last = self.byte(place - 1);
         if last & FREE_BYTE == 0 {

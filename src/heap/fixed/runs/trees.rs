@@ -77,7 +77,7 @@ impl<const SLABS: bool> Runs<SLABS> {
     }
 
     /// A free span comes into a tree.
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     pub(super) fn graft(&mut self, root: u32, place: u32, granules: u32) {
         let shadow = &mut self.shadow;
         let (mut at, mut key) = (root, key(granules));
@@ -99,7 +99,7 @@ impl<const SLABS: bool> Runs<SLABS> {
     }
 
     /// A free span leaves its tree.
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     pub(super) fn uproot(&mut self, place: u32, granules: u32) {
         let shadow = &mut self.shadow;
         let node = shadow.node(place);
@@ -138,7 +138,7 @@ impl<const SLABS: bool> Runs<SLABS> {
     }
 
     /// The best fit of a tree: the shortest span that is long enough, one of its ring where it has one. 0 where there is none.
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     pub(super) fn fit_of(&self, root: u32, granules: u32) -> u32 {
         let shadow = &self.shadow;
         // By how much it is too long; by far more than any is where it is too short.
