@@ -66,8 +66,16 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         global: bool,
     ) {
         let misuse = Misuse { addr: at as usize, bytes: layout.size(), why: state.why(at, layout.size()) };
-        let then = state.misused();
-        drop(state);
+        let then = if COPIES {
+            // Through the heap: it is an argument of the last call of `dealloc` then, and the size, which is another, not in the register
+            // that a shift takes.
+            drop(state);
+            self.held().misused()
+        } else {
+            let then = state.misused();
+            drop(state);
+            then
+        };
         if global {
             without_unwinding(&mut || Self::tell(then, misuse));
         } else {
