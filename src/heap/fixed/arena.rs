@@ -39,6 +39,8 @@ pub(super) enum Resized {
 pub(super) struct FixedArena<const SLABS: bool> {
     origin: Origin,
     granule_shift: u32,
+    /// The bytes of a granule: where code is dear these are a factor.
+    granule_bytes: usize,
     /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
@@ -53,6 +55,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         FixedArena {
             origin: Origin::none(),
             granule_shift: 0,
+            granule_bytes: 0,
             loose: false,
             kept: 0,
             runs: Runs::none(),
@@ -75,6 +78,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         let origin = Origin::before(range, (LOWEST as usize) << granule_shift);
         self.origin = origin;
         self.granule_shift = granule_shift;
+        self.granule_bytes = 1 << granule_shift;
         if SLABS {
             self.slabs = Slabs::new(&mut meta, plan)?;
         }
@@ -102,7 +106,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     #[inline]
     fn bytes_of(&self, granules: u32) -> usize {
-        (granules as usize) << self.granule_shift
+        if COPIES {
+            (granules as usize) << self.granule_shift
+        } else {
+            granules as usize * self.granule_bytes
+        }
     }
 
     /// All bytes that blocks can have.

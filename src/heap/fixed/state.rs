@@ -18,11 +18,9 @@ use core::mem;
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
 
-/// Everything behind the lock.
+/// Everything behind the lock. Where code is dear in this order: what stands near the start is reached by shorter instructions.
+#[cfg_attr(not(target_pointer_width = "64"), repr(C))]
 pub(super) struct State<L: RawMutex, const ARENAS: usize, const SLABS: bool> {
-    /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
-    arenas: [FixedArena<SLABS>; ARENAS],
-    ranges: [Range; ARENAS],
     peak_in_use_bytes: usize,
     /// By how much less is in use now.
     below_peak_bytes: usize,
@@ -35,6 +33,9 @@ pub(super) struct State<L: RawMutex, const ARENAS: usize, const SLABS: bool> {
     pub(super) misuse: OnMisuse,
     pub(super) low_memory: Option<Asking<L, ARENAS, SLABS>>,
     low_memory_runs: bool,
+    /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
+    arenas: [FixedArena<SLABS>; ARENAS],
+    ranges: [Range; ARENAS],
 }
 
 /// Who asks the program for memory: a function that is part of a program only if it sets one for low memory.
