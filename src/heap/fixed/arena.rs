@@ -327,7 +327,9 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             What::Slot(slot) if SLABS => {
                 let given = self.class_of(layout);
                 given == Some(slot.class)
-                    || (self.loose && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
+                    || (COPIES
+                        && self.loose
+                        && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
                     || (self.slabs.has_stayed(&self.runs, slot) && layout.size() <= held.bytes)
             }
             What::Span { granules, .. } => granules == self.granules_for(layout.size()),

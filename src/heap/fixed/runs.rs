@@ -13,15 +13,17 @@
 
 mod aside;
 mod bits;
+#[cfg_attr(not(target_pointer_width = "64"), path = "runs/tree.rs")]
 mod lists;
 pub(super) mod shadow;
+#[cfg(target_pointer_width = "64")]
 mod trees;
 
 use super::COPIES;
 use crate::arena::Borrowed;
 use crate::arena::index::fit::List;
 use bits::Bits;
-use lists::Row;
+use lists::Lists;
 use shadow::{LEAST, LOWEST, Shadow};
 
 /// The spans of a range.
@@ -31,14 +33,12 @@ pub(super) struct Runs<const SLABS: bool> {
     /// The granules that are in use where the one before is not, or the other way round, of a flat range.
     edges: Bits,
     pub(super) shadow: Shadow,
-    rows: &'static mut [Row],
-    /// One bit for each row that is not empty.
-    filled: u32,
+    lists: Lists,
     /// The last span that was set aside of each length (`runs/aside.rs`).
     aside: &'static mut [u32],
     /// How many more may be set aside.
     room: u32,
-    /// The least that `filled` is where a free span is about half of the range.
+    /// The least that the rows that are not empty are where a free span is about half of the range.
     plenty: u32,
     /// The length whose turn it is to be merged where there is no plenty.
     turn: usize,
@@ -54,16 +54,11 @@ pub(super) struct Runs<const SLABS: bool> {
 }
 
 impl<const SLABS: bool> Runs<SLABS> {
-    /// The rows for a range of so many granules.
-    const fn rows(granules: u32, flat: bool) -> usize {
-        if flat { 0 } else { List::of(granules).row() + 1 }
-    }
-
     /// The bytes of the tables, where so many lengths are set aside.
     pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize) -> usize {
         let bits = Bits::bytes_upto(LOWEST + granules);
-        let rest = if flat { bits } else { Shadow::len_for(granules) };
-        bits + rest + Self::rows(granules, flat) * size_of::<Row>() + asides * size_of::<u32>()
+        let rest = if flat { bits } else { Shadow::len_for(granules) + Lists::table_bytes(granules) };
+        bits + rest + asides * size_of::<u32>()
     }
 
     /// Makes the spans of no range those of a free one, of which so many lengths are set aside. `None`: the tables find no room, and
@@ -81,7 +76,7 @@ impl<const SLABS: bool> Runs<SLABS> {
         let bits = Bits::bytes_upto(end);
         self.starts = Bits::new(meta.find_table(bits)?);
         if SLABS && !flat {
-            self.rows = meta.find_table(Self::rows(granules, flat))?;
+            self.lists = Lists::new(meta, granules)?;
             if asides > 0 {
                 self.aside = meta.find_table(asides)?;
             }
@@ -111,8 +106,7 @@ impl<const SLABS: bool> Runs<SLABS> {
             starts: Bits::new(&mut []),
             edges: Bits::new(&mut []),
             shadow: Shadow::new(&mut []),
-            rows: &mut [],
-            filled: 0,
+            lists: Lists::none(),
             aside: &mut [],
             room: aside::MOST,
             plenty: 0,

@@ -70,7 +70,6 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
     }
 
     /// Divides the static array that the heap was made over. `false`: there is none, or none any more.
-    #[inline(never)]
     pub(super) fn divide_memory(&mut self) -> bool {
         self.unclaimed.take().is_some_and(|(memory, claim)| claim(self, memory))
     }
