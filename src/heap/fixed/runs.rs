@@ -277,11 +277,20 @@ impl<const SLABS: bool> Runs<SLABS> {
     /// A live span, or a slab, is free.
     #[cfg_attr(target_pointer_width = "64", inline)]
     pub(super) fn free(&mut self, start: u32, granules: u32) {
-        if self.is_flat() {
+        if !COPIES && self.is_flat() {
+            return self.turn(start, start + granules);
+        }
+        self.starts.flip(start as usize);
+        self.free_rest(start, granules);
+    }
+
+    /// What else there is to be done for it.
+    fn free_rest(&mut self, start: u32, granules: u32) {
+        if COPIES && self.is_flat() {
             self.all_may_fit();
-            self.turn(start, start + granules);
+            self.edges.flip(start as usize);
+            self.edges.flip((start + granules) as usize);
         } else {
-            self.starts.flip(start as usize);
             self.merge(start, granules);
         }
     }
