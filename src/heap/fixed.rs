@@ -80,12 +80,12 @@ const COPIES: bool = cfg!(target_pointer_width = "64");
 /// ```
 ///
 /// With `SLABS` it divides ranges of 320 KiB and more into slabs for small blocks; shorter ones have none in any case. A heap
-/// that has only such ranges takes half the code without: it is a [`SmallHeap`].
+/// that has only such ranges takes less than half the code without: it is a [`SmallHeap`].
 pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4, const SLABS: bool = true> {
     state: Lock<L, State<L, ARENAS, SLABS>>,
 }
 
-/// A [`FixedHeap`] in half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
+/// A [`FixedHeap`] in less than half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
 /// granules, and looks through them at every request.
 ///
 /// ```
@@ -117,7 +117,8 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         }
     }
 
-    /// Claims `len` bytes from `start` for good. Returns how many of them blocks can have; the tables take the rest.
+    /// Claims `len` bytes from `start` for good. Returns how many of them blocks can have; the tables take the rest. Where pointers have 32
+    /// bits the heap is locked while these are cleared.
     ///
     /// # Safety
     /// The range may be read and written for as long as the program runs, and nobody else uses it from now on. (A range

@@ -40,7 +40,7 @@ pub(super) struct FixedArena<const SLABS: bool> {
     origin: Origin,
     granule_shift: u32,
     /// The bytes of a granule: where code is dear these are a factor.
-    granule_bytes: usize,
+    granule_bytes: u32,
     /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
@@ -109,7 +109,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         if COPIES {
             (granules as usize) << self.granule_shift
         } else {
-            granules as usize * self.granule_bytes
+            granules as usize * self.granule_bytes as usize
         }
     }
 
