@@ -14,6 +14,7 @@ pub use bare::CriticalSectionLock;
 pub use bare::NoLock;
 
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use lock_api::RawMutex;
 
@@ -100,7 +101,22 @@ pub struct Lock<L: RawMutex, T>(Inner<L, T>);
 
 /// The value of a [`Lock`], held until this is dropped.
 #[must_use = "the lock is let go when its guard is dropped"]
-pub struct Held<'a, L: RawMutex, T>(InnerGuard<'a, L, T>);
+pub struct Held<'a, L: RawMutex, T>(ManuallyDrop<InnerGuard<'a, L, T>>);
+
+impl<L: RawMutex, T> Drop for Held<'_, L, T> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: 1. Nobody has the guard any more.
+        release(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+/// Lets a lock go. Where code is dear, no function that holds one has its own copy of this.
+#[cfg_attr(target_pointer_width = "64", inline(always))]
+#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+fn release<L: RawMutex, T>(guard: InnerGuard<'_, L, T>) {
+    drop(guard);
+}
 
 impl<L: RawMutex, T> Lock<L, T> {
     const_unless_loom! {
@@ -113,13 +129,13 @@ impl<L: RawMutex, T> Lock<L, T> {
     /// Waits until the lock is free, and takes it.
     #[inline]
     pub fn lock(&self) -> Held<'_, L, T> {
-        Held(self.0.lock())
+        Held(ManuallyDrop::new(self.0.lock()))
     }
 
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<Held<'_, L, T>> {
-        self.0.try_lock().map(Held)
+        self.0.try_lock().map(|guard| Held(ManuallyDrop::new(guard)))
     }
 
     /// Waits until the lock is free, and keeps it beyond any scope: for a fork, which must find every lock held by the

@@ -32,12 +32,15 @@ use crate::error::{BadFree, OutOfMemory};
 use crate::heap::misuse::{Misuse, OnMisuse};
 use crate::space::Contents;
 use crate::sync::{Held, Lock, SpinLock, const_unless_loom};
+use arena::FixedArena;
+use claim::Unclaimed;
 use core::alloc::Layout;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use lock_api::RawMutex;
 use memory::Memory;
+use origin::Given;
 use slabs::Chore;
 use state::State;
 
@@ -77,12 +80,12 @@ const COPIES: bool = cfg!(target_pointer_width = "64");
 /// ```
 ///
 /// With `SLABS` it divides ranges of 320 KiB and more into slabs for small blocks; shorter ones have none in any case. A heap
-/// that has only such ranges takes half the code without: it is a [`SmallHeap`].
+/// that has only such ranges takes less than half the code without: it is a [`SmallHeap`].
 pub struct FixedHeap<L: RawMutex = SpinLock, const ARENAS: usize = 4, const SLABS: bool = true> {
     state: Lock<L, State<L, ARENAS, SLABS>>,
 }
 
-/// A [`FixedHeap`] in half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
+/// A [`FixedHeap`] in less than half the code, for ranges below 320 KiB, where it does the same. Longer ones it divides too, into larger
 /// granules, and looks through them at every request.
 ///
 /// ```
@@ -101,7 +104,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     const_unless_loom! {
         /// A heap without memory: it claims some later.
         pub const fn empty() -> Self {
-            FixedHeap { state: Lock::new(State::new(None)) }
+            FixedHeap { state: Lock::new(State::new()) }
         }
     }
 
@@ -110,11 +113,12 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         /// heap has it already, this one has no memory.
         pub const fn over<const BYTES: usize>(memory: &'static StaticMemory<BYTES>) -> Self {
             let memory: &'static Memory = memory.memory();
-            FixedHeap { state: Lock::new(State::new(Some(memory))) }
+            FixedHeap { state: Lock::new(State::over(memory)) }
         }
     }
 
-    /// Claims `len` bytes from `start` for good. Returns how many of them blocks can have; the tables take the rest.
+    /// Claims `len` bytes from `start` for good. Returns how many of them blocks can have; the tables take the rest. Where pointers have 32
+    /// bits the heap is locked while these are cleared.
     ///
     /// # Safety
     /// The range may be read and written for as long as the program runs, and nobody else uses it from now on. (A range
@@ -123,13 +127,11 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// # Errors
     /// [`NotClaimed`]; the heap is as it was.
     #[allow(unsafe_code)]
+    #[inline(always)]
     pub unsafe fn claim(&self, start: *mut u8, len: usize) -> Result<u64, NotClaimed> {
-        // Noted before anything is written: who claims a range twice finds its blocks unharmed.
-        let range = self.held().note_next(start as usize, len)?;
-        // SAFETY: 1. `note` has checked that it is no null pointer, does not wrap, and is at most `isize::MAX` long.
-        // 2. The caller gives the memory away for good. 3. It overlaps nothing that this heap holds.
-        let bytes = unsafe { core::slice::from_raw_parts_mut(start.cast::<MaybeUninit<u8>>(), len) };
-        self.divide(range, bytes)
+        // SAFETY: 1. The caller's promise, handed on.
+        let given = unsafe { Given::new(start, len) };
+        self.claim_given(given).map_err(|why| why.told(start as usize, len, ARENAS, SLABS))
     }
 
     /// Claims a static slice; as [`claim`](Self::claim), without its duties.
@@ -137,22 +139,28 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// # Errors
     /// As [`claim`](Self::claim).
     pub fn claim_slice(&self, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let range = self.held().note_next(bytes.as_ptr() as usize, bytes.len())?;
-        self.divide(range, bytes)
+        let (start, len) = (bytes.as_ptr() as usize, bytes.len());
+        self.claim_given(Given::of(bytes)).map_err(|why| why.told(start, len, ARENAS, SLABS))
+    }
+
+    /// Claims memory. It is not divided under the lock, since a large range takes a while; but where code is dear.
+    fn claim_given(&self, given: Given) -> Result<u64, Unclaimed> {
+        let mut state = self.held();
+        state.divide_memory();
+        if !COPIES {
+            return state.claim(given).map(|bytes| bytes as u64);
+        }
+        let number = state.note(given.range()?)?;
+        drop(state);
+        let mut arena = FixedArena::none();
+        let divided = given.bytes().and_then(|bytes| claim::divide(bytes, &mut arena));
+        self.held().settle(number, divided.map(|()| arena)).map(|bytes| bytes as u64)
     }
 
     /// The state, locked. Out of line: the paths of small blocks alone take the lock themselves.
     #[inline(never)]
     fn held(&self) -> Held<'_, L, State<L, ARENAS, SLABS>> {
         self.state.lock()
-    }
-
-    /// Divides a range that was noted. Not under the lock, since a large range takes a while.
-    fn divide(&self, range: state::Range, bytes: &'static mut [MaybeUninit<u8>]) -> Result<u64, NotClaimed> {
-        let mut arena = None;
-        let divided = claim::divide(bytes, &mut arena);
-        let bytes = self.held().settle(range, arena);
-        divided.map(|()| bytes as u64)
     }
 
     /// A block for `layout`. Zero bytes get a block too.
@@ -168,7 +176,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
 
     #[inline]
     fn take(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        self.take_at_hand(layout).or_else(|| self.take_anyhow(layout))
+        self.take_at_hand(layout).or_else(|| self.take_anyhow(self.held(), layout))
     }
 
     /// A block without asking anybody else. What is rare is called last, with the lock in hand.
@@ -195,15 +203,20 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// What can be done when no arena has a block.
     #[cold]
     #[inline(never)]
-    fn take_anyhow(&self, layout: Layout) -> Option<(NonNull<u8>, usize)> {
-        let asking = self.held().low_memory;
-        if let Some((call, ask)) = asking
-            && ask(self, call, layout)
-            && let Some(block) = self.held().allocate(layout)
-        {
-            return Some(block);
+    fn take_anyhow<'a>(
+        &'a self,
+        mut state: Held<'a, L, State<L, ARENAS, SLABS>>,
+        layout: Layout,
+    ) -> Option<(NonNull<u8>, usize)> {
+        if let Some((call, ask)) = state.low_memory {
+            drop(state);
+            let has_more = ask(self, call, layout);
+            state = self.held();
+            if has_more && let Some(block) = state.allocate(layout) {
+                return Some(block);
+            }
         }
-        self.held().failed();
+        state.failed();
         None
     }
 
@@ -247,16 +260,16 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
                     Self::give_last(state, chore);
                     Ok(())
                 }
-                None => Self::give_else(state, at, layout),
+                None => Self::give_else(state, at.as_ptr(), layout),
             };
         }
-        Self::give_else(self.held(), at, layout)
+        Self::give_else(self.held(), at.as_ptr(), layout)
     }
 
     #[inline(never)]
     fn give_else(
         mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
-        at: NonNull<u8>,
+        at: *mut u8,
         layout: Layout,
     ) -> Result<(), BadFree> {
         state.give_else(at, layout).ok_or_else(|| state.why(at, layout.size()))
@@ -277,7 +290,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     #[allow(unsafe_code)]
     pub unsafe fn free_unsized(&self, at: NonNull<u8>) -> Result<(), BadFree> {
         let mut state = self.held();
-        state.free_unsized(at).ok_or_else(|| state.why(at, 0))
+        state.free_unsized(at.as_ptr()).ok_or_else(|| state.why(at.as_ptr(), 0))
     }
 
     /// Makes the block at `at`, allocated with `old`, one of `new_bytes` where it stands. `false`: it stays as it is.
@@ -290,7 +303,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     #[allow(unsafe_code)]
     pub unsafe fn resize(&self, at: NonNull<u8>, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
         let mut state = self.held();
-        state.resize(at, old, new_bytes, false).ok_or_else(|| state.why(at, old.size()))
+        state.resize(at.as_ptr(), old, new_bytes, false).ok_or_else(|| state.why(at.as_ptr(), old.size()))
     }
 
     /// The bytes that the live block at `at` can use.
@@ -299,7 +312,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// [`BadFree`] when no live block starts there.
     pub fn usable_bytes(&self, at: NonNull<u8>) -> Result<u64, BadFree> {
         let mut state = self.held();
-        state.usable_bytes(at).ok_or_else(|| state.why(at, 0))
+        state.usable_bytes(at.as_ptr()).ok_or_else(|| state.why(at.as_ptr(), 0))
     }
 
     /// Sets what happens on a bad free through `GlobalAlloc` or `Allocator`.
@@ -315,8 +328,11 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// Tells the program of a bad free, as it has chosen.
     #[cold]
     fn misused(&self, at: *mut u8, bytes: usize, why: BadFree) {
-        let misuse = Misuse { addr: at as usize, bytes, why };
         let then = self.held().misused();
+        Self::tell(then, Misuse { addr: at as usize, bytes, why });
+    }
+
+    fn tell(then: OnMisuse, misuse: Misuse) {
         match then {
             OnMisuse::Stop => panic!("{misuse}"),
             OnMisuse::Hook(hook) => hook(misuse),

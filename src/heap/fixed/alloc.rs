@@ -5,7 +5,7 @@
 use super::call::without_unwinding;
 use super::state::State;
 use super::{COPIES, FixedHeap};
-use crate::error::BadFree;
+use crate::heap::misuse::Misuse;
 use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
@@ -19,26 +19,30 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     ///
     /// # Safety
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
-    unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout, global: bool) -> Option<NonNull<u8>> {
+    unsafe fn move_to(&self, at: *mut u8, old: Layout, new: Layout, global: bool) -> Option<NonNull<u8>> {
         let mut state = self.held();
         let Some(placed) = state.place(at, old, new) else {
             self.refused(state, at, old, global);
             return None;
         };
-        drop(state);
         let to = match placed {
-            Some(to) if to == at => return Some(at),
-            Some(to) => to,
-            None if global => NonNull::new(self.take_global_anyhow(new))?,
-            None => self.take_anyhow(new)?.0,
+            Some(to) => {
+                drop(state);
+                to
+            }
+            None if global => NonNull::new(self.take_global_anyhow(state, new))?,
+            None => self.take_anyhow(state, new)?.0,
         };
+        if to.as_ptr() == at {
+            return Some(to);
+        }
         // SAFETY: 1. The old block is live and has the bytes of `old`, the new one is the caller's and has those of `new`.
         // 2. Two live blocks lie apart.
-        unsafe { ptr::copy_nonoverlapping(at.as_ptr(), to.as_ptr(), old.size().min(new.size())) };
+        unsafe { ptr::copy_nonoverlapping(at, to.as_ptr(), old.size().min(new.size())) };
         // Nobody uses the old one any more.
         let mut state = self.held();
         let class = if COPIES { state.class_of(old) } else { None };
-        let distance = state.distance(at.as_ptr());
+        let distance = state.distance(at);
         match class.and_then(|class| state.give_near_slot(distance, class)) {
             Some(0) => {}
             Some(chore) => Self::give_last(state, chore),
@@ -57,16 +61,25 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     fn refused(
         &self,
         mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
-        at: NonNull<u8>,
+        at: *mut u8,
         layout: Layout,
         global: bool,
     ) {
-        let why = state.why(at, layout.size());
-        drop(state);
-        if global {
-            self.misused_quietly(at.as_ptr(), layout, why);
+        let misuse = Misuse { addr: at as usize, bytes: layout.size(), why: state.why(at, layout.size()) };
+        let then = if COPIES {
+            // Through the heap: it is an argument of the last call of `dealloc` then, and the size, which is another, not in the register
+            // that a shift takes.
+            drop(state);
+            self.held().misused()
         } else {
-            self.misused(at.as_ptr(), layout.size(), why);
+            let then = state.misused();
+            drop(state);
+            then
+        };
+        if global {
+            without_unwinding(&mut || Self::tell(then, misuse));
+        } else {
+            Self::tell(then, misuse);
         }
     }
 
@@ -76,7 +89,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: 1. The caller's promise, handed on.
-        let to = unsafe { self.move_to(at, old, new, false) }.ok_or(AllocError)?;
+        let to = unsafe { self.move_to(at.as_ptr(), old, new, false) }.ok_or(AllocError)?;
         Ok(NonNull::slice_from_raw_parts(to, new.size()))
     }
 
@@ -130,7 +143,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         Self::take_global_else(self.held(), layout, self)
     }
 
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     fn take_global_else(
         mut state: Held<'_, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
@@ -138,18 +151,19 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     ) -> *mut u8 {
         match state.allocate(layout) {
             Some((at, _)) => at.as_ptr(),
-            None => {
-                drop(state);
-                heap.take_global_anyhow(layout)
-            }
+            None => heap.take_global_anyhow(state, layout),
         }
     }
 
     #[cold]
     #[cfg_attr(not(panic = "abort"), inline(never))]
-    fn take_global_anyhow(&self, layout: Layout) -> *mut u8 {
-        let mut block = None;
-        without_unwinding(&mut || block = self.take_anyhow(layout));
+    fn take_global_anyhow<'a>(
+        &'a self,
+        state: Held<'a, L, State<L, ARENAS, SLABS>>,
+        layout: Layout,
+    ) -> *mut u8 {
+        let (mut block, mut state) = (None, Some(state));
+        without_unwinding(&mut || block = state.take().and_then(|state| self.take_anyhow(state, layout)));
         block.map_or(ptr::null_mut(), |(at, _)| at.as_ptr())
     }
 
@@ -177,7 +191,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     ) {
         // SAFETY: 1. `dealloc` has taken a layout apart.
         let layout = unsafe { Layout::from_size_align_unchecked(bytes, align) };
-        match NonNull::new(at).and_then(|at| state.give_span(at, layout)) {
+        match state.give_span(at, layout) {
             Some(()) => {}
             None => heap.give_global_else(state, at, layout),
         }
@@ -203,37 +217,11 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         self.give_global_else(self.held(), at, layout);
     }
 
-    #[inline(never)]
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
     fn give_global_else(&self, mut state: Held<'_, L, State<L, ARENAS, SLABS>>, at: *mut u8, layout: Layout) {
-        let Some(at) = NonNull::new(at) else {
-            drop(state);
-            return self.given_null(layout);
-        };
         if state.free(at, layout).is_none() {
             self.refused(state, at, layout, true);
         }
-    }
-
-    /// A block that is none, or a size that can be none's.
-    #[cold]
-    #[inline(never)]
-    fn not_moved(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
-        if at.is_null() && Layout::from_size_align(new_bytes, old.align()).is_ok() {
-            self.given_null(old);
-        }
-        ptr::null_mut()
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn given_null(&self, layout: Layout) {
-        self.misused_quietly(ptr::null_mut(), layout, BadFree::Foreign);
-    }
-
-    #[cold]
-    #[cfg_attr(not(panic = "abort"), inline(never))]
-    fn misused_quietly(&self, at: *mut u8, layout: Layout, why: BadFree) {
-        without_unwinding(&mut || self.misused(at, layout.size(), why));
     }
 }
 
@@ -274,14 +262,15 @@ unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> GlobalAlloc for
     }
 
     unsafe fn realloc(&self, at: *mut u8, old: Layout, new_bytes: usize) -> *mut u8 {
-        let (Some(old_at), Ok(new)) = (NonNull::new(at), Layout::from_size_align(new_bytes, old.align()))
-        else {
-            return self.not_moved(at, old, new_bytes);
-        };
+        if new_bytes > isize::MAX as usize - (old.align() - 1) {
+            return ptr::null_mut();
+        }
+        // SAFETY: 1. The alignment is a layout's. 2. Rounded up to it the size is an `isize`.
+        let new = unsafe { Layout::from_size_align_unchecked(new_bytes, old.align()) };
         if COPIES {
             let mut state = self.state.lock();
             // A slot's bytes are few: they are copied under the lock, since taking it twice costs more.
-            match state.take_for_slot(old_at, old, new) {
+            match state.take_for_slot(at, old, new) {
                 Some(None) => return at,
                 Some(Some((to, slot))) => {
                     // SAFETY: 1. The old block is live and has the bytes of `old`, the new one has those of `new`. 2. Two live blocks
@@ -297,7 +286,7 @@ unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> GlobalAlloc for
             }
         }
         // SAFETY: 1. The caller uses the old address no more unless it gets null.
-        unsafe { self.move_to(old_at, old, new, true) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+        unsafe { self.move_to(at, old, new, true) }.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 }
 

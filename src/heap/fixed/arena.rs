@@ -39,6 +39,8 @@ pub(super) enum Resized {
 pub(super) struct FixedArena<const SLABS: bool> {
     origin: Origin,
     granule_shift: u32,
+    /// The bytes of a granule: where code is dear these are a factor.
+    granule_bytes: u32,
     /// Slots were taken that are too large by up to a sixteenth, where memory was scarce: from then on they may be given back so.
     loose: bool,
     /// The class that may keep an empty slab, where only one may.
@@ -53,6 +55,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         FixedArena {
             origin: Origin::none(),
             granule_shift: 0,
+            granule_bytes: 0,
             loose: false,
             kept: 0,
             runs: Runs::none(),
@@ -60,11 +63,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         }
     }
 
-    /// Divides so many granules, counted as `plan` says, with their tables from `meta`. `None`: these find no room. It is
-    /// made where it is to stand.
+    /// Divides so many granules, counted as `plan` says, with their tables from `meta`: an arena that had no memory. `None`: the tables
+    /// find no room, and it has none.
     #[inline]
     pub(super) fn divide(
-        arena: &mut Option<FixedArena<SLABS>>,
+        &mut self,
         range: &'static mut [MaybeUninit<u8>],
         granules: u32,
         plan: Plan,
@@ -73,11 +76,13 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         let Plan { granule_shift, flat, asides, .. } = plan;
         let skew = ((range.as_ptr() as usize % MAX_ALIGN) >> granule_shift) as u32;
         let origin = Origin::before(range, (LOWEST as usize) << granule_shift);
-        let slabs = Slabs::new(&mut meta, plan)?;
-        let runs = Runs::new(&mut meta, granules, skew, flat, asides)?;
-        let arena = arena.insert(FixedArena { origin, granule_shift, loose: false, kept: 0, runs, slabs });
-        arena.runs.open();
-        Some(())
+        self.origin = origin;
+        self.granule_shift = granule_shift;
+        self.granule_bytes = 1 << granule_shift;
+        if SLABS {
+            self.slabs = Slabs::new(&mut meta, plan)?;
+        }
+        self.runs.open(&mut meta, granules, skew, flat, asides)
     }
 
     /// The bytes of tables for so many granules.
@@ -87,9 +92,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// Whether an address lies in the range, and where: so many bytes behind the origin.
     #[inline]
-    pub(super) fn offset(&self, at: NonNull<u8>) -> Option<usize> {
-        let at = self.origin.distance(at.as_ptr());
-        (at.wrapping_sub(self.lead()) < self.bytes()).then_some(at)
+    pub(super) fn offset(&self, at: *mut u8) -> Option<usize> {
+        let at = self.origin.distance(at);
+        let granule = (at >> self.granule_shift).wrapping_sub(LOWEST as usize);
+        (granule < self.runs.granules() as usize).then_some(at)
     }
 
     /// The bytes between the origin and the range.
@@ -100,7 +106,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     #[inline]
     fn bytes_of(&self, granules: u32) -> usize {
-        (granules as usize) << self.granule_shift
+        if COPIES {
+            (granules as usize) << self.granule_shift
+        } else {
+            granules as usize * self.granule_bytes as usize
+        }
     }
 
     /// All bytes that blocks can have.
@@ -201,8 +211,8 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// Gives a span back, if it is at a glance what it should be. Its bytes.
     #[inline(always)]
-    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<usize> {
-        let (at, granules) = (self.origin.distance(at.as_ptr()), plain_granules(layout));
+    pub(super) fn give_span(&mut self, at: *mut u8, layout: Layout) -> Option<usize> {
+        let (at, granules) = (self.origin.distance(at), plain_granules(layout));
         let start = at >> SLAB_GRANULE_SHIFT;
         let is_live = at.is_multiple_of(GRANULE) && self.runs.give_plainly(start, granules);
         is_live.then_some(granules << SLAB_GRANULE_SHIFT)
@@ -210,8 +220,8 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// The slot that a block is in, if it can be told at a glance that it is live and of the class of its layout.
     #[inline(always)]
-    pub(super) fn look(&self, at: NonNull<u8>, layout: Layout) -> Option<Seen> {
-        self.slabs.look(&self.runs, self.origin.distance(at.as_ptr()), self.class_of(layout)?)
+    pub(super) fn look(&self, at: *mut u8, layout: Layout) -> Option<Seen> {
+        self.slabs.look(&self.runs, self.origin.distance(at), self.class_of(layout)?)
     }
 
     /// Whether a slot serves for a layout.
@@ -248,7 +258,7 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn granules_for(&self, bytes: usize) -> u32 {
-        let granules = bytes.saturating_add((1 << self.granule_shift) - 1) >> self.granule_shift;
+        let granules = (bytes.saturating_sub(1) >> self.granule_shift) + 1;
         u32::try_from(granules).unwrap_or(u32::MAX).max(self.runs.least())
     }
 
@@ -281,6 +291,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             self.freed_if(chore);
             return Some(bytes);
         }
+        if !SLABS {
+            let (start, granules) = self.span_of(at, layout)?;
+            self.runs.free(start, granules);
+            return Some(self.bytes_of(granules));
+        }
         let held = self.held(at);
         self.is_for(&held, layout).then(|| self.free_held(&held))
     }
@@ -312,7 +327,9 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             What::Slot(slot) if SLABS => {
                 let given = self.class_of(layout);
                 given == Some(slot.class)
-                    || (self.loose && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
+                    || (COPIES
+                        && self.loose
+                        && given.is_some_and(|given| self.is_loose_fit(given, slot.class)))
                     || (self.slabs.has_stayed(&self.runs, slot) && layout.size() <= held.bytes)
             }
             What::Span { granules, .. } => granules == self.granules_for(layout.size()),
@@ -321,9 +338,11 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// The live block that starts at `at`, or what there is instead.
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn held(&self, at: usize) -> Held {
         let granule = (at >> self.granule_shift) as u32;
+        if !SLABS {
+            return self.held_flat(at, granule);
+        }
         // It lies in what starts last before it, or in nothing.
         let Some(start) = self.runs.start_of(granule as usize) else {
             return Held { bytes: 0, what: What::Free };
@@ -344,6 +363,20 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             end = start + granules;
         }
         Held { bytes, what: if granule >= end { What::Free } else { what } }
+    }
+
+    /// The same, without a search, in a heap without slabs.
+    fn held_flat(&self, at: usize, granule: u32) -> Held {
+        let (end, is_free) = self.runs.end_flat(granule);
+        let granules = end - granule;
+        let what = if is_free {
+            What::Free
+        } else if self.runs.is_start(granule) && self.bytes_of(granule) == at {
+            What::Span { start: granule, granules }
+        } else {
+            What::Inside
+        };
+        Held { bytes: self.bytes_of(granules), what }
     }
 
     /// Why what starts at `at` was refused, to be given back with so many bytes.
@@ -381,9 +414,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     ) -> Option<Resized> {
         let new_last = new_bytes.wrapping_sub(1) | (old.align() - 1);
         let new_class = if SLABS { self.slabs.class(new_last) } else { None };
-        let span = if COPIES { self.span_of(at, old) } else { None };
+        let span = if COPIES || !SLABS { self.span_of(at, old) } else { None };
         let (start, granules) = match span {
             Some(span) => span,
+            None if !SLABS => return None,
             None => {
                 let held = self.held(at);
                 if !self.is_for(&held, old) {
@@ -401,14 +435,20 @@ impl<const SLABS: bool> FixedArena<SLABS> {
             }
         };
         let wants = self.granules_for(new_bytes);
-        if wants > self.runs.granules()
-            || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
-            || (wants > granules && !self.runs.extend(start, granules, wants))
-        {
-            return Some(Resized::Move);
-        }
-        if wants < granules {
-            self.runs.cut(start, granules, wants);
+        if self.runs.is_flat() {
+            if !self.runs.resize_flat(start, granules, wants, may_move) {
+                return Some(Resized::Move);
+            }
+        } else {
+            if wants > self.runs.granules()
+                || (may_move && self.is_better_elsewhere(start, granules, wants, new_class))
+                || (wants > granules && !self.runs.extend(start, granules, wants))
+            {
+                return Some(Resized::Move);
+            }
+            if wants < granules {
+                self.runs.cut(start, granules, wants);
+            }
         }
         Some(Resized::Done { had: self.bytes_of(granules), has: self.bytes_of(wants) })
     }
@@ -421,16 +461,10 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when
-    /// free memory lies in short runs, for one that it fills better than what it would leave behind. In a flat range a run is short
-    /// below a sixteenth of the range, whatever else is free, and only a span that becomes shorter goes there.
+    /// free memory lies in short runs, for one that it fills better than what it would leave behind.
     fn is_better_elsewhere(&self, start: u32, granules: u32, wants: u32, new_class: Option<usize>) -> bool {
         if let Some(class) = new_class {
             return self.slabs.bytes(class) << 1 <= self.bytes_of(self.runs.least());
-        }
-        if self.runs.is_flat() {
-            let left = granules + self.runs.free_behind(start + granules);
-            let most = left.min(self.runs.granules() / 16);
-            return wants < granules && self.runs.would_cut(wants).is_some_and(|found| found < most);
         }
         if wants == granules || !self.runs.is_tight() {
             return false;

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::arena::FixedArena;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use crate::arena::{Borrowed, NoArena};
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -89,27 +89,86 @@ impl fmt::Display for NotClaimed {
 
 impl core::error::Error for NotClaimed {}
 
-/// Makes an arena over `bytes`, with its tables at their end, where it is to stand.
+/// A range of claimed memory; the one of none ends at 0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Range {
+    pub(super) const NONE: Range = Range { start: 0, end: 0 };
+
+    /// `len` bytes from `start`, which can be a slice.
+    pub(super) fn new(start: usize, len: usize) -> Result<Range, Unclaimed> {
+        match start.checked_add(len) {
+            Some(_) if len > MOST_BYTES => Err(Unclaimed::TooLarge),
+            Some(end) if start > 0 => Ok(Range { start, end }),
+            _ => Err(Unclaimed::NoRange),
+        }
+    }
+
+    pub(super) fn overlaps(self, other: Range) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// Why a range was not claimed, as the heap finds it. What is told of it is made where the program asks: most do not.
+#[derive(Clone, Copy)]
+pub(super) enum Unclaimed {
+    TooSmall,
+    NoRange,
+    TooLarge,
+    Overlaps(Range),
+    TooMany,
+}
+
+/// The most bytes that one range can have.
+pub(super) const MOST_BYTES: usize =
+    if plan::MOST_BYTES < isize::MAX as u64 { plan::MOST_BYTES as usize } else { isize::MAX as usize };
+
+impl Unclaimed {
+    /// Why `len` bytes from `start` were not claimed by a heap of so many arenas.
+    #[inline]
+    pub(super) fn told(self, start: usize, len: usize, arenas: usize, slabs: bool) -> NotClaimed {
+        let given_bytes = len as u64;
+        match self {
+            Unclaimed::TooSmall => {
+                let least = skipped(start, Plan::of(len, slabs)) + LEAST_BYTES;
+                NotClaimed::TooSmall { given_bytes, least_bytes: least as u64 }
+            }
+            Unclaimed::NoRange => NotClaimed::NoRange { start: start as u64, given_bytes },
+            Unclaimed::TooLarge => NotClaimed::TooLarge { given_bytes, most_bytes: MOST_BYTES as u64 },
+            Unclaimed::Overlaps(Range { start, end }) => {
+                NotClaimed::Overlaps { start: start as u64, claimed_bytes: (end - start) as u64 }
+            }
+            Unclaimed::TooMany => NotClaimed::TooMany { most: arenas },
+        }
+    }
+}
+
+/// The bytes of a range that starts at `start` before its first granule.
+fn skipped(start: usize, plan: Plan) -> usize {
+    start.wrapping_neg() & ((1 << plan.granule_shift) - 1)
+}
+
+/// Makes `arena`, which has no memory, one over `bytes`, with its tables at their end. `None`: there is no room for a single block.
 ///
 /// The blocks come first, so they are aligned as well as the memory itself is: a range that starts at a multiple of 4 KiB
 /// and is as long holds as many blocks aligned to that as can be.
-#[cfg_attr(not(target_pointer_width = "64"), inline(never))]
 pub(super) fn divide<const SLABS: bool>(
     bytes: &'static mut [MaybeUninit<u8>],
-    arena: &mut Option<FixedArena<SLABS>>,
-) -> Result<(), NotClaimed> {
-    let given = bytes.len();
-    let plan = Plan::of(given, SLABS);
-    let skip = (bytes.as_ptr() as usize).wrapping_neg() & ((1 << plan.granule_shift) - 1);
-    let bytes = bytes.get_mut(skip..).unwrap_or_default();
+    arena: &mut FixedArena<SLABS>,
+) -> Option<()> {
+    let plan = Plan::of(bytes.len(), SLABS);
+    let bytes = bytes.get_mut(skipped(bytes.as_ptr() as usize, plan)..)?;
     let granules = most::<SLABS>(bytes.len(), plan);
-    let parts = bytes.split_at_mut_checked(granules << plan.granule_shift);
-    let divided = parts.filter(|_| granules > 0).and_then(|(range, tables)| {
-        FixedArena::<SLABS>::divide(arena, range, granules as u32, plan, Borrowed::new(tables))
-    });
+    if granules == 0 {
+        return None;
+    }
+    let (range, tables) = bytes.split_at_mut_checked(granules << plan.granule_shift)?;
     // The tables find the room that was counted.
-    divided
-        .ok_or(NotClaimed::TooSmall { given_bytes: given as u64, least_bytes: (skip + LEAST_BYTES) as u64 })
+    arena.divide(range, granules as u32, plan, Borrowed::new(tables))
 }
 
 /// What the smallest arena needs, from its first granule on.
@@ -120,14 +179,16 @@ const LEAST_BYTES: usize = {
 
 /// The most granules that fit `len` bytes, which start with one, with the tables for them behind.
 fn most<const SLABS: bool>(len: usize, plan: Plan) -> usize {
-    let mut fit = 0;
-    let mut end = (len >> plan.granule_shift) + 1;
-    while fit + 1 < end {
-        let granules = fit + (end - fit) / 2;
-        let rest = len - (granules << plan.granule_shift);
+    let mut granules = len >> plan.granule_shift;
+    while granules > 0 {
         // Tables are aligned to what a granule is aligned to, so they need what they need and no more.
-        let fits = FixedArena::<SLABS>::table_bytes(granules as u32, plan) <= rest;
-        if fits { fit = granules } else { end = granules }
+        let tables = FixedArena::<SLABS>::table_bytes(granules as u32, plan);
+        let over = ((granules << plan.granule_shift) + tables).saturating_sub(len);
+        if over == 0 {
+            break;
+        }
+        // One granule less makes room for less than two. So nothing that fits is left out.
+        granules -= usize::max(over >> plan.granule_shift >> 1, 1);
     }
-    fit
+    granules
 }

@@ -2,8 +2,47 @@
 
 #![allow(unsafe_code)]
 
+use super::claim::{Range, Unclaimed};
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
+use core::slice;
+
+/// Memory that was given away for good, and is not touched yet.
+pub(super) struct Given {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Given {
+    /// `len` bytes from `start`.
+    ///
+    /// # Safety
+    /// They may be read and written for as long as the program runs, and nobody else uses them from now on, if there can be such bytes.
+    #[inline]
+    pub(super) unsafe fn new(start: *mut u8, len: usize) -> Given {
+        Given { start, len }
+    }
+
+    #[inline]
+    pub(super) fn of(bytes: &'static mut [MaybeUninit<u8>]) -> Given {
+        Given { start: bytes.as_mut_ptr().cast(), len: bytes.len() }
+    }
+
+    /// Where it lies.
+    #[inline]
+    pub(super) fn range(&self) -> Result<Range, Unclaimed> {
+        Range::new(self.start as usize, self.len)
+    }
+
+    /// The bytes, where there can be such.
+    #[inline]
+    pub(super) fn bytes(self) -> Option<&'static mut [MaybeUninit<u8>]> {
+        self.range().ok()?;
+        // SAFETY: 1. It starts at no null pointer, does not wrap, and is at most `isize::MAX` long. 2. Whoever made it gave it away for
+        // good.
+        Some(unsafe { slice::from_raw_parts_mut(self.start.cast(), self.len) })
+    }
+}
 
 /// The address of the granule that would have number 0. Nothing is read or written through it.
 pub(super) struct Origin(*mut u8);

@@ -41,16 +41,16 @@ impl Plan {
     /// fewer and smaller ones, of which one stays when it is empty, and nothing is set aside. A heap without `slabs` has larger granules
     /// there, so that they do not become more.
     pub(super) const fn of(len: usize, slabs: bool) -> Plan {
-        let mut granule_shift = match len >> 10 {
+        let granule_shift = match len >> 10 {
             0..16 => 3,
             16..128 => 4,
             128..320 => 5,
             _ => SLAB_GRANULE_SHIFT,
         };
         let flat = !slabs || granule_shift < SLAB_GRANULE_SHIFT;
-        while flat && len >> granule_shift > MOST_FLAT {
-            granule_shift += 1;
-        }
+        // Bits beyond those of the most granules.
+        let beyond = usize::BITS - (len.saturating_sub(1) / MOST_FLAT).leading_zeros();
+        let granule_shift = if flat && beyond > granule_shift { beyond } else { granule_shift };
         if len < 4 << 20 {
             Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }
         } else {

@@ -3,7 +3,8 @@
 //! 1. A bit for each granule says whether a live span starts there. With it a second free is refused, whatever else is known.
 //! 2. In all but small ranges the rest stands in the range's **shadow** (`runs/shadow.rs`), a byte for each granule: lengths at
 //!    both ends of a span, the links of free ones, the headers of slabs. Every step but the search is a few loads and stores.
-//! 3. A small range is **flat**: another bit for each granule says whether it is in use, and a best fit is one pass over these.
+//! 3. A small range is **flat**: another bit for each granule says whether use begins or ends there, and a best fit is one pass over
+//!    these. Between two live spans nothing does.
 //! 4. Granules are numbered from [`LOWEST`] on: 0 is no granule's number, and stands for nothing in lists of spans and of slabs.
 //! 5. Free spans merge at once, but for those that are set aside for the next request of their length (`runs/aside.rs`). The
 //!    shortest span that is asked for holds a header, the flat ranges' a granule.
@@ -12,32 +13,32 @@
 
 mod aside;
 mod bits;
+#[cfg_attr(not(target_pointer_width = "64"), path = "runs/tree.rs")]
 mod lists;
 pub(super) mod shadow;
+#[cfg(target_pointer_width = "64")]
 mod trees;
 
 use super::COPIES;
 use crate::arena::Borrowed;
 use crate::arena::index::fit::List;
 use bits::Bits;
-use lists::Row;
+use lists::Lists;
 use shadow::{LEAST, LOWEST, Shadow};
 
 /// The spans of a range.
 pub(super) struct Runs<const SLABS: bool> {
     /// Where live spans start; the end of the range counts as one.
     starts: Bits,
-    /// The granules in use, of a flat range.
-    used: Bits,
+    /// The granules that are in use where the one before is not, or the other way round, of a flat range.
+    edges: Bits,
     pub(super) shadow: Shadow,
-    rows: &'static mut [Row],
-    /// One bit for each row that is not empty.
-    filled: u32,
+    lists: Lists,
     /// The last span that was set aside of each length (`runs/aside.rs`).
     aside: &'static mut [u32],
     /// How many more may be set aside.
     room: u32,
-    /// The least that `filled` is where a free span is about half of the range.
+    /// The least that the rows that are not empty are where a free span is about half of the range.
     plenty: u32,
     /// The length whose turn it is to be merged where there is no plenty.
     turn: usize,
@@ -53,69 +54,61 @@ pub(super) struct Runs<const SLABS: bool> {
 }
 
 impl<const SLABS: bool> Runs<SLABS> {
-    /// The rows for a range of so many granules.
-    const fn rows(granules: u32, flat: bool) -> usize {
-        if flat { 0 } else { List::of(granules).row() + 1 }
-    }
-
     /// The bytes of the tables, where so many lengths are set aside.
     pub(super) const fn table_bytes(granules: u32, flat: bool, asides: usize) -> usize {
         let bits = Bits::bytes_upto(LOWEST + granules);
-        let rest = if flat { bits } else { Shadow::len_for(granules) };
-        bits + rest + Self::rows(granules, flat) * size_of::<Row>() + asides * size_of::<u32>()
+        let rest = if flat { bits } else { Shadow::len_for(granules) + Lists::table_bytes(granules) };
+        bits + rest + asides * size_of::<u32>()
     }
 
-    /// The spans of a free range, of which so many lengths are set aside: [`open`](Self::open) follows. `None`: the tables find no
-    /// room.
+    /// Makes the spans of no range those of a free one, of which so many lengths are set aside. `None`: the tables find no room, and
+    /// there is no range.
     #[inline]
-    pub(super) fn new(
+    pub(super) fn open(
+        &mut self,
         meta: &mut Borrowed<'static>,
         granules: u32,
         skew: u32,
         flat: bool,
         asides: usize,
-    ) -> Option<Self> {
-        let bits = Bits::bytes_upto(LOWEST + granules);
-        Some(Runs {
-            starts: Bits::new(meta.find_table(bits)?),
-            used: Bits::new(meta.find_table(if flat { bits } else { 0 })?),
-            rows: meta.find_table(Self::rows(granules, flat))?,
-            aside: if asides == 0 { &mut [] } else { meta.find_table(asides)? },
-            shadow: Shadow::new(meta.find_table(if flat { 0 } else { Shadow::len_for(granules) })?),
-            room: aside::MOST,
-            filled: 0,
-            plenty: if COPIES { 1 << List::of(granules - granules / 4).row() } else { 0 },
-            turn: 0,
-            end: LOWEST + granules,
-            skew: skew.wrapping_sub(LOWEST),
-            flat,
-            high: LOWEST,
-            bound: granules,
-        })
-    }
-
-    /// Makes one free span of all granules.
-    #[inline]
-    pub(super) fn open(&mut self) {
-        let end = self.end;
-        self.starts.set(end as usize);
-        if self.is_flat() {
-            self.used.flip(end..self.used.len());
+    ) -> Option<()> {
+        let end = LOWEST + granules;
+        let bits = Bits::bytes_upto(end);
+        self.starts = Bits::new(meta.find_table(bits)?);
+        if SLABS && !flat {
+            self.lists = Lists::new(meta, granules)?;
+            if asides > 0 {
+                self.aside = meta.find_table(asides)?;
+            }
+            self.shadow = Shadow::new(meta.find_table(Shadow::len_for(granules))?);
+            self.flat = false;
         } else {
-            self.insert(LOWEST, self.granules());
+            self.edges = Bits::new(meta.find_table(bits)?);
         }
+        if COPIES {
+            self.plenty = 1 << List::of(granules - granules / 4).row();
+        }
+        self.skew = skew.wrapping_sub(LOWEST);
+        self.bound = granules;
+        self.end = end;
+        if self.is_flat() {
+            self.turn(end, LOWEST);
+        } else {
+            self.starts.flip(end as usize);
+            self.insert(LOWEST, granules);
+        }
+        Some(())
     }
 
     /// No spans, in a range of nothing.
     pub(super) const fn none() -> Self {
         Runs {
             starts: Bits::new(&mut []),
-            used: Bits::new(&mut []),
+            edges: Bits::new(&mut []),
             shadow: Shadow::new(&mut []),
-            rows: &mut [],
-            filled: 0,
+            lists: Lists::none(),
             aside: &mut [],
-            room: 0,
+            room: aside::MOST,
             plenty: 0,
             turn: 0,
             end: LOWEST,
@@ -135,9 +128,8 @@ impl<const SLABS: bool> Runs<SLABS> {
 
     /// Takes a run of `granules` granules at a multiple of `align`, a power of two: where it starts.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take(&mut self, granules: u32, align: u32) -> Option<u32> {
-        if granules > self.bound {
+        if COPIES && granules > self.bound {
             return None;
         }
         let mut place = if self.is_flat() {
@@ -148,15 +140,15 @@ impl<const SLABS: bool> Runs<SLABS> {
             self.fit_aligned(granules, align)
         };
         if place == 0 {
-            if align == 1 {
+            if COPIES && align == 1 {
                 self.bound = granules - 1;
             }
             return None;
         }
         if !self.is_flat() {
             place = self.occupy(place, self.aligned(place, align), granules);
+            self.starts.flip(place as usize);
         }
-        self.starts.set(place as usize);
         self.high = self.high.max(place + granules);
         Some(place)
     }
@@ -173,14 +165,13 @@ impl<const SLABS: bool> Runs<SLABS> {
             return None;
         }
         let start = self.occupy(place, place, granules);
-        self.starts.set(start as usize);
+        self.starts.flip(start as usize);
         self.high = self.high.max(start + granules);
         Some(start)
     }
 
     /// Makes a part of the free span at `place` live, from `at` on. Returns `at`.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn occupy(&mut self, place: u32, at: u32, granules: u32) -> u32 {
         let has = self.shadow.listed(place);
         self.unlist(place, has);
@@ -199,9 +190,18 @@ impl<const SLABS: bool> Runs<SLABS> {
     fn take_flat(&mut self, granules: u32, align: u32) -> u32 {
         let (place, _) = self.fit_flat(granules, align);
         if place != 0 {
-            self.used.flip(place..place + granules);
+            self.turn(place, place + granules);
         }
         place
+    }
+
+    /// A live span of a flat range begins at a granule, or is free from there on, that the other one is the end of.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn turn(&mut self, start: u32, end: u32) {
+        self.starts.flip(start as usize);
+        self.edges.flip(start as usize);
+        self.edges.flip(end as usize);
     }
 
     /// The best fit of a flat range: the place where it starts, 0 where there is none; and by how much the free run that it is in is
@@ -209,15 +209,9 @@ impl<const SLABS: bool> Runs<SLABS> {
     #[inline(never)]
     fn fit_flat(&self, granules: u32, align: u32) -> (u32, u32) {
         // By far more than any is too long where it is too short.
-        let (mut best, mut least, mut end) = (0, 1 << 31, LOWEST);
-        loop {
-            let start;
-            (start, end) = self.free_flat(end);
-            let has = end - start;
-            if has == 0 {
-                break;
-            }
-            let over = has.wrapping_sub(granules);
+        let (mut best, mut least, mut end) = (0, 1 << 31, 0);
+        while let Some(start) = self.free_flat(&mut end) {
+            let over = (end - start).wrapping_sub(granules);
             if over < least {
                 let place = self.aligned(start, align);
                 if place + granules <= end {
@@ -231,31 +225,35 @@ impl<const SLABS: bool> Runs<SLABS> {
         (best, least)
     }
 
-    /// The first free run of a flat range from a granule on: where it starts and ends; twice the same where there is none.
-    #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn free_flat(&self, from: u32) -> (u32, u32) {
-        let start = self.used.next(from, !0, self.end);
-        // Beyond the last granule everything counts as used; a range that fills its last word has nothing there.
-        (start, self.used.next(start, 0, self.end))
+    /// The next free run of a flat range behind one that ends at `end`, or from the start: where it starts. It ends at `end` then. (Where
+    /// there is no range, there is no bit either.)
+    #[inline]
+    fn free_flat(&self, end: &mut u32) -> Option<u32> {
+        let start = self.edges.next(*end + 1);
+        *end = self.edges.next(start + 1);
+        (*end <= self.end).then_some(start)
     }
 
-    /// The granules of the span that starts at a granule of a flat range.
-    #[inline(never)]
-    fn length_flat(&self, start: u32) -> u32 {
-        let end = self.starts.next(start + 1, 0, self.end);
-        self.used.next(start, !0, end).min(end) - start
+    /// Where the span of a flat range ends that holds a granule, and whether that one is free.
+    pub(super) fn end_flat(&self, granule: u32) -> (u32, bool) {
+        let (start, edge) = (self.starts.next(granule + 1), self.edges.next(granule + 1));
+        // Where what is free ends, something live starts, and use begins.
+        (start.min(edge), start == edge)
+    }
+
+    /// Whether something live starts at a granule.
+    pub(super) fn is_start(&self, granule: u32) -> bool {
+        self.starts.is_set(granule as usize)
     }
 
     /// The granules of the live span that starts at a granule, if one does that is no slab.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
         if start >= self.end || !self.starts.is_set(start as usize) {
             return None;
         }
         if self.is_flat() {
-            return Some(self.length_flat(start));
+            return Some(self.end_flat(start).0 - start);
         }
         let granules = self.shadow.live(start);
         (granules < self.end).then_some(granules)
@@ -269,7 +267,7 @@ impl<const SLABS: bool> Runs<SLABS> {
         }
         let is_live = self.starts.is_set(start) && self.shadow.live(start as u32) as usize == granules;
         if is_live {
-            self.starts.clear(start);
+            self.starts.flip(start);
             self.merge(start as u32, granules as u32);
             self.drain();
         }
@@ -278,17 +276,20 @@ impl<const SLABS: bool> Runs<SLABS> {
 
     /// A live span, or a slab, is free.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&mut self, start: u32, granules: u32) {
-        self.starts.clear(start as usize);
+        if !COPIES && self.is_flat() {
+            return self.turn(start, start + granules);
+        }
+        self.starts.flip(start as usize);
         self.free_rest(start, granules);
     }
 
-    /// Granules at the end of a live span, or all of it, are free.
+    /// What else there is to be done for it.
     fn free_rest(&mut self, start: u32, granules: u32) {
-        if self.is_flat() {
-            self.bound = self.granules();
-            self.used.flip(start..start + granules);
+        if COPIES && self.is_flat() {
+            self.all_may_fit();
+            self.edges.flip(start as usize);
+            self.edges.flip((start + granules) as usize);
         } else {
             self.merge(start, granules);
         }
@@ -320,43 +321,58 @@ impl<const SLABS: bool> Runs<SLABS> {
         if self.starts.is_set(end as usize) { 0 } else { self.shadow.free(end) }
     }
 
-    /// The free granules of a flat range from one on.
-    pub(super) fn free_behind(&self, end: u32) -> u32 {
-        self.used.next(end, 0, self.end) - end
+    /// Makes a live span of a flat range one of another length where it stands. `false`: it cannot be, or, if it becomes shorter and
+    /// `may_move`, there is a better place: a free run that is shorter than what it would leave behind, and than a sixteenth of the range.
+    pub(super) fn resize_flat(&mut self, start: u32, granules: u32, to: u32, may_move: bool) -> bool {
+        let end = start + granules;
+        let room = self.starts.next(end) - start;
+        if to > room {
+            return false;
+        }
+        if may_move && to < granules {
+            let most = room.min(self.granules() / 16);
+            if self.would_cut(to).is_some_and(|found| found < most) {
+                return false;
+            }
+        }
+        self.edges.flip(end as usize);
+        self.edges.flip((start + to) as usize);
+        self.high = self.high.max(start + to);
+        self.all_may_fit();
+        true
     }
 
-    /// Lengthens a live span, if the granules behind it are free.
+    /// Something became free: no length is known any more of which there is nothing.
+    #[inline]
+    fn all_may_fit(&mut self) {
+        if COPIES {
+            self.bound = self.granules();
+        }
+    }
+
+    /// Lengthens a live span, if the granules behind it are free, in a range that is not flat.
     pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
         if to > self.end - start {
             return false;
         }
         let (end, more) = (start + granules, to - granules);
-        if self.is_flat() {
-            if self.free_behind(end) < more {
-                return false;
-            }
-            self.used.flip(end..start + to);
-        } else {
-            let behind = self.free_at(end);
-            if behind < more {
-                return false;
-            }
-            self.remove(end, behind);
-            if behind > more {
-                self.insert(end + more, behind - more);
-            }
-            self.shadow.set_live(start, to);
+        let behind = self.free_at(end);
+        if behind < more {
+            return false;
         }
+        self.remove(end, behind);
+        if behind > more {
+            self.insert(end + more, behind - more);
+        }
+        self.shadow.set_live(start, to);
         self.high = self.high.max(start + to);
         true
     }
 
-    /// Shortens a live span to at least the shortest there is.
+    /// Shortens a live span to at least the shortest there is, in a range that is not flat.
     pub(super) fn cut(&mut self, start: u32, granules: u32, to: u32) {
-        if !self.is_flat() {
-            self.shadow.set_live(start, to);
-        }
-        self.free_rest(start + to, granules - to);
+        self.shadow.set_live(start, to);
+        self.merge(start + to, granules - to);
     }
 
     /// The granules of the free span that a request of so many would be cut from, if there is one.
@@ -385,12 +401,12 @@ impl<const SLABS: bool> Runs<SLABS> {
 
     /// The first live span, or slab, that starts from a granule on.
     pub(super) fn next_live(&self, granule: u32) -> Option<u32> {
-        let mut start = self.starts.next(granule, 0, self.end);
+        let mut start = self.starts.next(granule);
         while COPIES
             && !self.is_flat()
             && let Some(granules) = self.shadow.aside(start)
         {
-            start = self.starts.next(start + granules, 0, self.end);
+            start = self.starts.next(start + granules);
         }
         (start < self.end).then_some(start)
     }
@@ -423,15 +439,11 @@ impl<const SLABS: bool> Runs<SLABS> {
         if !self.is_flat() {
             return self.longest_listed();
         }
-        let (mut longest, mut end) = (0, LOWEST);
-        loop {
-            let start;
-            (start, end) = self.free_flat(end);
-            if start == end {
-                return longest;
-            }
+        let (mut longest, mut end) = (0, 0);
+        while let Some(start) = self.free_flat(&mut end) {
             longest = longest.max(end - start);
         }
+        longest
     }
 }
 

@@ -202,7 +202,6 @@ impl<const SLABS: bool> Slabs<SLABS> {
 
     /// Takes a slot of a class, if the first slab has one. Where it starts, in bytes, and its length.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn take_in(&self, runs: &mut Runs<SLABS>, class: usize) -> Option<(usize, usize)> {
         let cut = self.cuts.get(class)?;
         // Where it has no slab, this is a header of zeros.

@@ -4,9 +4,9 @@
 
 use super::arena::{FixedArena, Resized};
 use super::call::LowMemory;
-use super::claim::{self, NotClaimed};
+use super::claim::{self, Range, Unclaimed};
 use super::memory::{self, Memory};
-use super::plan::MOST_BYTES;
+use super::origin::Given;
 use super::slabs::{Chore, Seen};
 use super::{COPIES, FixedHeap};
 use crate::arena::{LiveSpan, Stats};
@@ -18,38 +18,9 @@ use core::mem;
 use core::ptr::{self, NonNull};
 use lock_api::RawMutex;
 
-/// A range of claimed memory; the one of none ends at 0.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
-    start: usize,
-    end: usize,
-}
-
-impl Range {
-    const NONE: Range = Range { start: 0, end: 0 };
-
-    /// `len` bytes from `start`, which can be a slice.
-    fn new(start: usize, len: usize) -> Result<Range, NotClaimed> {
-        let given_bytes = len as u64;
-        match start.checked_add(len) {
-            Some(_) if given_bytes > MOST_BYTES.min(isize::MAX as u64) => {
-                Err(NotClaimed::TooLarge { given_bytes, most_bytes: MOST_BYTES.min(isize::MAX as u64) })
-            }
-            Some(end) if start > 0 => Ok(Range { start, end }),
-            _ => Err(NotClaimed::NoRange { start: start as u64, given_bytes }),
-        }
-    }
-
-    fn overlaps(self, other: Range) -> bool {
-        self.start < other.end && other.start < self.end
-    }
-}
-
-/// Everything behind the lock.
+/// Everything behind the lock. Where code is dear in this order: what stands near the start is reached by shorter instructions.
+#[cfg_attr(not(target_pointer_width = "64"), repr(C))]
 pub(super) struct State<L: RawMutex, const ARENAS: usize, const SLABS: bool> {
-    /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
-    arenas: [FixedArena<SLABS>; ARENAS],
-    ranges: [Range; ARENAS],
     peak_in_use_bytes: usize,
     /// By how much less is in use now.
     below_peak_bytes: usize,
@@ -57,19 +28,31 @@ pub(super) struct State<L: RawMutex, const ARENAS: usize, const SLABS: bool> {
     frees: u64,
     failures: u64,
     /// The static array that is to be claimed at the first request.
-    unclaimed: Option<&'static Memory>,
+    unclaimed: Option<Claiming<L, ARENAS, SLABS>>,
     pub(super) bad_frees: u64,
     pub(super) misuse: OnMisuse,
     pub(super) low_memory: Option<Asking<L, ARENAS, SLABS>>,
     low_memory_runs: bool,
+    /// The ranges that were claimed, each divided, or about to be: then it is noted only, and its arena has no memory.
+    arenas: [FixedArena<SLABS>; ARENAS],
+    ranges: [Range; ARENAS],
 }
 
 /// Who asks the program for memory: a function that is part of a program only if it sets one for low memory.
 pub(super) type Asking<L, const ARENAS: usize, const SLABS: bool> =
     (LowMemory, fn(&FixedHeap<L, ARENAS, SLABS>, LowMemory, Layout) -> bool);
 
+/// Who claims a static array: a function that is part of a program only if it has a heap over one.
+type Claiming<L, const ARENAS: usize, const SLABS: bool> =
+    (&'static Memory, fn(&mut State<L, ARENAS, SLABS>, &'static Memory) -> bool);
+
 impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS> {
-    pub(super) const fn new(unclaimed: Option<&'static Memory>) -> Self {
+    /// A heap over a static array.
+    pub(super) const fn over(memory: &'static Memory) -> Self {
+        State { unclaimed: Some((memory, Self::claim_memory)), ..Self::new() }
+    }
+
+    pub(super) const fn new() -> Self {
         State {
             arenas: [const { FixedArena::none() }; ARENAS],
             ranges: [Range::NONE; ARENAS],
@@ -78,7 +61,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
             allocations: 0,
             frees: 0,
             failures: 0,
-            unclaimed,
+            unclaimed: None,
             bad_frees: 0,
             misuse: OnMisuse::Stop,
             low_memory: None,
@@ -86,66 +69,78 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
         }
     }
 
-    /// Divides the static array that the heap was made over; `None` where there is none, or none any more.
+    /// Divides the static array that the heap was made over. `false`: there is none, or none any more.
+    pub(super) fn divide_memory(&mut self) -> bool {
+        self.unclaimed.take().is_some_and(|(memory, claim)| claim(self, memory))
+    }
+
     #[cold]
-    #[inline(never)]
-    fn divide_memory(&mut self) -> Option<()> {
-        let bytes = self.unclaimed.take().and_then(memory::take)?;
+    fn claim_memory(&mut self, memory: &'static Memory) -> bool {
         // What cannot be divided is no memory, as if there were none: the request fails, and the numbers say why.
-        let range = self.note(bytes.as_ptr() as usize, bytes.len()).ok()?;
-        let mut arena = None;
-        let divided = claim::divide(bytes, &mut arena);
-        self.settle(range, arena);
-        divided.ok()
+        let Some(bytes) = memory::take(memory) else { return false };
+        self.claim(Given::of(bytes)).is_ok()
     }
 
-    /// As `note`; the static array comes before.
-    pub(super) fn note_next(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
-        self.divide_memory();
-        self.note(start, len)
-    }
-
-    /// Takes note of `len` bytes from `start`, which can be a slice and overlap no other range: [`settle`](Self::settle) follows.
-    #[inline(never)]
-    fn note(&mut self, start: usize, len: usize) -> Result<Range, NotClaimed> {
-        let range = Range::new(start, len)?;
-        let mut free = None;
-        for noted in &mut self.ranges {
+    /// Takes note of a range that overlaps no other; its number. [`settle`](Self::settle) follows.
+    #[inline]
+    pub(super) fn note(&mut self, range: Range) -> Result<usize, Unclaimed> {
+        let mut number = Err(Unclaimed::TooMany);
+        // The first that is free has the last word.
+        for (at, noted) in self.ranges.iter().enumerate().rev() {
             if noted.overlaps(range) {
-                let Range { start, end } = *noted;
-                return Err(NotClaimed::Overlaps {
-                    start: start as u64,
-                    claimed_bytes: (end - start) as u64,
-                });
+                return Err(Unclaimed::Overlaps(*noted));
             }
-            if *noted == Range::NONE {
-                free.get_or_insert(noted);
+            if noted.end == 0 {
+                number = Ok(at);
             }
         }
-        *free.ok_or(NotClaimed::TooMany { most: ARENAS })? = range;
-        Ok(range)
+        if let Some(noted) = self.ranges.get_mut(number?) {
+            *noted = range;
+        }
+        number
     }
 
-    /// Makes a range that was noted part of the heap, or forgets it. The bytes that blocks can have of it.
-    #[inline(never)]
-    pub(super) fn settle(&mut self, range: Range, divided: Option<FixedArena<SLABS>>) -> usize {
-        for (arena, noted) in self.arenas.iter_mut().zip(&mut self.ranges) {
-            if *noted == range {
-                let Some(divided) = divided else {
-                    *noted = Range::NONE;
-                    break;
-                };
+    /// Claims and divides memory at once. The bytes that blocks can have of it.
+    pub(super) fn claim(&mut self, given: Given) -> Result<usize, Unclaimed> {
+        // Noted before anything is written: who claims a range twice finds its blocks unharmed.
+        let number = self.note(given.range()?)?;
+        if let (Some(arena), Some(bytes)) = (self.arenas.get_mut(number), given.bytes())
+            && claim::divide(bytes, arena).is_some()
+        {
+            return Ok(arena.bytes());
+        }
+        self.forget(number);
+        Err(Unclaimed::TooSmall)
+    }
+
+    /// Makes the range of a number, which was divided elsewhere, part of the heap, or forgets it. The bytes that blocks can have of it.
+    pub(super) fn settle(
+        &mut self,
+        number: usize,
+        divided: Option<FixedArena<SLABS>>,
+    ) -> Result<usize, Unclaimed> {
+        match (self.arenas.get_mut(number), divided) {
+            (Some(arena), Some(divided)) => {
                 *arena = divided;
-                return arena.bytes();
+                Ok(arena.bytes())
+            }
+            _ => {
+                self.forget(number);
+                Err(Unclaimed::TooSmall)
             }
         }
-        0
+    }
+
+    fn forget(&mut self, number: usize) {
+        if let Some(noted) = self.ranges.get_mut(number) {
+            *noted = Range::NONE;
+        }
     }
 
     /// The arena that has an address, and where in it that is.
     #[cfg_attr(target_pointer_width = "64", inline)]
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    fn arena_of(&mut self, at: NonNull<u8>) -> Option<(&mut FixedArena<SLABS>, usize)> {
+    fn arena_of(&mut self, at: *mut u8) -> Option<(&mut FixedArena<SLABS>, usize)> {
         for arena in &mut self.arenas {
             if let Some(at) = arena.offset(at) {
                 return Some((arena, at));
@@ -156,8 +151,8 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
 
     /// Why a block was refused that was to be given back with so many bytes.
     #[cold]
-    #[inline(never)]
-    pub(super) fn why(&mut self, at: NonNull<u8>, given_bytes: usize) -> BadFree {
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
+    pub(super) fn why(&mut self, at: *mut u8, given_bytes: usize) -> BadFree {
         match self.arena_of(at) {
             Some((arena, at)) => arena.why(at, given_bytes),
             None => BadFree::Foreign,
@@ -247,7 +242,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
 
     /// Gives a span of the first arena back, if it is at a glance what it should be.
     #[inline(always)]
-    pub(super) fn give_span(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+    pub(super) fn give_span(&mut self, at: *mut u8, layout: Layout) -> Option<()> {
         if !COPIES {
             return None;
         }
@@ -258,8 +253,8 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
 
     /// Gives a block back that is no slot at hand. `None`: as for [`free`](Self::free).
     #[inline(always)]
-    pub(super) fn give_else(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
-        self.set_aside(at.as_ptr(), layout.size())
+    pub(super) fn give_else(&mut self, at: *mut u8, layout: Layout) -> Option<()> {
+        self.set_aside(at, layout.size())
             .or_else(|| self.give_span(at, layout))
             .or_else(|| self.free(at, layout))
     }
@@ -269,7 +264,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
     #[inline(always)]
     pub(super) fn take_for_slot(
         &mut self,
-        at: NonNull<u8>,
+        at: *mut u8,
         old: Layout,
         new: Layout,
     ) -> Option<Option<(*mut u8, Seen)>> {
@@ -341,20 +336,22 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
                     return Some((addr, bytes));
                 }
             }
-            self.divide_memory()?;
+            if !self.divide_memory() {
+                return None;
+            }
         }
     }
 
     /// Gives a block back. `None`: [`why`](Self::why) says what is wrong with it, here as below.
     #[inline(never)]
-    pub(super) fn free(&mut self, at: NonNull<u8>, layout: Layout) -> Option<()> {
+    pub(super) fn free(&mut self, at: *mut u8, layout: Layout) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free(at, layout)?;
         self.freed(bytes);
         Some(())
     }
 
-    pub(super) fn free_unsized(&mut self, at: NonNull<u8>) -> Option<()> {
+    pub(super) fn free_unsized(&mut self, at: *mut u8) -> Option<()> {
         let (arena, at) = self.arena_of(at)?;
         let bytes = arena.free_unsized(at)?;
         self.freed(bytes);
@@ -365,7 +362,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
     #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn resize(
         &mut self,
-        at: NonNull<u8>,
+        at: *mut u8,
         old: Layout,
         new_bytes: usize,
         may_move: bool,
@@ -381,14 +378,12 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
 
     /// A block for what the one at `at` holds, which is to have layout `new`: itself, if it is resized and that is its alignment too, or
     /// another. `Some(None)`: there is none.
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn place(&mut self, at: NonNull<u8>, old: Layout, new: Layout) -> Option<Option<NonNull<u8>>> {
-        let is_aligned = (at.as_ptr() as usize).is_multiple_of(new.align());
-        let may_stay = is_aligned && old.align() == new.align();
+    pub(super) fn place(&mut self, at: *mut u8, old: Layout, new: Layout) -> Option<Option<NonNull<u8>>> {
+        let may_stay = old.align() == new.align();
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };
         if self.resize(at, old, bytes, may_stay)? && may_stay {
-            return Some(Some(at));
+            return Some(NonNull::new(at));
         }
         if COPIES {
             let at_hand = self.take_at_hand(new).and_then(|block| NonNull::new(block.0));
@@ -400,15 +395,16 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
             return Some(Some(to));
         }
         // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        let is_aligned = may_stay || at as usize & (new.align() - 1) == 0;
         let stays = is_aligned && new.size() <= old.size();
         if stays && !(self.resize(at, old, new.size(), false)? && may_stay) {
             let (arena, at) = self.arena_of(at)?;
             arena.stay(at);
         }
-        Some(stays.then_some(at))
+        Some(if stays { NonNull::new(at) } else { None })
     }
 
-    pub(super) fn usable_bytes(&mut self, at: NonNull<u8>) -> Option<u64> {
+    pub(super) fn usable_bytes(&mut self, at: *mut u8) -> Option<u64> {
         let (arena, at) = self.arena_of(at)?;
         arena.usable_bytes(at).map(|bytes| bytes as u64)
     }

@@ -26,6 +26,8 @@ const PREV: usize = 2;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct List(u32);
 
+// A fixed heap where code is dear has a tree in their place.
+#[cfg_attr(not(target_pointer_width = "64"), allow(dead_code))]
 impl List {
     /// The list of free spans of `length` granules.
     #[cfg_attr(target_pointer_width = "64", inline)]

@@ -32,7 +32,6 @@ impl<const SLABS: bool> FixedArena<SLABS> {
 
     /// Takes the first slab off its list. The next one, which is the first now; 0 where there is none.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn unlist_first(&mut self, class: usize, first: u32) -> u32 {
         let next = self.unlist(first);
         self.set_first(class, next);
@@ -185,7 +184,6 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     fn close(&mut self, class: usize, place: u32) {
         if let Some(cut) = self.slabs.cuts.get(class) {
             self.runs.free(place, cut[GRANULES]);

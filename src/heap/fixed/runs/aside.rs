@@ -38,7 +38,7 @@ impl<const SLABS: bool> Runs<SLABS> {
         let Some(last) = self.aside.get_mut(length) else { return false };
         let Some(header) = self.shadow.find_mut(start) else { return false };
         if self.room == 0
-            || self.filled < self.plenty
+            || self.lists.filled() < self.plenty
             || !shadow::is_live(header, LEAST + length as u32)
             || !self.starts.is_set(start)
         {
@@ -53,7 +53,7 @@ impl<const SLABS: bool> Runs<SLABS> {
     /// Whether about half of the range lies free in one run.
     #[inline(always)]
     pub(in super::super) fn has_plenty(&self) -> bool {
-        self.filled >= self.plenty
+        self.lists.filled() >= self.plenty
     }
 
     /// One step towards nothing set aside.

@@ -7,7 +7,6 @@
 
 use super::super::COPIES;
 use core::mem::size_of;
-use core::ops::Range;
 
 /// Bits of a word.
 const WIDE: u32 = usize::BITS;
@@ -30,11 +29,6 @@ impl Bits {
         Bits(bytes)
     }
 
-    /// All bits.
-    pub(super) fn len(&self) -> u32 {
-        (self.0.len() - LEAD) as u32 * 8
-    }
-
     /// The byte of a bit, if there is one, and which bit of it.
     #[inline(always)]
     fn byte_mut(&mut self, at: usize) -> Option<(&mut u8, u32)> {
@@ -47,19 +41,12 @@ impl Bits {
         self.0.get(at / 8 + LEAD).is_some_and(|byte| u32::from(*byte) >> (!at % 8) & 1 != 0)
     }
 
-    /// Sets a bit, if there is one.
-    #[inline]
-    pub(super) fn set(&mut self, at: usize) {
+    /// Turns a bit over, if there is one.
+    #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    pub(super) fn flip(&mut self, at: usize) {
         if let Some((byte, bit)) = self.byte_mut(at) {
-            *byte = (u32::from(*byte) | 1 << bit) as u8;
-        }
-    }
-
-    /// Clears a bit, if there is one.
-    #[inline]
-    pub(super) fn clear(&mut self, at: usize) {
-        if let Some((byte, bit)) = self.byte_mut(at) {
-            *byte &= !(1 << bit);
+            *byte = (u32::from(*byte) ^ 1 << bit) as u8;
         }
     }
 
@@ -71,7 +58,6 @@ impl Bits {
 
     /// The last set bit up to `at`.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn last(&self, at: usize) -> Option<usize> {
         let mut words = self.words().get(..=at / WIDE as usize)?.iter().rev();
         let upto = usize::from_be_bytes(*words.next()?) >> (!at as u32 % WIDE);
@@ -99,38 +85,21 @@ impl Bits {
         if upto == 0 { None } else { at.checked_sub(upto.trailing_zeros() as usize) }
     }
 
-    /// The first bit from `at` on that is set, or clear if `flip` is all ones; `none` where there is none.
+    /// The first set bit from `at` on; where there is none more than any bit, and than the lowest granule.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn next(&self, at: u32, flip: usize, none: u32) -> u32 {
+    pub(super) fn next(&self, at: u32) -> u32 {
         let words = self.words().get((at / WIDE) as usize..).unwrap_or_default();
         let mut mask = !0 >> (at % WIDE);
         let mut start = at & !(WIDE - 1);
         for word in words {
-            let found = (usize::from_be_bytes(*word) ^ flip) & mask;
+            let found = usize::from_be_bytes(*word) & mask;
             if found != 0 {
                 return start + found.leading_zeros();
             }
             mask = !0;
             start += WIDE;
         }
-        none
-    }
-
-    /// Turns every bit of `range` over.
-    #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
-    pub(super) fn flip(&mut self, range: Range<u32>) {
-        let mut at = range.start;
-        let (words, _) = self.0.as_chunks_mut();
-        while at < range.end {
-            let end = (at - at % WIDE + WIDE).min(range.end);
-            let ones = !0 << (WIDE - (end - at));
-            if let Some(word) = words.get_mut((at / WIDE) as usize + LEAD / BYTES) {
-                *word = (usize::from_be_bytes(*word) ^ ones >> (at % WIDE)).to_be_bytes();
-            }
-            at = end;
-        }
+        start + WIDE
     }
 }
 
@@ -145,19 +114,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bits_are_found_from_both_sides(set in prop::collection::vec(0u32..200, 0..8), at in 0u32..200, to in 0u32..200) {
+        fn bits_are_found_from_both_sides(turned in prop::collection::vec(0u32..200, 0..12), at in 0u32..200) {
             let mut bits = Bits::new(vec![0; Bits::bytes_upto(199)].leak());
             let mut model = [false; 200];
-            for one in set {
-                bits.set(one as usize);
-                model[one as usize] = true;
-            }
-            let range = at.min(to)..at.max(to);
-            bits.flip(range.clone());
-            range.for_each(|one| model[one as usize] ^= true);
-            if at % 5 == 0 {
-                bits.clear(at as usize);
-                model[at as usize] = false;
+            for one in turned {
+                bits.flip(one as usize);
+                model[one as usize] ^= true;
             }
             prop_assert_eq!(bits.is_set(at as usize), model[at as usize]);
             prop_assert_eq!(bits.last(at as usize), (0..=at as usize).rev().find(|one| model[*one]));
@@ -167,9 +129,8 @@ mod tests {
                 let found = bits.last_near(at as usize);
                 prop_assert!(found == near || (near.is_none() && found == bits.last(at as usize)));
             }
-            prop_assert_eq!(bits.next(at, 0, 200), (at..200).find(|one| model[*one as usize]).unwrap_or(200));
-            let clear = bits.next(at, !0, 200).min(200);
-            prop_assert_eq!(clear, (at..200).find(|one| !model[*one as usize]).unwrap_or(200));
+            let found = (at..200).find(|one| model[*one as usize]);
+            prop_assert_eq!(Some(bits.next(at)).filter(|next| *next < 200), found);
         }
     }
 }

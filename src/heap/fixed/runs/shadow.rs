@@ -13,9 +13,13 @@
 //!
 //!    So the byte before a span tells whether what ends there is free. What starts behind it is free if the bits beside do not say
 //!    that something else starts there.
+//!    Where code is dear, a free span of up to 63 granules is as one that is shorter than a header, and of a longer one the first byte is
+//!    `0x80`, and its granules stand behind the header; the links of both are those of the tree (`runs/tree.rs`).
 //! 3. In between stands what was left there. A last byte is written whenever a span becomes live or changes its end.
 
 #![forbid(unsafe_code)]
+
+use super::super::COPIES;
 
 /// The granules of the shortest span that can be live: as many as a header has bytes.
 pub(in super::super) const LEAST: u32 = 16;
@@ -24,10 +28,12 @@ pub(in super::super) const LOWEST: u32 = LEAST;
 /// The first bytes of a span of at least that length.
 pub(in super::super) type Header = [u8; LEAST as usize];
 
-const FREE: u32 = 1 << 31;
-const FREE_BYTE: u8 = 0x80;
+pub(super) const FREE: u32 = 1 << 31;
+pub(super) const FREE_BYTE: u8 = 0x80;
 const SHORT_BYTE: u8 = 0xc0;
-const SHORT_MASK: u8 = 0x3f;
+pub(super) const SHORT_MASK: u8 = 0x3f;
+/// Where code is dear, and a span is too long for one byte: where its length stands, behind the links.
+pub(super) const LENGTH: u32 = LEAST;
 const ASIDE_BYTE: u8 = 0x40;
 /// A slab's first byte: this and the class.
 pub(in super::super) const SLAB_BYTE: u8 = 0x80;
@@ -127,7 +133,7 @@ impl Shadow {
     }
 
     #[inline]
-    fn set_byte(&mut self, place: u32, byte: u8) {
+    pub(super) fn set_byte(&mut self, place: u32, byte: u8) {
         if let Some(place) = self.0.get_mut(place as usize) {
             *place = byte;
         }
@@ -141,28 +147,30 @@ impl Shadow {
 
     /// The granules of the free span at a place where nothing else starts.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.byte(place);
         if first & FREE_BYTE == 0 {
             0
         } else if first & SHORT_BYTE == SHORT_BYTE {
             (first & SHORT_MASK) as u32
-        } else {
+        } else if COPIES {
             self.listed(place)
+        } else {
+            self.word((place + LENGTH) as usize)
         }
     }
 
     /// The same for one in a list.
     #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn listed(&self, place: u32) -> u32 {
+        if !COPIES {
+            return self.free(place);
+        }
         self.live(place) & !FREE
     }
 
     /// The granules of the free span that ends before a place; none where what ends there is not free.
     #[cfg_attr(target_pointer_width = "64", inline(always))]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free_before(&self, place: u32) -> u32 {
         let last = self.byte(place - 1);
         if last & FREE_BYTE == 0 {
@@ -182,27 +190,10 @@ impl Shadow {
         self.set_byte(place + granules - 1, byte);
     }
 
-    /// A free span stands at a place, first of a list with this one behind it.
-    #[inline]
-    pub(super) fn set_free(&mut self, place: u32, granules: u32, next: u32) {
-        let header = self.header_mut(place);
-        header[..4].copy_from_slice(&(granules | FREE).to_be_bytes());
-        header[4..8].copy_from_slice(&next.to_le_bytes());
-        header[8..12].copy_from_slice(&0u32.to_le_bytes());
-        self.set_word((place + granules) as usize - 4, granules | FREE);
-    }
-
     /// The free span behind one in its list.
     #[inline]
     pub(super) fn next(&self, place: u32) -> u32 {
         self.word(place as usize + 4)
-    }
-
-    /// The free spans behind and before one in its list.
-    #[inline]
-    pub(super) fn around(&self, place: u32) -> Links {
-        let header = self.header(place);
-        Links { next: word(header, 4), prev: word(header, 8) }
     }
 
     /// The slabs behind and before one in its list.
@@ -224,16 +215,6 @@ impl Shadow {
         header[..4].copy_from_slice(&first.to_le_bytes());
         let last = word(header, 12) & STAYED | next | prev >> 24 << LINK_BITS;
         header[12..].copy_from_slice(&last.to_le_bytes());
-    }
-
-    #[inline]
-    pub(super) fn set_next(&mut self, place: u32, next: u32) {
-        self.set_word(place as usize + 4, next);
-    }
-
-    #[inline]
-    pub(super) fn set_prev(&mut self, place: u32, prev: u32) {
-        self.set_word(place as usize + 8, prev);
     }
 }
 
@@ -294,12 +275,6 @@ pub(in super::super) struct Links {
 const LINK_BITS: u32 = 26;
 /// The most granules of a range whose slabs can be linked.
 pub(in super::super) const MOST_GRANULES: u32 = 1 << LINK_BITS;
-
-/// The granules of the listed span with those first bytes.
-#[inline]
-pub(super) fn granules_of<const N: usize>(bytes: &[u8; N]) -> u32 {
-    word(bytes, 0).swap_bytes() & !FREE
-}
 
 /// Four bytes as a number.
 #[inline]

@@ -17,8 +17,8 @@ fn runs(flat: bool, skew: u32) -> Runs<true> {
 fn runs_of(granules: u32, flat: bool, skew: u32) -> Runs<true> {
     let asides = if flat || !COPIES { 0 } else { 112 };
     let bytes = vec![MaybeUninit::uninit(); Runs::<true>::table_bytes(granules, flat, asides) + 8].leak();
-    let mut runs = Runs::new(&mut Borrowed::new(bytes), granules, skew, flat, asides).unwrap();
-    runs.open();
+    let mut runs = Runs::none();
+    runs.open(&mut Borrowed::new(bytes), granules, skew, flat, asides).unwrap();
     runs
 }
 
@@ -219,8 +219,11 @@ proptest! {
                     let (start, granules) = live[at];
                     let end = (start + granules) as usize;
                     let fits = model.get(end..end + more as usize).is_some_and(|behind| behind.iter().all(|used| !used));
-                    let extended = runs.extend(start, granules, granules + more)
-                        || (runs.give_asides() && runs.extend(start, granules, granules + more));
+                    let extend = |runs: &mut Runs<true>| match flat {
+                        true => runs.resize_flat(start, granules, granules + more, false),
+                        false => runs.extend(start, granules, granules + more),
+                    };
+                    let extended = extend(&mut runs) || (runs.give_asides() && extend(&mut runs));
                     prop_assert_eq!(extended, fits);
                     if fits {
                         model[end..end + more as usize].fill(true);
@@ -231,7 +234,10 @@ proptest! {
                     let at = which % live.len();
                     let (start, granules) = live[at];
                     if keep < granules {
-                        runs.cut(start, granules, keep);
+                        match flat {
+                            true => assert!(runs.resize_flat(start, granules, keep, false)),
+                            false => runs.cut(start, granules, keep),
+                        }
                         model[(start + keep) as usize..(start + granules) as usize].fill(false);
                         live[at].1 = keep;
                     }

@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::Runs;
-use super::shadow::{Shadow, granules_of, word};
+use super::shadow::{FREE, Shadow, word};
 use crate::arena::index::fit::List;
 
 /// Who is above a node, or this.
@@ -27,12 +27,17 @@ fn key(granules: u32) -> u32 {
     granules << (granules.leading_zeros() + List::BITS + 1)
 }
 
+/// The granules of the listed span with those first bytes.
+#[inline]
+fn granules_of<const N: usize>(bytes: &[u8; N]) -> u32 {
+    word(bytes, 0).swap_bytes() & !FREE
+}
+
 /// What stands in the shadow of a free span of a tree, from its first byte on.
 type Node = [u8; 24];
 
 impl Shadow {
-    #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    #[inline]
     fn node(&self, place: u32) -> &Node {
         self.bytes(place as usize)
     }
@@ -58,8 +63,7 @@ impl Shadow {
     }
 
     /// A free span is a leaf below a node, alone in its ring.
-    #[cfg_attr(target_pointer_width = "64", inline)]
-    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    #[inline]
     fn set_leaf(&mut self, place: u32, granules: u32, above: u32) {
         self.set_free(place, granules, place);
         let node: &mut Node = self.bytes_mut(place as usize);
