@@ -162,7 +162,7 @@ impl<L: RawMutex, T> Lock<L, T> {
     #[cfg(all(feature = "std", unix, not(democratising_loom)))]
     pub(crate) unsafe fn kept(&self) -> Held<'_, L, T> {
         // SAFETY: 1. As the caller promises.
-        Held(unsafe { self.0.make_guard_unchecked() })
+        Held(ManuallyDrop::new(unsafe { self.0.make_guard_unchecked() }))
     }
 
     /// The value, where nobody else can have it.
