@@ -58,7 +58,8 @@ impl Classes {
     /// multiples, above it the step between two classes is one.
     #[inline]
     pub const fn class(self, bytes: u64, align: u64) -> Option<SizeClass> {
-        if bytes > self.max_bytes || align > self.max_bytes {
+        // A slab starts at a multiple of its unit, so no slot is more strictly aligned.
+        if bytes > self.max_bytes || align > self.max_bytes || align > 1 << self.slab_shift {
             return None;
         }
         let bytes = if bytes == 0 { align } else { (bytes + align - 1) & !(align - 1) };
@@ -206,6 +207,14 @@ mod tests {
             assert!(slab_bytes - slots * slot_bytes <= slab_bytes / 16, "{slab_bytes} for {slot_bytes}");
             assert!(slab_bytes <= 160 << 10 && slab_bytes.is_multiple_of(16 << 10), "{slab_bytes}");
         }
+    }
+
+    #[test]
+    fn an_alignment_above_a_slab_unit_has_no_class() {
+        let tight =
+            Classes::of(Geometry::spans(16 << 10).slabs(16 << 10, 16).tight(32 << 10).fine_from(1 << 10));
+        assert!(tight.class(32 << 10, 16 << 10).is_some());
+        assert_eq!((tight.class(1, 32 << 10), tight.class(32 << 10, 32 << 10)), (None, None));
     }
 
     #[test]
