@@ -19,11 +19,11 @@
 //!       cannot be read, and a program that writes past its block cannot corrupt it.
 //!    2. It works on granule numbers alone. No line of it is `unsafe`, and it has no lock.
 //! 3. **Block.** What is handed out is a *block*.
-//!    1. A block of more than half a slab is a *span*: a run of granules of exactly the size asked for, found by the
+//!    1. A block above the size classes is a *span*: a run of granules of exactly the size asked for, found by the
 //!       arena's *span index*: the *buddy tree* where backing can move, lowest fit first, so that the high frames run
 //!       idle; the *fit table* where it cannot, the tightest fit near at hand.
-//!    2. A smaller one is a *slot* of a *slab*: a span cut into equal slots, one free bit each. Four *size classes* to
-//!       each doubling say how large the slots are.
+//!    2. A smaller one is a *slot* of a *slab*: a span cut into equal slots, one free bit each. Four or eight
+//!       *size classes* to each doubling say how large the slots are.
 //!    3. A second free of the same block is seen, since its bit is already set; so is one of an address inside a block,
 //!       of another size, or of somebody else's block. This costs a few bit tests, and is done in release builds too.
 //! 4. **Backing.** A span's frames are committed when it is handed out. Where that needs new ones, the highest idle frame is

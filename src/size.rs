@@ -71,6 +71,9 @@ pub struct Geometry {
     frame_shift: Option<u32>,
     slot_shift: u32,
     slab_shift: Option<u32>,
+    largest_slot_shift: u32,
+    tight: bool,
+    fine_shift: u32,
 }
 
 impl Geometry {
@@ -81,7 +84,15 @@ impl Geometry {
     pub const fn spans(granule_bytes: usize) -> Geometry {
         assert!(granule_bytes.is_power_of_two(), "a granule is a power of two of bytes");
         let granule_shift = granule_bytes.trailing_zeros();
-        Geometry { granule_shift, frame_shift: None, slot_shift: granule_shift, slab_shift: None }
+        Geometry {
+            granule_shift,
+            frame_shift: None,
+            slot_shift: granule_shift,
+            slab_shift: None,
+            largest_slot_shift: 0,
+            tight: false,
+            fine_shift: u32::MAX,
+        }
     }
 
     /// The same, backed in frames of `frame_bytes`.
@@ -115,6 +126,30 @@ impl Geometry {
         assert!(slab_bytes / slot_bytes >= 64, "a slab holds at least 64 of the smallest slots");
         self.slab_shift = Some(slab_bytes.trailing_zeros());
         self.slot_shift = slot_bytes.trailing_zeros();
+        self.largest_slot_shift = slab_bytes.trailing_zeros() - 1;
+        self
+    }
+
+    /// The same, with slots of up to `bytes`, and slabs as small as they can be: of the fewest units that hold four slots and leave no
+    /// more than a 16th over. Without, slots go up to half a unit, and slabs are powers of two with room for eight.
+    ///
+    /// # Panics
+    /// When that is no power of two.
+    pub const fn tight(mut self, bytes: usize) -> Geometry {
+        assert!(bytes.is_power_of_two(), "the largest slot is a power of two");
+        self.largest_slot_shift = bytes.trailing_zeros();
+        self.tight = true;
+        self
+    }
+
+    /// The same, with eight size classes to each doubling from `bytes` on, and four before.
+    ///
+    /// # Panics
+    /// When that is no power of two, or less than eight of the smallest slots. In a constant this is a compile error.
+    pub const fn fine_from(mut self, bytes: usize) -> Geometry {
+        assert!(bytes.is_power_of_two(), "classes become finer at a power of two");
+        self.fine_shift = bytes.trailing_zeros();
+        assert!(self.fine_shift >= self.slot_shift + 3, "a step is at least a smallest slot");
         self
     }
 
@@ -147,6 +182,21 @@ impl Geometry {
     /// log2 of the bytes of the smallest slab, or `None` without slabs.
     pub const fn slab_shift(self) -> Option<u32> {
         self.slab_shift
+    }
+
+    /// log2 of the bytes of the largest slot.
+    pub(crate) const fn largest_slot_shift(self) -> u32 {
+        self.largest_slot_shift
+    }
+
+    /// Whether slabs are as small as they can be.
+    pub(crate) const fn is_tight(self) -> bool {
+        self.tight
+    }
+
+    /// log2 of the bytes from which on there are eight classes to a doubling.
+    pub(crate) const fn fine_shift(self) -> u32 {
+        self.fine_shift
     }
 
     /// log2 of the bytes of the smallest slot.

@@ -1,4 +1,4 @@
-//! When the process's memory lies in huge pages: not while a program is small, and from then on all of it.
+//! When the process's memory lies in huge pages: not while a program is small, and from then on what is full and what comes.
 #![cfg(target_os = "linux")]
 
 use democratising::size::{Granule, Span};
@@ -41,7 +41,7 @@ fn huge_bytes(from: NonNull<u8>, len: usize) -> usize {
 }
 
 #[test]
-fn the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
+fn what_is_full_of_the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
     if !kernel_collapses() {
         assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
         eprintln!("not shown: this kernel makes no huge pages of small ones");
@@ -56,22 +56,25 @@ fn the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it
     let start = space.addr(geometry.offset(Granule(0)));
     // SAFETY: 1. Only pages of committed frames are read and written, by nobody else.
     let page = |number: usize| unsafe { start.add(number << 12) };
-    let _ = space.commit(frames(0, 1)).unwrap();
-    for number in 0..200 {
+    const FULL: usize = 500;
+    const HALF: usize = 300;
+    let _ = space.commit(frames(0, 3)).unwrap();
+    let held = || (0..FULL).chain(512..512 + HALF);
+    for number in held() {
         // SAFETY: 1. See above.
         unsafe { page(number).write(number as u8) };
     }
-    let _ = space.commit(frames(1, 1)).unwrap();
-    assert_eq!(huge_bytes(start, 2 * FRAME), 0, "a small program stays on small pages");
+    let _ = space.commit(frames(3, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 4 * FRAME), 0, "a small program stays on small pages");
 
-    let _ = space.commit(frames(2, 1)).unwrap();
-    assert_eq!(huge_bytes(start, 64 * FRAME), FRAME, "the frame that is used, and none that is not");
-    for number in 0..512 {
+    let _ = space.commit(frames(4, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 64 * FRAME), FRAME, "the frame that is full, none that is not");
+    for number in 0..1024 {
         // SAFETY: 1. See above.
-        let held = unsafe { page(number).read() };
-        assert_eq!(held, if number < 200 { number as u8 } else { 0 }, "page {number}");
+        let byte = unsafe { page(number).read() };
+        assert_eq!(byte, if held().any(|held| held == number) { number as u8 } else { 0 }, "page {number}");
     }
     // SAFETY: 1. See above.
-    unsafe { page(1024).write(1) };
+    unsafe { page(4 * 512).write(1) };
     assert_eq!(huge_bytes(start, 64 * FRAME), 2 * FRAME, "what comes is huge from the start");
 }

@@ -26,3 +26,4 @@ mod line;
 mod start;
 #[cfg(feature = "cuda")]
 mod torch;
+mod unwind;

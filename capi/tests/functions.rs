@@ -131,6 +131,14 @@ fn the_object_stays_when_it_is_closed() {
 }
 
 #[test]
+fn a_program_without_an_unwinder_gets_none() {
+    let folder = Folder::new("maps");
+    let done = run(&mut command("cat", ["/proc/self/maps"]), true, folder.path());
+    assert!(done.status.success() && done.out.contains("/libdemocratising.so"), "{done:?}");
+    assert!(!done.out.contains("libgcc_s"), "{done:?}");
+}
+
+#[test]
 fn the_first_use_of_the_heap_may_be_for_what_runs_around_forks() {
     let folder = Folder::new("first-fork");
     let program = compile("cc", &[], "first_fork.c", folder.path());

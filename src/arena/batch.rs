@@ -157,7 +157,7 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 mod tests {
     use super::*;
     use crate::arena::{SpanIndex, Stats, Unlimited};
-    use crate::size::HOST_GEOMETRY;
+    use crate::size::{Geometry, HOST_GEOMETRY};
     use crate::space::{MappedTables, Simulated};
     use proptest::prelude::*;
     use std::vec::Vec;
@@ -166,6 +166,12 @@ mod tests {
 
     fn subject() -> Subject {
         Arena::new(Simulated::new(256 << 20, HOST_GEOMETRY), MappedTables).unwrap()
+    }
+
+    /// One whose slabs are 64 KiB.
+    fn of_large_slabs() -> Subject {
+        let geometry = Geometry::spans(16 << 10).framed(2 << 20).slabs(64 << 10, 16);
+        Arena::new(Simulated::new(256 << 20, geometry), MappedTables).unwrap()
     }
 
     /// So many blocks of a class, by magazines of 63.
@@ -221,7 +227,7 @@ mod tests {
         }
         let class = SizeClass(2);
         for holes in [1, 2, 3, 7, 63, 64, 65, 130] {
-            let mut arena = subject();
+            let mut arena = of_large_slabs();
             let (taken, _) = take(&mut arena, class, 1000);
             assert!(taken.is_sorted(), "one slab, from its start on");
             let mut back: Vec<Offset> = taken[100..].iter().copied().step_by(holes).collect();
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_lies_behind_the_last_slot_of_a_slab_is_no_block() {
-        let mut arena = subject();
+        let mut arena = of_large_slabs();
         let class = SizeClass(2);
         let (taken, _) = take(&mut arena, class, 2);
         let behind = Offset((taken[0].0 & !0xffff) + 65_536 / 48 * 48);

@@ -154,7 +154,7 @@ pub(super) struct Slabs<M: Metadata> {
     /// never touched.
     slabs: M::Table<u64>,
     /// For each unit its row, then `words` words of free bits, side by side: a slot and its slab are one cache line.
-    /// A slab of several units has 16 slots at most, so its bits are all in its first unit.
+    /// A slab of several units has fewer slots than one has bits, which are all in its first unit.
     units: M::Table<u64>,
     words: usize,
     /// log2 of the bytes and of the granules of a unit.

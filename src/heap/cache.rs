@@ -47,6 +47,8 @@ struct Back {
     behind: *mut usize,
     /// How many blocks the loaded magazine may hold now.
     capacity: usize,
+    /// How many blocks the slabs were asked for last; 0 at first.
+    batch: usize,
 }
 
 /// A thread's cache. All zeros, but for the tops, is one that was never used.
@@ -78,7 +80,7 @@ pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
     tags: Tags::none(),
     links: Links::NONE,
     seat: Seat::new(),
-    backs: [Back { behind: null_mut(), capacity: 0 }; HOST_CLASSES],
+    backs: [Back { behind: null_mut(), capacity: 0, batch: 0 }; HOST_CLASSES],
     away: [Away::NONE; owner::CLASSES],
     magazines: [[Magazine([0; WORDS]); 2]; HOST_CLASSES],
 });

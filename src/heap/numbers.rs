@@ -15,6 +15,8 @@ pub(super) struct Numbers {
     pub(super) capacity: u8,
     /// The most magazines that a depot keeps: 256 KiB of blocks, at least 2, at most [`DEPTH`].
     pub(super) depth: u8,
+    /// How many blocks the slabs are asked for at first: 4 KiB of them, at least 1. Then twice as many each time, up to a magazine.
+    pub(super) first: u8,
 }
 
 /// The numbers of a class.
@@ -24,7 +26,7 @@ pub(super) fn of(class: SizeClass) -> Numbers {
 }
 
 static TABLE: [Numbers; HOST_CLASSES] = {
-    let mut table = [Numbers { slot_bytes: 0, slab_bytes: 0, capacity: 0, depth: 0 }; HOST_CLASSES];
+    let mut table = [Numbers { slot_bytes: 0, slab_bytes: 0, capacity: 0, depth: 0, first: 0 }; HOST_CLASSES];
     let mut class = 0;
     while class < HOST_CLASSES {
         let of = SizeClass(class as u8);
@@ -32,7 +34,8 @@ static TABLE: [Numbers; HOST_CLASSES] = {
         let capacity = clamped((16 << 10) / slot_bytes, 8, MOST as u64);
         let depth = clamped((256 << 10) / (capacity as u64 * slot_bytes), 2, DEPTH as u64);
         let slab_bytes = HOST.slab_bytes(of) as u32;
-        table[class] = Numbers { slot_bytes: slot_bytes as u32, slab_bytes, capacity, depth };
+        let first = clamped((4 << 10) / slot_bytes, 1, capacity as u64);
+        table[class] = Numbers { slot_bytes: slot_bytes as u32, slab_bytes, capacity, depth, first };
         class += 1;
     }
     table

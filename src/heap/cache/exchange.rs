@@ -2,7 +2,7 @@
 
 use super::hit::{self, Loaded as _};
 use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
-use crate::heap::{shared, thread};
+use crate::heap::{numbers, shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
 use crate::space::MappedTables;
 use crate::sync::HostLock;
@@ -26,8 +26,8 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
         if bin.loaded().is_empty() {
             bin.unload(capacity(class));
             if bin.behind().is_empty() {
-                let room = bin.room();
-                let blocks = own.draw_on(class, room);
+                let (room, batch) = (bin.room(), bin.batch());
+                let blocks = own.draw_on(class, room, batch);
                 bin.load(blocks);
             } else {
                 bin.swap();
@@ -54,7 +54,7 @@ pub(super) fn widen(class: SizeClass, least: usize) {
     if bin.behind().len() < missing {
         let mut room = [0; MOST];
         let room = &mut room[..capacity(class) - bin.behind().len()];
-        let blocks = own.draw_on(class, room);
+        let blocks = own.draw_on(class, room, room.len());
         bin.load_behind(&room[..blocks]);
     }
     for _ in 0..missing {
@@ -176,11 +176,12 @@ impl Own {
         (!behind.is_null()).then(|| self.bin(class))
     }
 
-    /// Blocks of the depot, or else of the slabs, for this cache: how many.
-    fn draw_on(self, class: SizeClass, room: &mut [usize]) -> usize {
+    /// Blocks of the depot, or else of the slabs, of those at most `batch`, for this cache: how many.
+    fn draw_on(self, class: SizeClass, room: &mut [usize], batch: usize) -> usize {
         let mut blocks = shared::fetch(class, room);
         if blocks == 0 {
-            blocks = shared::refill(class, room);
+            let batch = batch.min(room.len());
+            blocks = shared::refill(class, &mut room[..batch]);
         }
         if owner::tagged(class) {
             self.tags().claim(&room[..blocks]);
@@ -355,6 +356,15 @@ impl Bin {
         let capacity = self.back().capacity;
         // SAFETY: 1. See above.
         unsafe { core::slice::from_raw_parts_mut(end(self.top()).sub(capacity), capacity) }
+    }
+
+    /// How many blocks the slabs are asked for now: few of a class that is hardly used, since its slab is then as small as it can be.
+    fn batch(&mut self) -> usize {
+        let back = self.back();
+        let numbers = numbers::of(self.class);
+        let batch = (2 * back.batch).clamp(numbers.first as usize, numbers.capacity as usize);
+        self.set_back(Back { batch, ..back });
+        batch
     }
 
     /// The first `blocks` places of the room hold blocks now.
