@@ -1,4 +1,5 @@
-//! When the process's memory lies in huge pages: not while a program is small, and from then on what is full and what comes.
+//! When the process's memory lies in huge pages: not while a program is small, and from then on all of it; of a compact heap what is full
+//! and what comes.
 #![cfg(target_os = "linux")]
 
 use democratising::size::{Granule, Span};
@@ -40,6 +41,7 @@ fn huge_bytes(from: NonNull<u8>, len: usize) -> usize {
     bytes
 }
 
+#[cfg(feature = "compact")]
 #[test]
 fn what_is_full_of_the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
     if !kernel_collapses() {
@@ -76,5 +78,42 @@ fn what_is_full_of_the_first_memory_becomes_huge_pages_once_a_program_has_more_a
     }
     // SAFETY: 1. See above.
     unsafe { page(4 * 512).write(1) };
+    assert_eq!(huge_bytes(start, 64 * FRAME), 2 * FRAME, "what comes is huge from the start");
+}
+
+#[cfg(not(feature = "compact"))]
+#[test]
+fn the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
+    if !kernel_collapses() {
+        assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
+        eprintln!("not shown: this kernel makes no huge pages of small ones");
+        return;
+    }
+    let space = Mapped::reserve(64 * FRAME).unwrap();
+    let geometry = space.geometry();
+    let frames = |first: usize, frames: usize| {
+        let granules = |frames: usize| geometry.granules((frames * FRAME) as u64).unwrap();
+        Span { start: Granule(granules(first)), granules: granules(frames) }
+    };
+    let start = space.addr(geometry.offset(Granule(0)));
+    // SAFETY: 1. Only pages of committed frames are read and written, by nobody else.
+    let page = |number: usize| unsafe { start.add(number << 12) };
+    let _ = space.commit(frames(0, 1)).unwrap();
+    for number in 0..200 {
+        // SAFETY: 1. See above.
+        unsafe { page(number).write(number as u8) };
+    }
+    let _ = space.commit(frames(1, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 2 * FRAME), 0, "a small program stays on small pages");
+
+    let _ = space.commit(frames(2, 1)).unwrap();
+    assert_eq!(huge_bytes(start, 64 * FRAME), FRAME, "the frame that is used, and none that is not");
+    for number in 0..512 {
+        // SAFETY: 1. See above.
+        let held = unsafe { page(number).read() };
+        assert_eq!(held, if number < 200 { number as u8 } else { 0 }, "page {number}");
+    }
+    // SAFETY: 1. See above.
+    unsafe { page(1024).write(1) };
     assert_eq!(huge_bytes(start, 64 * FRAME), 2 * FRAME, "what comes is huge from the start");
 }

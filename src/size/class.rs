@@ -119,14 +119,14 @@ impl Classes {
 /// The classes of a process's own memory: slots from 16 bytes to 32 KiB.
 pub const HOST: Classes = Classes::of(HOST_GEOMETRY);
 
-/// How a process's own memory is counted. Slabs are small, since of each class one is open, most of it perhaps never used; but where
-/// places are drawn at random there is to be something to draw from.
+/// How a process's own memory is counted. Where it is to be compact slabs are small, since of each class one is open, most of it perhaps never
+/// used; but where places are drawn at random there is to be something to draw from.
 pub const HOST_GEOMETRY: Geometry = {
     let geometry = Geometry::spans(16 << 10).framed(2 << 20);
-    if cfg!(feature = "hardened") {
-        geometry.slabs(64 << 10, 16)
-    } else {
+    if cfg!(feature = "compact") && !cfg!(feature = "hardened") {
         geometry.slabs(16 << 10, 16).tight(32 << 10).fine_from(1 << 10)
+    } else {
+        geometry.slabs(64 << 10, 16)
     }
 };
 

@@ -358,7 +358,7 @@ impl Bin {
         unsafe { core::slice::from_raw_parts_mut(end(self.top()).sub(capacity), capacity) }
     }
 
-    /// How many blocks the slabs are asked for now: few of a class that is hardly used, since its slab is then as small as it can be.
+    /// How many blocks the slabs are asked for now: where the heap is compact few of a class that is hardly used.
     fn batch(&mut self) -> usize {
         let back = self.back();
         let numbers = numbers::of(self.class);

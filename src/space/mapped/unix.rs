@@ -7,9 +7,12 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::ptr::{NonNull, null_mut};
 use std::io;
 
-/// Small programs stay on small pages: huge ones from here on. Once a program is there, what is full below becomes huge too.
+/// Small programs stay on small pages: huge ones from here on. Once a program is there, what lies below becomes huge too, of a compact heap
+/// what is full.
 #[cfg(target_os = "linux")]
-const HUGE_FROM: usize = 8 << 20;
+const HUGE_FROM: usize = if COMPACT { 8 << 20 } else { 4 << 20 };
+#[cfg(target_os = "linux")]
+const COMPACT: bool = cfg!(feature = "compact");
 /// The bytes of a huge page.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
@@ -250,12 +253,23 @@ impl Range {
         self.committed_bytes.fetch_sub(len, Relaxed);
     }
 
-    /// The program is not small: of its first memory what is full becomes huge pages like the rest. It is copied into them at once
-    /// (`MADV_COLLAPSE`, Linux 6.1), since programs keep there what they use most: a random walk through it takes up to 1.5 times
-    /// as long on small ones. Where more than a 16th is not resident it stays so, on small pages.
+    /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
+    /// huge ones at once (`MADV_COLLAPSE`, Linux 6.1), since programs keep there what they use most: a random walk through it
+    /// takes up to 1.5 times as long on small ones. Of a frame where nothing is resident nothing becomes so; of a compact heap's, where more than
+    /// a 16th is not.
     #[cfg(target_os = "linux")]
     #[cold]
     fn join(&self) {
+        if !COMPACT {
+            let first = self.start.as_ptr().cast();
+            // SAFETY: 1. Advice about this mapping, which is longer than that; nothing that can be read there changes. Where it is
+            // refused, pages stay small.
+            unsafe {
+                libc::madvise(first, HUGE_FROM, libc::MADV_HUGEPAGE);
+                libc::madvise(first, HUGE_FROM, COLLAPSE);
+            }
+            return;
+        }
         for at in (0..HUGE_FROM).step_by(HUGE) {
             let place = self.at(at, HUGE);
             let mut resident = [0u8; HUGE / LEAST_PAGE];
@@ -264,7 +278,7 @@ impl Range {
                 return;
             }
             if resident.iter().filter(|page| **page & 1 != 0).count() >= resident.len() / 16 * 15 {
-                // SAFETY: 1. Advice about this mapping; nothing that can be read there changes. Where it is refused, pages stay small.
+                // SAFETY: 1. As above.
                 unsafe { libc::madvise(place, HUGE, COLLAPSE) };
             }
         }
