@@ -188,7 +188,7 @@ fn most<const SLABS: bool>(len: usize, plan: Plan) -> usize {
             break;
         }
         // One granule less makes room for less than two. So nothing that fits is left out.
-        granules -= usize::max(over >> plan.granule_shift >> 1, 1);
+        granules = granules.saturating_sub(usize::max(over >> plan.granule_shift >> 1, 1));
     }
     granules
 }
