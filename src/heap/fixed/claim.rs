@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::COPIES;
 use super::arena::FixedArena;
 use super::plan::{self, Plan};
 use crate::arena::{Borrowed, NoArena};
@@ -187,8 +188,9 @@ fn most<const SLABS: bool>(len: usize, plan: Plan) -> usize {
         if over == 0 {
             break;
         }
-        // One granule less makes room for less than two. So nothing that fits is left out.
-        granules = granules.saturating_sub(usize::max(over >> plan.granule_shift >> 1, 1));
+        // One granule less makes room for less than two. So nothing that fits is left out. Where code is dear ranges are short.
+        let less = if COPIES { usize::max(over >> plan.granule_shift >> 1, 1) } else { 1 };
+        granules = granules.saturating_sub(less);
     }
     granules
 }
