@@ -41,21 +41,36 @@ fn huge_bytes(from: NonNull<u8>, len: usize) -> usize {
     bytes
 }
 
+/// Memory of the process, of which nothing is committed.
+struct Memory(Mapped);
+
+impl Memory {
+    /// `None`, which is told: nothing is to be seen here.
+    fn reserve() -> Option<Memory> {
+        if !kernel_collapses() {
+            assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
+            eprintln!("not shown: this kernel makes no huge pages of small ones");
+            return None;
+        }
+        Some(Memory(Mapped::reserve(64 * FRAME).unwrap()))
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        self.0.addr(self.0.geometry().offset(Granule(0)))
+    }
+
+    fn frames(&self, first: usize, frames: usize) -> Span {
+        let granules = |frames: usize| self.0.geometry().granules((frames * FRAME) as u64).unwrap();
+        Span { start: Granule(granules(first)), granules: granules(frames) }
+    }
+}
+
 #[cfg(feature = "compact")]
 #[test]
 fn what_is_full_of_the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
-    if !kernel_collapses() {
-        assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
-        eprintln!("not shown: this kernel makes no huge pages of small ones");
-        return;
-    }
-    let space = Mapped::reserve(64 * FRAME).unwrap();
-    let geometry = space.geometry();
-    let frames = |first: usize, frames: usize| {
-        let granules = |frames: usize| geometry.granules((frames * FRAME) as u64).unwrap();
-        Span { start: Granule(granules(first)), granules: granules(frames) }
-    };
-    let start = space.addr(geometry.offset(Granule(0)));
+    let Some(memory) = Memory::reserve() else { return };
+    let (start, frames) = (memory.start(), |first, frames| memory.frames(first, frames));
+    let space = &memory.0;
     // SAFETY: 1. Only pages of committed frames are read and written, by nobody else.
     let page = |number: usize| unsafe { start.add(number << 12) };
     const FULL: usize = 500;
@@ -84,18 +99,9 @@ fn what_is_full_of_the_first_memory_becomes_huge_pages_once_a_program_has_more_a
 #[cfg(not(feature = "compact"))]
 #[test]
 fn the_first_memory_becomes_huge_pages_once_a_program_has_more_and_keeps_what_it_holds() {
-    if !kernel_collapses() {
-        assert!(std::env::var_os("CI").is_none(), "this kernel makes no huge pages: nothing to see here");
-        eprintln!("not shown: this kernel makes no huge pages of small ones");
-        return;
-    }
-    let space = Mapped::reserve(64 * FRAME).unwrap();
-    let geometry = space.geometry();
-    let frames = |first: usize, frames: usize| {
-        let granules = |frames: usize| geometry.granules((frames * FRAME) as u64).unwrap();
-        Span { start: Granule(granules(first)), granules: granules(frames) }
-    };
-    let start = space.addr(geometry.offset(Granule(0)));
+    let Some(memory) = Memory::reserve() else { return };
+    let (start, frames) = (memory.start(), |first, frames| memory.frames(first, frames));
+    let space = &memory.0;
     // SAFETY: 1. Only pages of committed frames are read and written, by nobody else.
     let page = |number: usize| unsafe { start.add(number << 12) };
     let _ = space.commit(frames(0, 1)).unwrap();

@@ -122,8 +122,8 @@ fn a_block_that_is_not_live_is_not_resized<I: IndexKind>() {
         for at in [block, held.map_addr(|at| at.saturating_add(4))] {
             for new_bytes in [bytes, bytes - 1, bytes * 2] {
                 // SAFETY: 1. It is refused.
-                let why =
-                    unsafe { pool.resize(at, layout, new_bytes) }.expect_err("no live block starts there");
+                let resized = unsafe { pool.resize(at, layout, new_bytes) };
+                let why = resized.expect_err("no live block starts there");
                 let told = match why {
                     BadFree::AlreadyFree { .. } => at == block,
                     BadFree::Interior { .. } => at != block,

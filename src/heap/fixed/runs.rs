@@ -26,6 +26,9 @@ use bits::Bits;
 use lists::Lists;
 use shadow::{LEAST, LOWEST, Shadow};
 
+/// Spans of about the length that are tried for an alignment before a span that surely holds it is.
+const ALIGNED_LOOKED: u32 = 4;
+
 /// The spans of a range.
 pub(super) struct Runs<const SLABS: bool> {
     /// Where live spans start; the end of the range counts as one.
@@ -184,6 +187,21 @@ impl<const SLABS: bool> Runs<SLABS> {
         }
         self.shadow.set_live(at, granules);
         at
+    }
+
+    /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
+    /// else any. Its place; 0 where there is none.
+    #[cfg_attr(target_pointer_width = "64", inline(never))]
+    fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
+        let place = self.scan(granules, align, ALIGNED_LOOKED);
+        if place != 0 {
+            return place;
+        }
+        let place = self.fit(granules + align - 1);
+        if place != 0 {
+            return place;
+        }
+        self.scan(granules, align, u32::MAX)
     }
 
     /// Takes the best fit of a flat range: the place where it starts; 0 where there is none.

@@ -47,9 +47,6 @@ impl Lists {
     }
 }
 
-/// Spans of about the length that are tried for an alignment before a span that surely holds it is.
-const ALIGNED_LOOKED: u32 = 4;
-
 impl<const SLABS: bool> Runs<SLABS> {
     /// A span becomes free that has no free neighbour.
     #[inline]
@@ -130,23 +127,8 @@ impl<const SLABS: bool> Runs<SLABS> {
         self.at_or_above(list)
     }
 
-    /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
-    /// else any. Its place; 0 where there is none.
-    #[inline(never)]
-    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
-        let place = self.scan(granules, align, ALIGNED_LOOKED);
-        if place != 0 {
-            return place;
-        }
-        let place = self.fit(granules + align - 1);
-        if place != 0 {
-            return place;
-        }
-        self.scan(granules, align, u32::MAX)
-    }
-
     /// Looks at so many spans, those of about the length first.
-    fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
+    pub(super) fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
         let (mut list, mut place) = (List::of(granules), 0);
         for _ in 0..most {
             if place == 0 {

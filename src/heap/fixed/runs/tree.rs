@@ -43,9 +43,6 @@ const _: () = assert!(CHILD + 8 < LEAST, "the last byte of the shortest span hol
 /// In place of the second child: this is a twin, and its first child is what is before it.
 const TWIN: u32 = 1;
 
-/// Spans of about the length that are tried for an alignment before a span that surely holds it is.
-const ALIGNED_LOOKED: u32 = 4;
-
 impl<const SLABS: bool> Runs<SLABS> {
     /// The bits of a length, the highest that any has first.
     fn key(&self, granules: u32) -> u32 {
@@ -184,22 +181,8 @@ impl<const SLABS: bool> Runs<SLABS> {
         if twin == 0 { node } else { twin }
     }
 
-    /// A free span that holds a run with an alignment: one of about the length, else one that is long enough wherever it starts,
-    /// else any. Its place; 0 where there is none.
-    pub(super) fn fit_aligned(&self, granules: u32, align: u32) -> u32 {
-        let place = self.scan(granules, align, ALIGNED_LOOKED);
-        if place != 0 {
-            return place;
-        }
-        let place = self.fit(granules + align - 1);
-        if place != 0 {
-            return place;
-        }
-        self.scan(granules, align, u32::MAX)
-    }
-
     /// Looks at so many spans, the shortest first.
-    fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
+    pub(super) fn scan(&self, granules: u32, align: u32, most: u32) -> u32 {
         let (mut wants, mut place) = (granules, 0);
         for _ in 0..most {
             if place == 0 {
