@@ -313,16 +313,25 @@ fn empty_caches() {
 /// where there is a barrier (`stock/seat.rs`). A thread that is at work in its cache empties it itself, soon.
 fn empty_others() {
     let mine = thread::seated();
-    let mut visits = VISITS.lock();
-    *visits += 1;
-    let pass = *visits;
+    let pass = {
+        let mut visits = VISITS.lock();
+        *visits += 1;
+        *visits
+    };
     let mut found = false;
     for cache in CACHES.all().filter(|&cache| Some(cache) != mine) {
+        let visits = VISITS.lock();
         // SAFETY: 1. A cache that was entered is for good.
         let parting = unsafe { cache::seat(cache) }.part(pass, age());
+        drop(visits);
         found |= matches!(parting, Parting::Parted | Parting::Rest);
+        if parting == Parting::Left {
+            // SAFETY: 1. Nobody sits there any more, and nobody else is told so.
+            let left = unsafe { Own::of(cache) };
+            left.empty();
+            abandon(left);
+        }
     }
-    drop(visits);
     if !found {
         return;
     }
