@@ -24,7 +24,7 @@ const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 const PARTED: bool =
     cfg!(all(target_arch = "x86_64", target_os = "linux", not(any(feature = "dylib", feature = "hardened"))));
 
-/// Runs `body` in a process of its own, which is given a minute.
+/// Runs `body` in a process of its own, which is given five minutes.
 fn alone(test: &str, body: fn()) {
     if std::env::var(ROLE).is_ok_and(|role| role == test) {
         return body();
@@ -38,7 +38,7 @@ fn alone(test: &str, body: fn()) {
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
-            None if began.elapsed() > Duration::from_secs(60) => {
+            None if began.elapsed() > Duration::from_secs(300) => {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 panic!("it hangs");
