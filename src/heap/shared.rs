@@ -50,6 +50,7 @@ fn pool() -> Option<&'static HeapPool> {
 
 #[cold]
 fn make() -> Option<&'static HeapPool> {
+    let _kept = errno::Kept::now();
     // Where it comes to that, the C library may allocate for this, perhaps from here: while no lock is held.
     around_forks(&IS_KNOWN, &ThisHeap);
     let _making = MAKING.lock();
@@ -64,9 +65,8 @@ fn make() -> Option<&'static HeapPool> {
 
 /// A pool of as much as can be had with its tables, which are writable, and so may be more than the system grants: then a quarter.
 fn largest() -> Option<HeapPool> {
-    let mut asked = Mapped::DEFAULT_BYTES;
+    let mut space = Mapped::reserve_default().ok()?;
     loop {
-        let space = Mapped::reserve(asked).ok()?;
         let bytes = space.len_bytes();
         if let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG) {
             let start = pool.look(|space| space.addr(Offset(0)));
@@ -77,10 +77,11 @@ fn largest() -> Option<HeapPool> {
                 return Some(pool);
             }
         }
-        asked = bytes as usize / 4;
-        if asked < Mapped::LEAST_BYTES {
+        let less = bytes as usize / 4;
+        if less < Mapped::LEAST_BYTES {
             return None;
         }
+        space = Mapped::reserve(less).ok()?;
     }
 }
 

@@ -79,6 +79,49 @@ pub(super) fn commit_limit() -> usize {
     addresses.min(written)
 }
 
+/// Whether the system sets memory aside for all that can be written, before it is touched: `vm.overcommit_memory=2`. Asked by system
+/// calls alone: what stands in for `open` in a program may allocate, from here.
+fn accounts() -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let mut mode = 0u8;
+        // SAFETY: 1. The path ends with a zero. 2. `mode` is a valid place for one byte. 3. The file is closed once.
+        let read = unsafe {
+            let path = c"/proc/sys/vm/overcommit_memory";
+            let file = libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            );
+            let read = file >= 0 && libc::syscall(libc::SYS_read, file, &raw mut mode, 1usize) == 1;
+            if file >= 0 {
+                libc::syscall(libc::SYS_close, file);
+            }
+            read
+        };
+        read && mode == b'2'
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    false
+}
+
+/// All memory of the machine, with what it can be swapped to.
+pub(super) fn memory_bytes() -> usize {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: 1. All zeros are numbers. 2. `all` is a valid place for the answer.
+        let all = unsafe {
+            let mut all: libc::sysinfo = core::mem::zeroed();
+            (libc::sysinfo(&mut all) == 0).then_some(all)
+        };
+        let bytes = all.map(|all| (all.totalram as u64 + all.totalswap as u64) * all.mem_unit as u64);
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    usize::MAX
+}
+
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
 const NEW_PAGES: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE;
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd")))]
@@ -157,12 +200,13 @@ pub(super) unsafe fn forget_rest(start: NonNull<u8>, len: usize) {
 }
 
 impl Range {
-    /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`.
-    pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {
+    /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`. It is open only if it may be.
+    pub(super) fn reserve(len: usize, align: usize, open: bool) -> Result<Range, i32> {
         let room = len.checked_add(align).ok_or(libc::ENOMEM)?;
-        let (start, open) = match map(room, libc::PROT_READ | libc::PROT_WRITE) {
-            Ok(start) => (start, true),
-            Err(_) => (map(room, libc::PROT_NONE)?, false),
+        let all = if open && !accounts() { map(room, libc::PROT_READ | libc::PROT_WRITE).ok() } else { None };
+        let (start, open) = match all {
+            Some(start) => (start, true),
+            None => (map(room, libc::PROT_NONE)?, false),
         };
         let head = (start.as_ptr() as usize).wrapping_neg() % align;
         // SAFETY: 1. `head + len <= room`, so both places lie within or at the end of the mapping.
@@ -208,6 +252,11 @@ impl Range {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether the system did not mind that all of it can be written: it does not account for what is never touched.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
     }
 
     fn at(&self, at: usize, len: usize) -> *mut libc::c_void {
