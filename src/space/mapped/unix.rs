@@ -115,7 +115,8 @@ pub(super) fn memory_bytes() -> usize {
             let mut all: libc::sysinfo = core::mem::zeroed();
             (libc::sysinfo(&mut all) == 0).then_some(all)
         };
-        let bytes = all.map(|all| (all.totalram as u64 + all.totalswap as u64) * all.mem_unit as u64);
+        let bytes =
+            all.map(|all| (u128::from(all.totalram) + u128::from(all.totalswap)) * u128::from(all.mem_unit));
         bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
