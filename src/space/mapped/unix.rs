@@ -19,6 +19,12 @@ const HUGE: usize = 2 << 20;
 /// The least page of any system: how many of them a huge one may have.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
+/// A core dump has so much of a range, or as much as was ever committed, up to the next power of two; of the rest it would have zeros
+/// only, and there is far more of that than of anything else. For the same reason it has no table that is longer than `DUMPED_TABLE`.
+#[cfg(target_os = "linux")]
+const DUMPED: usize = 32 << 20;
+#[cfg(target_os = "linux")]
+const DUMPED_TABLE: usize = 1 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
@@ -39,6 +45,9 @@ pub(super) struct Range {
     /// Whether memory from `HUGE_FROM` on was committed.
     #[cfg(target_os = "linux")]
     large: AtomicBool,
+    /// How much of it a core dump has.
+    #[cfg(target_os = "linux")]
+    dumped: AtomicUsize,
 }
 
 // SAFETY: 1. A mapping belongs to the process, not to a thread.
@@ -222,6 +231,11 @@ impl Range {
                 libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
             };
         }
+        #[cfg(target_os = "linux")]
+        if open && len > DUMPED {
+            // SAFETY: 1. As above; nothing that can be read there changes.
+            unsafe { libc::madvise(aligned.add(DUMPED).as_ptr().cast(), len - DUMPED, libc::MADV_DONTDUMP) };
+        }
         Ok(range)
     }
 
@@ -231,7 +245,10 @@ impl Range {
         #[cfg(target_os = "linux")]
         // SAFETY: 1. Advice about this mapping.
         unsafe {
-            libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE)
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
+            if len > DUMPED_TABLE {
+                libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTDUMP);
+            }
         };
         Ok(Range::of(start, len, true))
     }
@@ -244,6 +261,8 @@ impl Range {
             committed_bytes: AtomicUsize::new(0),
             #[cfg(target_os = "linux")]
             large: AtomicBool::new(false),
+            #[cfg(target_os = "linux")]
+            dumped: AtomicUsize::new(DUMPED.min(len)),
         }
     }
 
@@ -279,6 +298,10 @@ impl Range {
             }
         }
         #[cfg(target_os = "linux")]
+        if self.open && at + len > self.dumped.load(Relaxed) {
+            self.dump(at + len);
+        }
+        #[cfg(target_os = "linux")]
         // Relaxed: it is done once, by whoever comes first, and nobody waits for it.
         if at + len > HUGE_FROM && !self.large.load(Relaxed) && !self.large.swap(true, Relaxed) {
             self.join();
@@ -301,6 +324,20 @@ impl Range {
     fn uncount(&self, len: usize) {
         // Relaxed: as in `count`.
         self.committed_bytes.fetch_sub(len, Relaxed);
+    }
+
+    /// What lies before `end` is to be in a core dump.
+    #[cfg(target_os = "linux")]
+    #[cold]
+    fn dump(&self, end: usize) {
+        // Relaxed: a number, which stands for nothing that another thread sees. Who comes second does it again.
+        let from = self.dumped.load(Relaxed);
+        let upto = end.next_power_of_two().min(self.len);
+        if let Some(len) = upto.checked_sub(from) {
+            // SAFETY: 1. Advice about this mapping; nothing that can be read there changes.
+            unsafe { libc::madvise(self.at(from, len), len, libc::MADV_DODUMP) };
+        }
+        self.dumped.fetch_max(upto, Relaxed);
     }
 
     /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
