@@ -24,7 +24,7 @@ const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 const PARTED: bool =
     cfg!(all(target_arch = "x86_64", target_os = "linux", not(any(feature = "dylib", feature = "hardened"))));
 
-/// Runs `body` in a process of its own, which is given a minute.
+/// Runs `body` in a process of its own, which is given five minutes.
 fn alone(test: &str, body: fn()) {
     if std::env::var(ROLE).is_ok_and(|role| role == test) {
         return body();
@@ -38,7 +38,7 @@ fn alone(test: &str, body: fn()) {
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
-            None if began.elapsed() > Duration::from_secs(60) => {
+            None if began.elapsed() > Duration::from_secs(300) => {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 panic!("it hangs");
@@ -239,6 +239,78 @@ fn threads_end_while_their_caches_are_emptied() {
         });
         gc::collect().unwrap();
         assert_eq!(Global::stats().blocks, 0, "{}", Global::stats());
+    });
+}
+
+/// A thread that comes to the heap first in the system's last round of its keys' destructors, which leaves nobody to give its
+/// cache up. It ends on a stack of ours, which is gone then, and with it the thread's word.
+#[cfg(target_os = "linux")]
+fn come_last() {
+    use std::ptr::null_mut;
+    use std::sync::atomic::AtomicI32;
+
+    static KEY: AtomicI32 = AtomicI32::new(-1);
+    static ROUNDS: AtomicI32 = AtomicI32::new(0);
+    const STACK_BYTES: usize = 1 << 20;
+
+    extern "C" fn again(value: *mut libc::c_void) {
+        let round = value as usize;
+        ROUNDS.store(round as i32, Relaxed);
+        // As many as there are: `PTHREAD_DESTRUCTOR_ITERATIONS`.
+        if round == 4 {
+            fill(9);
+        } else {
+            // SAFETY: 1. The key is one, and its value is a number.
+            unsafe { libc::pthread_setspecific(KEY.load(Relaxed) as libc::pthread_key_t, (round + 1) as _) };
+        }
+    }
+
+    extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: 1. As above.
+        unsafe { libc::pthread_setspecific(KEY.load(Relaxed) as libc::pthread_key_t, 1 as _) };
+        null_mut()
+    }
+
+    // SAFETY: 1. Every place is valid. 2. The thread has ended when its stack goes.
+    unsafe {
+        if KEY.load(Relaxed) < 0 {
+            let mut key = 0;
+            assert_eq!(libc::pthread_key_create(&mut key, Some(again)), 0);
+            KEY.store(key as i32, Relaxed);
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let stack = libc::mmap(null_mut(), STACK_BYTES, protection, flags, -1, 0);
+        assert_ne!(stack, libc::MAP_FAILED);
+        let (mut with, mut thread) = (std::mem::zeroed(), std::mem::zeroed());
+        assert_eq!(libc::pthread_attr_init(&mut with), 0);
+        assert_eq!(libc::pthread_attr_setstack(&mut with, stack, STACK_BYTES), 0);
+        assert_eq!(libc::pthread_create(&mut thread, &with, run, null_mut()), 0);
+        assert_eq!(libc::pthread_join(thread, null_mut()), 0);
+        assert_eq!(libc::munmap(stack, STACK_BYTES), 0);
+        libc::pthread_attr_destroy(&mut with);
+    }
+    assert_eq!(ROUNDS.load(Relaxed), 4);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_thread_leaves_that_ends_and_tells_nobody_is_taken_and_its_cache_is_another_ones() {
+    alone("what_a_thread_leaves_that_ends_and_tells_nobody_is_taken_and_its_cache_is_another_ones", || {
+        fill(1);
+        for _ in 0..20 {
+            come_last();
+            gc::collect().unwrap();
+            assert_eq!(Global::stats().blocks, 0, "{}", Global::stats());
+        }
+        let child = fork::in_child(|| {
+            come_last();
+            let forked = thread::spawn(|| gc::collect().unwrap());
+            forked.join().unwrap();
+            fill(2);
+            true
+        });
+        assert_eq!(child, fork::RIGHT);
     });
 }
 

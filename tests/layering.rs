@@ -75,6 +75,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/stock/spare.rs", "links caches that nobody has"),
     ("heap/thread.rs", "works on the thread's own cache"),
     ("heap/thread/barrier.rs", "asks the system for a barrier in every thread"),
+    ("heap/thread/number.rs", "asks the system whether a thread is there"),
     ("heap/thread/place.rs", "reaches the thread's word by two instructions"),
     ("heap/fixed.rs", "claims memory that the caller gives away, and takes blocks back"),
     ("heap/fixed/alloc.rs", "implements GlobalAlloc and Allocator"),

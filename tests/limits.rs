@@ -145,6 +145,64 @@ fn a_limit_that_the_process_is_given_while_it_runs_holds() {
     unsafe { democratising::Global.deallocate(large.cast(), Layout::new::<[u8; 512 << 20]>()) };
 }
 
+/// Uses both heaps, and looks at what the kernel counts as theirs: tables for no more than all memory, which are a fortieth of it by far
+/// at most.
+#[cfg(target_os = "linux")]
+fn tables_are_few() {
+    use allocator_api2::alloc::Allocator;
+    let kib = |file: &str, name: &str| -> u64 {
+        let text = std::fs::read_to_string(file).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let all_kib = kib("/proc/meminfo", "MemTotal:") + kib("/proc/meminfo", "SwapTotal:");
+    let before_kib = kib("/proc/self/status", "VmData:");
+    let block = democratising::Global.allocate(Layout::new::<[u8; 100]>()).unwrap();
+    let tensor = Tensor::zeros(&[100]).unwrap();
+    let tables_kib = kib("/proc/self/status", "VmData:") - before_kib;
+    assert!(tables_kib < all_kib / 40 + (64 << 10), "{tables_kib} KiB of tables, {all_kib} KiB of memory");
+    drop(tensor);
+    // SAFETY: 1. It came from there with this layout, and nobody uses it.
+    unsafe { democratising::Global.deallocate(block.cast(), Layout::new::<[u8; 100]>()) };
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn tables_are_for_no_more_than_all_memory_where_what_may_be_written_is_limited() {
+    const NAME: &str = "tables_are_for_no_more_than_all_memory_where_what_may_be_written_is_limited";
+    if child::child().is_some() {
+        return within(libc::RLIMIT_DATA, 250 << 30, tables_are_few);
+    }
+    let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// What the kernel does with `vm.overcommit_memory=2` would be done to every program of the machine, so only what the file says is
+/// another here: in a mount namespace, which needs root. Where there is none it says so; with `CI` set it fails then.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_but_tables_is_counted_where_the_system_accounts_for_what_can_be_written() {
+    const NAME: &str = "nothing_but_tables_is_counted_where_the_system_accounts_for_what_can_be_written";
+    const MODE: &str = "/proc/sys/vm/overcommit_memory";
+    if child::child().is_some() {
+        assert_eq!(std::fs::read_to_string(MODE).unwrap(), "2\n");
+        return tables_are_few();
+    }
+    let folder = democratising::fs::temp_dir().unwrap();
+    let mode = folder.path().join("mode");
+    std::fs::write(&mode, "2\n").unwrap();
+    let mode = mode.to_str().unwrap();
+    let tried = std::process::Command::new("unshare").args(["-m", "mount", "--bind", mode, MODE]).output();
+    if !tried.as_ref().is_ok_and(|tried| tried.status.success()) {
+        assert!(std::env::var_os("CI").is_none(), "CI is root and has unshare and mount: {tried:?}");
+        return println!("not tested: it needs root, unshare and mount: {tried:?}");
+    }
+    let script = format!("mount --bind '{mode}' {MODE} && exec \"$0\" \"$@\"");
+    let output =
+        child::command(&["unshare", "-m", "sh", "-c", &script], NAME, ".".as_ref()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn what_is_refused_says_so_in_words() {
     let budget = Budget::new(10);

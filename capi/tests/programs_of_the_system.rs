@@ -27,6 +27,11 @@ fn input(name: &str) -> String {
     common::source(name).display().to_string()
 }
 
+/// What `benches/preload` measures with, too.
+fn measured(name: &str) -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/preload/programs/").to_string() + name
+}
+
 #[test]
 fn bash_with_loops_arrays_and_subshells() {
     same("bash", &["bash"], || command("bash", [input("loops.sh")]));
@@ -43,20 +48,20 @@ fn python_with_json_threads_and_children() {
 
 #[test]
 fn git_with_a_history_and_its_packs() {
-    same("git", &["git", "bash"], || command("bash", [input("history.sh")]));
+    same("git", &["git", "bash"], || command("bash", [measured("history.sh")]));
 }
 
 #[test]
 fn sqlite_with_tables_and_indexes() {
     same("sqlite", &["sqlite3"], || {
-        command("sqlite3", [":memory:", &format!(".read {}", input("rows.sql"))])
+        command("sqlite3", [":memory:", &format!(".read {}", measured("rows.sql"))])
     });
 }
 
 #[test]
 fn lua_with_tables_and_strings() {
     let lua = ["lua5.4", "lua"].into_iter().find(|lua| is_here(lua)).unwrap_or("lua5.4");
-    same("lua", &[lua], || command(lua, [input("tables.lua")]));
+    same("lua", &[lua], || command(lua, [measured("tables.lua")]));
 }
 
 fn is_here(tool: &str) -> bool {
@@ -93,7 +98,13 @@ fn perl_and_the_shell_tools() {
 
 #[test]
 fn the_inputs_are_there() {
-    for name in ["loops.sh", "everything.py", "history.sh", "rows.sql", "tables.lua"] {
-        assert!(Path::new(&input(name)).is_file(), "{name}");
+    for path in [
+        input("loops.sh"),
+        input("everything.py"),
+        measured("history.sh"),
+        measured("rows.sql"),
+        measured("tables.lua"),
+    ] {
+        assert!(Path::new(&path).is_file(), "{path}");
     }
 }

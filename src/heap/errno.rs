@@ -72,7 +72,7 @@ fn place() -> Option<NonNull<i32>> {
 
 #[cfg(unix)]
 #[inline]
-fn get() -> i32 {
+pub(super) fn get() -> i32 {
     // SAFETY: 1. The place is this thread's own, and there as long as the thread.
     place().map_or(0, |place| unsafe { place.read() })
 }

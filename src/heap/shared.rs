@@ -50,6 +50,7 @@ fn pool() -> Option<&'static HeapPool> {
 
 #[cold]
 fn make() -> Option<&'static HeapPool> {
+    let _kept = errno::Kept::now();
     // Where it comes to that, the C library may allocate for this, perhaps from here: while no lock is held.
     around_forks(&IS_KNOWN, &ThisHeap);
     let _making = MAKING.lock();
@@ -64,9 +65,8 @@ fn make() -> Option<&'static HeapPool> {
 
 /// A pool of as much as can be had with its tables, which are writable, and so may be more than the system grants: then a quarter.
 fn largest() -> Option<HeapPool> {
-    let mut asked = Mapped::DEFAULT_BYTES;
+    let mut space = Mapped::reserve_default().ok()?;
     loop {
-        let space = Mapped::reserve(asked).ok()?;
         let bytes = space.len_bytes();
         if let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG) {
             let start = pool.look(|space| space.addr(Offset(0)));
@@ -77,10 +77,11 @@ fn largest() -> Option<HeapPool> {
                 return Some(pool);
             }
         }
-        asked = bytes as usize / 4;
-        if asked < Mapped::LEAST_BYTES {
+        let less = bytes as usize / 4;
+        if less < Mapped::LEAST_BYTES {
             return None;
         }
+        space = Mapped::reserve(less).ok()?;
     }
 }
 
@@ -313,16 +314,25 @@ fn empty_caches() {
 /// where there is a barrier (`stock/seat.rs`). A thread that is at work in its cache empties it itself, soon.
 fn empty_others() {
     let mine = thread::seated();
-    let mut visits = VISITS.lock();
-    *visits += 1;
-    let pass = *visits;
+    let pass = {
+        let mut visits = VISITS.lock();
+        *visits += 1;
+        *visits
+    };
     let mut found = false;
     for cache in CACHES.all().filter(|&cache| Some(cache) != mine) {
+        let visits = VISITS.lock();
         // SAFETY: 1. A cache that was entered is for good.
         let parting = unsafe { cache::seat(cache) }.part(pass, age());
+        drop(visits);
         found |= matches!(parting, Parting::Parted | Parting::Rest);
+        if parting == Parting::Left {
+            // SAFETY: 1. Nobody sits there any more, and nobody else is told so.
+            let left = unsafe { Own::of(cache) };
+            left.empty();
+            abandon(left);
+        }
     }
-    drop(visits);
     if !found {
         return;
     }

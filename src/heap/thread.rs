@@ -1,6 +1,7 @@
 //! Which cache a thread has: none, its own, or none any more.
 
 mod barrier;
+mod number;
 mod place;
 
 pub(super) use barrier::{everyone, is_there};
@@ -14,6 +15,7 @@ use crate::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use crate::sync::{Cell, HostLock};
 use core::ops::Deref;
 use core::ptr::{NonNull, null_mut};
+use number::{Number, is_first};
 
 std::thread_local! {
     /// Whether the thread has given its cache up: what it still allocates goes past the caches.
@@ -23,10 +25,11 @@ std::thread_local! {
     static GUARD: Guard = const { Guard };
 }
 
-/// The word of a thread that sits in a cache. Who sits there rises before the thread is gone.
+/// The word of a thread that sits in a cache. Who sits there rises before the thread is gone; or else the system knows that it is gone.
 pub(super) struct Word {
     at: Option<NonNull<AtomicPtr<Cache>>>,
     cache: NonNull<Cache>,
+    of: Number,
 }
 
 impl Word {
@@ -46,6 +49,10 @@ impl seat::Word for Word {
 
     fn join(&self) {
         self.put(self.cache.as_ptr());
+    }
+
+    fn is_gone(&self) -> bool {
+        self.of.is_gone()
     }
 }
 
@@ -120,7 +127,7 @@ fn sit() -> Option<NonNull<Cache>> {
     SEATED.with(|seated| seated.set(cache.as_ptr()));
     place::set(cache.as_ptr());
     // SAFETY: 1. The cache is made, and for good.
-    unsafe { cache::seat(cache) }.sit(Word { at: place::address(), cache }, shared::age());
+    unsafe { cache::seat(cache) }.sit(Word { at: place::address(), cache, of: Number::own() }, shared::age());
     // Registering a destructor may allocate, from here: the cache is in place before. Where the thread is past that, nobody
     // would give the cache up.
     match GUARD.try_with(|_| ()) {
@@ -157,7 +164,8 @@ fn end() {
 /// A thread may come to the heap first when its thread-locals are gone, in a destructor of a key: the GNU C library still takes the
 /// guard then, and never drops it. A key that is set there has its turn in the same round or in the next. A thread whose guard is
 /// dropped clears it, so that nothing refers to a library any more that may be closed then. Where there is no key left, the guard is all;
-/// and who comes first in the system's last round leaves the cache behind, since nothing tells which round it is.
+/// and who comes first in the system's last round leaves the cache behind, since nothing tells which round it is: a visitor finds that
+/// the thread is gone.
 #[cfg(unix)]
 fn set_key(set: bool) {
     /// The key plus one; 0 before there is one. Relaxed: it is a number, and nothing else depends on it.
@@ -188,18 +196,6 @@ fn set_key(set: bool) {
 
 #[cfg(not(unix))]
 fn set_key(_set: bool) {}
-
-/// Whether this is the thread that a process begins with, or the one that a fork left.
-fn is_first() -> bool {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: 1. Both only ask for a number.
-    return unsafe { libc::getpid() as libc::c_long == libc::syscall(libc::SYS_gettid) };
-    #[cfg(target_vendor = "apple")]
-    // SAFETY: 1. As above.
-    return unsafe { libc::pthread_main_np() == 1 };
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-    false
-}
 
 /// Empties this thread's cache, if it has one.
 pub(super) fn empty_own() {

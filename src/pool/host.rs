@@ -41,7 +41,7 @@ fn make() -> Result<&'static HostPool, SpaceError> {
     if let Some(pool) = POOL.get() {
         return Ok(pool);
     }
-    let space = Mapped::reserve(Mapped::DEFAULT_BYTES)?;
+    let space = Mapped::reserve_default()?;
     let bytes = HostPool::metadata_bytes(&space);
     let pool = Pool::new(space, MappedTables, NOT_ENABLED).map_err(|_| SpaceError::new(bytes, 0))?;
     Ok(POOL.get_or_init(|| pool))

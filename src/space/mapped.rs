@@ -39,17 +39,34 @@ impl Mapped {
     /// # Errors
     /// [`SpaceError`] with errno when not even 32 MiB (or `bytes`, if that is less) can be reserved.
     pub fn reserve(bytes: usize) -> Result<Mapped, SpaceError> {
+        Mapped::reserve_as(bytes, true)
+    }
+
+    /// The same; where it may not be `open`, it counts nowhere as what can be written before it is committed.
+    fn reserve_as(bytes: usize, open: bool) -> Result<Mapped, SpaceError> {
         let asked = bytes.max(1).checked_next_multiple_of(FRAME).unwrap_or(usize::MAX / FRAME * FRAME);
         let limit = os::reserve_limit() / FRAME * FRAME;
         let mut len = asked.min(limit.max(LEAST));
         loop {
-            match os::Range::reserve(len, FRAME) {
+            match os::Range::reserve(len, FRAME, open) {
                 Ok(range) => return Ok(Mapped { range }),
                 // A quarter: the largest half that can be had would leave the rest of the program nothing to map.
                 Err(_) if len / 4 >= LEAST => len = len / 4 / FRAME * FRAME,
                 Err(code) => return Err(SpaceError::new(len as u64, code)),
             }
         }
+    }
+
+    /// A reservation for whatever a process may come to need: [`DEFAULT_BYTES`](Self::DEFAULT_BYTES). Where the system accounts for what is
+    /// never touched, no more than there is memory at all, since the tables that go with it count there as a whole.
+    pub(crate) fn reserve_default() -> Result<Mapped, SpaceError> {
+        let space = Mapped::reserve(Mapped::DEFAULT_BYTES)?;
+        let most = os::memory_bytes().max(LEAST);
+        if space.range.is_open() || space.range.len() <= most {
+            return Ok(space);
+        }
+        drop(space);
+        Mapped::reserve_as(most, false)
     }
 
     /// The most that the system lets this process back of a reservation now; the largest number where it says nothing.
@@ -274,7 +291,7 @@ mod tests {
     #[cfg(all(unix, not(miri)))]
     #[test]
     fn the_portable_back_end_gives_aligned_memory_and_says_what_it_does_not_know() {
-        let range = other::Range::reserve(2 * FRAME, FRAME).unwrap();
+        let range = other::Range::reserve(2 * FRAME, FRAME, true).unwrap();
         assert_eq!(range.start().as_ptr() as usize % FRAME, 0);
         assert_eq!(range.len(), 2 * FRAME);
         assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
@@ -283,6 +300,7 @@ mod tests {
         let table = other::Range::table(4096).unwrap();
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
-        assert!(other::reserve_limit() > FRAME && other::commit_limit() == usize::MAX);
+        assert!(range.is_open() && other::reserve_limit() > FRAME);
+        assert_eq!((other::commit_limit(), other::memory_bytes()), (usize::MAX, usize::MAX));
     }
 }

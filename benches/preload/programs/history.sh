@@ -12,5 +12,5 @@ for ((round = 1; round <= 10; round++)); do
     git add -A && git commit -q -m "round $round"
 done
 git -c gc.autoDetach=false -c pack.threads=1 gc -q --aggressive
-git log -p --stat | wc -l
+git log -p --stat | tail -n 60
 git fsck --no-progress

@@ -8,6 +8,12 @@ use democratising::fs::ModelCheckpoint;
 use democratising::{Device, MemoryPool, Tensor};
 use std::io::Write;
 
+/// Zip archives, as the tests make them.
+#[path = "../../../tests/fs/zip.rs"]
+mod zip;
+
+use zip::zip;
+
 /// What a tensor may take beyond what the file's length explains: a broadcast view of a `.pt` may show its elements
 /// again and again, up to 64 MiB.
 const FREE_BYTES: u64 = 80 << 20;
@@ -78,7 +84,7 @@ pub fn read_npy(data: &[u8]) {
 /// An archive, and an archive of an array with the right checksum.
 pub fn read_npz(data: &[u8]) {
     read(data);
-    read(&zip(&[("a.npy", data)]));
+    read(&zip(&[("a.npy", data)], false));
 }
 
 pub fn read_pt(data: &[u8]) {
@@ -87,7 +93,7 @@ pub fn read_pt(data: &[u8]) {
 
 /// A pickle alone, in an archive with the right checksum and in a legacy file.
 pub fn read_pickle(data: &[u8]) {
-    read(&zip(&[("x/data.pkl", data), ("x/data/0", &[1; 256]), ("x/byteorder", b"little")]));
+    read(&zip(&[("x/data.pkl", data), ("x/data/0", &[1; 256]), ("x/byteorder", b"little")], false));
     let mut legacy =
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
     legacy.extend(data);
@@ -111,36 +117,4 @@ pub fn target(name: &str) -> Option<fn(&[u8])> {
         "text" => read_text,
         _ => return None,
     })
-}
-
-/// An archive of stored members.
-pub fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut file, mut table) = (Vec::new(), Vec::new());
-    for (name, bytes) in members {
-        let at = file.len() as u32;
-        let mut common = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        common.extend(crc32fast::hash(bytes).to_le_bytes());
-        common.extend((bytes.len() as u32).to_le_bytes());
-        common.extend((bytes.len() as u32).to_le_bytes());
-        common.extend((name.len() as u16).to_le_bytes());
-        common.extend([0, 0]);
-        file.extend(b"PK\x03\x04");
-        file.extend(&common);
-        file.extend(name.bytes());
-        file.extend(*bytes);
-        table.extend(b"PK\x01\x02\x14\x00");
-        table.extend(&common);
-        table.extend([0; 10]);
-        table.extend(at.to_le_bytes());
-        table.extend(name.bytes());
-    }
-    let (start, count) = (file.len() as u32, (members.len() as u16).to_le_bytes());
-    file.extend(&table);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend(count);
-    file.extend(count);
-    file.extend((table.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend([0, 0]);
-    file
 }

@@ -9,7 +9,8 @@
 //!    and cleared the number; another visitor put its own there. Else the visitor may take what a hit under way cannot reach.
 //! 4. No lock is held for longer than it takes to copy what a cache holds. A thread that is inside does not go in again: a hook
 //!    that allocates there goes past the caches.
-//! 5. Whom a visitor cannot part it asks: the thread empties its cache itself when it next goes in.
+//! 5. Of a thread that ended without rising, the visitor has the cache.
+//! 6. Whom a visitor cannot part it asks: the thread empties its cache itself when it next goes in.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,10 @@ pub trait Word {
     fn part(&self) -> bool;
     /// Puts the thread's own cache there.
     fn join(&self);
+    /// Whether the thread has ended, and the word with it.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// The seat of a cache.
@@ -70,6 +75,8 @@ pub enum Parting {
     Rest,
     /// Parted; to be visited behind a barrier.
     Parted,
+    /// The thread has ended and left the cache, which is the visitor's now.
+    Left,
 }
 
 impl<L: RawMutex, W: Word> Seat<L, W> {
@@ -127,6 +134,10 @@ impl<L: RawMutex, W: Word> Seat<L, W> {
             return Parting::Asked;
         };
         let Some(word) = &sitting.word else { return Parting::Nobody };
+        if word.is_gone() {
+            *sitting = Sitting { word: None, parted: 0 };
+            return Parting::Left;
+        }
         if word.part() {
             sitting.parted = pass;
             return Parting::Parted;

@@ -22,6 +22,11 @@ pub(super) fn reserve_limit() -> usize {
     16 * LEAST
 }
 
+/// Nobody says.
+pub(super) fn memory_bytes() -> usize {
+    usize::MAX
+}
+
 /// What is reserved is backed.
 pub(super) fn commit_limit() -> usize {
     usize::MAX
@@ -35,7 +40,7 @@ pub(super) unsafe fn forget_rest(_start: NonNull<u8>, _len: usize) {}
 
 impl Range {
     /// `len` bytes at a multiple of `align`.
-    pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {
+    pub(super) fn reserve(len: usize, align: usize, _open: bool) -> Result<Range, i32> {
         let layout = Layout::from_size_align(len, align).map_err(|_| 0)?;
         // SAFETY: 1. No caller asks for zero bytes.
         let start = unsafe { System.alloc_zeroed(layout) };
@@ -44,7 +49,7 @@ impl Range {
 
     /// Zeroed memory for a table.
     pub(super) fn table(len: usize) -> Result<Range, i32> {
-        Range::reserve(len, 4096)
+        Range::reserve(len, 4096, true)
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -53,6 +58,10 @@ impl Range {
 
     pub(super) fn len(&self) -> usize {
         self.layout.size()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        true
     }
 
     pub(super) fn commit(&self, _at: usize, _len: usize) -> Result<Contents, i32> {

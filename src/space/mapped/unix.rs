@@ -19,6 +19,12 @@ const HUGE: usize = 2 << 20;
 /// The least page of any system: how many of them a huge one may have.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
+/// A core dump has so much of a range, or as much as was ever committed, up to the next power of two; of the rest it would have zeros
+/// only, and there is far more of that than of anything else. For the same reason it has no table that is longer than `DUMPED_TABLE`.
+#[cfg(target_os = "linux")]
+const DUMPED: usize = 32 << 20;
+#[cfg(target_os = "linux")]
+const DUMPED_TABLE: usize = 1 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
@@ -39,6 +45,9 @@ pub(super) struct Range {
     /// Whether memory from `HUGE_FROM` on was committed.
     #[cfg(target_os = "linux")]
     large: AtomicBool,
+    /// How much of it a core dump has.
+    #[cfg(target_os = "linux")]
+    dumped: AtomicUsize,
 }
 
 // SAFETY: 1. A mapping belongs to the process, not to a thread.
@@ -77,6 +86,50 @@ pub(super) fn reserve_limit() -> usize {
 pub(super) fn commit_limit() -> usize {
     let (addresses, written) = limits();
     addresses.min(written)
+}
+
+/// Whether the system sets memory aside for all that can be written, before it is touched: `vm.overcommit_memory=2`. Asked by system
+/// calls alone: what stands in for `open` in a program may allocate, from here.
+fn accounts() -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let mut mode = 0u8;
+        // SAFETY: 1. The path ends with a zero. 2. `mode` is a valid place for one byte. 3. The file is closed once.
+        let read = unsafe {
+            let path = c"/proc/sys/vm/overcommit_memory";
+            let file = libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            );
+            let read = file >= 0 && libc::syscall(libc::SYS_read, file, &raw mut mode, 1usize) == 1;
+            if file >= 0 {
+                libc::syscall(libc::SYS_close, file);
+            }
+            read
+        };
+        read && mode == b'2'
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    false
+}
+
+/// All memory of the machine, with what it can be swapped to.
+pub(super) fn memory_bytes() -> usize {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // SAFETY: 1. All zeros are numbers. 2. `all` is a valid place for the answer.
+        let all = unsafe {
+            let mut all: libc::sysinfo = core::mem::zeroed();
+            (libc::sysinfo(&mut all) == 0).then_some(all)
+        };
+        let bytes =
+            all.map(|all| (u128::from(all.totalram) + u128::from(all.totalswap)) * u128::from(all.mem_unit));
+        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    usize::MAX
 }
 
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
@@ -157,12 +210,13 @@ pub(super) unsafe fn forget_rest(start: NonNull<u8>, len: usize) {
 }
 
 impl Range {
-    /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`.
-    pub(super) fn reserve(len: usize, align: usize) -> Result<Range, i32> {
+    /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`. It is open only if it may be.
+    pub(super) fn reserve(len: usize, align: usize, open: bool) -> Result<Range, i32> {
         let room = len.checked_add(align).ok_or(libc::ENOMEM)?;
-        let (start, open) = match map(room, libc::PROT_READ | libc::PROT_WRITE) {
-            Ok(start) => (start, true),
-            Err(_) => (map(room, libc::PROT_NONE)?, false),
+        let all = if open && !accounts() { map(room, libc::PROT_READ | libc::PROT_WRITE).ok() } else { None };
+        let (start, open) = match all {
+            Some(start) => (start, true),
+            None => (map(room, libc::PROT_NONE)?, false),
         };
         let head = (start.as_ptr() as usize).wrapping_neg() % align;
         // SAFETY: 1. `head + len <= room`, so both places lie within or at the end of the mapping.
@@ -177,6 +231,11 @@ impl Range {
                 libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
             };
         }
+        #[cfg(target_os = "linux")]
+        if open && len > DUMPED {
+            // SAFETY: 1. As above; nothing that can be read there changes.
+            unsafe { libc::madvise(aligned.add(DUMPED).as_ptr().cast(), len - DUMPED, libc::MADV_DONTDUMP) };
+        }
         Ok(range)
     }
 
@@ -186,7 +245,10 @@ impl Range {
         #[cfg(target_os = "linux")]
         // SAFETY: 1. Advice about this mapping.
         unsafe {
-            libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE)
+            libc::madvise(start.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
+            if len > DUMPED_TABLE {
+                libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTDUMP);
+            }
         };
         Ok(Range::of(start, len, true))
     }
@@ -199,6 +261,8 @@ impl Range {
             committed_bytes: AtomicUsize::new(0),
             #[cfg(target_os = "linux")]
             large: AtomicBool::new(false),
+            #[cfg(target_os = "linux")]
+            dumped: AtomicUsize::new(DUMPED.min(len)),
         }
     }
 
@@ -208,6 +272,11 @@ impl Range {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether the system did not mind that all of it can be written: it does not account for what is never touched.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
     }
 
     fn at(&self, at: usize, len: usize) -> *mut libc::c_void {
@@ -227,6 +296,10 @@ impl Range {
                 self.uncount(len);
                 return Err(code);
             }
+        }
+        #[cfg(target_os = "linux")]
+        if self.open && at + len > self.dumped.load(Relaxed) {
+            self.dump(at + len);
         }
         #[cfg(target_os = "linux")]
         // Relaxed: it is done once, by whoever comes first, and nobody waits for it.
@@ -251,6 +324,20 @@ impl Range {
     fn uncount(&self, len: usize) {
         // Relaxed: as in `count`.
         self.committed_bytes.fetch_sub(len, Relaxed);
+    }
+
+    /// What lies before `end` is to be in a core dump.
+    #[cfg(target_os = "linux")]
+    #[cold]
+    fn dump(&self, end: usize) {
+        // Relaxed: a number, which stands for nothing that another thread sees. Who comes second does it again.
+        let from = self.dumped.load(Relaxed);
+        let upto = end.next_power_of_two().min(self.len);
+        if let Some(len) = upto.checked_sub(from) {
+            // SAFETY: 1. Advice about this mapping; nothing that can be read there changes.
+            unsafe { libc::madvise(self.at(from, len), len, libc::MADV_DODUMP) };
+        }
+        self.dumped.fetch_max(upto, Relaxed);
     }
 
     /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
