@@ -378,6 +378,10 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
     assert!(with(table + 24, &[255, 255, 255, 0x7f]).contains("claims to unpack"));
     assert!(with(table + 20, &[255, 255, 255, 0x7f]).contains("lies outside"));
     assert!(with(table + 42, &[255, 255, 255, 0x7f]).contains("lies outside"));
+    // As long as to the end of the next one, and to the middle of it.
+    for bytes in [4 + 30 + 8 + 64, 4 + 30 + 8 + 1] {
+        assert!(with(table + 20, &[bytes, 0, 0, 0, bytes, 0, 0, 0]).contains("its bytes are also those of"));
+    }
     assert!(with(table + 20, &[255; 4]).contains("64-bit sizes"));
     assert!(with(table + 8, &[1]).contains("encrypted"));
     assert!(with(table + 10, &[12]).contains("method 12"));
