@@ -175,3 +175,37 @@ fn what_a_killed_process_left_is_removed_by_the_next_and_by_a_collection() {
     let collected = democratising::gc::collect().unwrap();
     assert_eq!((collected.files >= 1, temp_files()), (true, 0), "{collected:?}");
 }
+
+#[test]
+fn a_load_in_a_child() {
+    if let Some(directory) = child::child() {
+        let path = directory.join("model.safetensors");
+        let checkpoint = ModelCheckpoint::load(&path).unwrap();
+        match checkpoint.get("w").unwrap().as_slice::<f32>() {
+            Ok(elements) => println!("it has {} elements", elements.len()),
+            Err(error) => println!("{error}; {:?}", checkpoint.verify()),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_told_from_a_file_that_was_cut_short() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    ModelCheckpoint::create(&path).unwrap().add("w", &tensor(1)).unwrap().commit().unwrap();
+    let told = |inject: &[&str]| {
+        let log = directory.path().join("strace.log");
+        let mut before =
+            vec!["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=madvise,pread64"];
+        before.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+        let output = child::command(&before, "a_load_in_a_child", directory.path()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What the kernel says of pages that cannot be had, for whatever reason.
+    let unmapped = "inject=madvise:error=EFAULT";
+    let said = told(&[unmapped]);
+    assert!(said.contains("it has 2200000 elements"), "they can be read: {said}");
+    // The first ones are those of whoever loads the program.
+    let said = told(&[unmapped, "inject=pread64:error=EIO:when=20+"]);
+    assert!(said.contains("Input/output error") && said.contains("Err(Io"), "{said}");
+}
