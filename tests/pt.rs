@@ -408,6 +408,33 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
     }
 }
 
+#[test]
+fn a_message_is_short_however_long_what_it_tells_of() {
+    const LENGTH: usize = 100_000;
+    let directory = Directory::new();
+    let long = "\u{1}".repeat(LENGTH);
+    let key = [&b"X"[..], &(LENGTH as u32).to_le_bytes(), long.as_bytes()].concat();
+    let mut refused = Vec::new();
+    for op in [b'F', b'I', b'g'] {
+        let pickle = [&b"\x80\x02"[..], &[op], long.as_bytes(), b"\n."].concat();
+        refused.push(ModelCheckpoint::load(directory.with("x.pt", zip(&[("x/data.pkl", &pickle)], true))));
+    }
+    let tensor = [TENSOR.as_bytes(), b"K\x00K\x09\x85K\x09\x85\x89}tR"].concat();
+    let pickle = [&b"\x80\x02}"[..], &key, &tensor, b"s."].concat();
+    let damaged = ModelCheckpoint::load(directory.with("y.pt", with_pickle(&pickle))).unwrap();
+    let error = damaged.get(damaged.names()[0]).unwrap_err().to_string();
+    assert!(error.contains("is not within") && error.len() < 10_000, "{} bytes", error.len());
+
+    for header in [format!("{{\"a\":\"{}\"}}", "x".repeat(LENGTH)), format!("{{\"{}\"", "x".repeat(LENGTH))] {
+        let content = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        refused.push(ModelCheckpoint::load(directory.with("z", content)));
+    }
+    for refused in refused {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.len() < 10_000, "{} bytes", error.len());
+    }
+}
+
 /// Whether nothing that was wrong with the file is passed over: it cannot be loaded, or is not verified, or gives its tensor.
 fn is_told(path: &std::path::Path, name: &str) -> bool {
     match ModelCheckpoint::load(path) {
