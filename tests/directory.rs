@@ -175,6 +175,37 @@ fn a_directory_is_open_once() -> Result<()> {
 }
 
 #[test]
+fn a_directory_is_its_processs_and_free_when_that_drops_it_whatever_was_forked() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let mut dir = Some(CheckpointDir::open(temp.path())?);
+    let ended = fork::in_child(|| {
+        drop(dir.take());
+        true
+    });
+    assert_eq!(ended, fork::RIGHT);
+    assert!(CheckpointDir::open(temp.path()).is_err(), "the parent has it still");
+
+    // SAFETY: 1. The child waits for a signal, and is killed below.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        loop {
+            // SAFETY: 1. It takes nothing and changes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    drop(dir);
+    let opened = CheckpointDir::open(temp.path()).map(drop);
+    // SAFETY: 1. The child of a moment ago, and an integer of ours.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, &mut 0, 0);
+    }
+    opened
+}
+
+#[test]
 fn a_directory_that_a_sweep_would_remove_is_refused() -> Result<()> {
     let temp = tempdir()?;
     let error = CheckpointDir::open(temp.path().join(".democratising-runs.tmp")).unwrap_err();
@@ -285,6 +316,31 @@ fn a_fork_waits_for_no_commit_that_its_parent_has_under_way() -> Result<()> {
     pending.wait()?;
     assert_eq!(ended, fork::RIGHT);
     assert_eq!(ModelCheckpoint::load(path("own"))?.get("w")?, w(2));
+    Ok(())
+}
+
+#[test]
+fn a_fork_has_no_commit_to_wait_for_that_its_parent_has_under_way() -> Result<()> {
+    let _turn = alone();
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("slow");
+    let (go_on, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let slow = ModelCheckpoint::create(&path)?.add("w", &w(1))?;
+    let listener = move |_: fs::Progress<'_>| drop(told.lock().map(|told| told.recv()));
+    let mut pending = Some(slow.on_progress(listener).commit_async()?);
+    let waited = fork::in_child(|| {
+        let inherited = pending.take().unwrap();
+        inherited.is_finished() && inherited.wait().unwrap_err().to_string().contains("its parent")
+    });
+    let dropped = fork::in_child(|| {
+        drop(pending.take());
+        true
+    });
+    drop(go_on);
+    pending.unwrap().wait()?;
+    assert_eq!((waited, dropped), (fork::RIGHT, fork::RIGHT));
+    assert_eq!(ModelCheckpoint::load(path)?.get("w")?, w(1));
     Ok(())
 }
 

@@ -42,8 +42,9 @@ const LOCK: &str = ".democratising-lock";
 #[derive(Debug)]
 pub struct CheckpointDir {
     path: PathBuf,
-    /// Its lock goes with it.
-    _lock: File,
+    lock: File,
+    /// Who has the lock: a fork has the file too.
+    process: u32,
     keep_last: Option<usize>,
     keep_every: Option<u64>,
     keep_best: Vec<(Metric, usize)>,
@@ -90,7 +91,8 @@ impl CheckpointDir {
             .map_err(failed("create the checkpoint directory"))?;
         let lock = lock(&path.join(LOCK)).map_err(failed("lock the checkpoint directory"))?;
         stale::sweep(&path).map_err(failed("look for stale temp files in"))?;
-        Ok(CheckpointDir { path, _lock: lock, keep_last: None, keep_every: None, keep_best: Vec::new() })
+        let process = std::process::id();
+        Ok(CheckpointDir { path, lock, process, keep_last: None, keep_every: None, keep_best: Vec::new() })
     }
 
     /// Keeps the last `n`, and what other rules keep. Without any rule everything is kept. The one just saved always is.
@@ -258,6 +260,15 @@ impl CheckpointDir {
 
     fn path_of(&self, step: u64) -> PathBuf {
         self.path.join(format!("{PREFIX}{step}{SUFFIX}"))
+    }
+}
+
+impl Drop for CheckpointDir {
+    /// The lock would stay as long as a fork has the file.
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            stale::let_go(&self.lock);
+        }
     }
 }
 
