@@ -412,6 +412,26 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
 }
 
 #[test]
+fn a_temp_directory_that_cannot_be_opened_is_not_left() {
+    use std::os::fd::AsRawFd;
+    let _alone = alone();
+    let temp = tempdir().unwrap();
+    let without_descriptors = fork::in_child(|| {
+        let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+        // SAFETY: 1. All zeros is a value, and the place for the answer is valid. 2. The child's own limit.
+        unsafe {
+            let mut limit: libc::rlimit = std::mem::zeroed();
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+            limit.rlim_cur = free as libc::rlim_t;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+        fs::temp_dir_in(temp.path()).is_err()
+    });
+    assert_eq!(without_descriptors, fork::RIGHT);
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
     let _alone = alone();
     let temp = tempdir()?;

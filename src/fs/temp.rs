@@ -210,7 +210,12 @@ pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
             let lock = match File::open(directory.path()) {
                 // A sweep was faster.
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
-                other => Some(other.map_err(failed)?),
+                Err(error) => {
+                    // What is in it would be looked for, which takes what opening it lacks: a descriptor, or a permission.
+                    let _ = std::fs::remove_dir(directory.path());
+                    return Err(failed(error));
+                }
+                Ok(lock) => Some(lock),
             };
             Ok((directory, lock))
         };
