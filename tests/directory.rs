@@ -411,24 +411,31 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_temp_directory_that_cannot_be_opened_is_not_left() {
+/// Leaves this process so many descriptors more.
+fn leave_descriptors(count: i32) {
     use std::os::fd::AsRawFd;
+    let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    // SAFETY: 1. All zeros is a value, and the place for the answer is valid. 2. The caller is a process of its own.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = (free + count) as libc::rlim_t;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+}
+
+#[test]
+fn a_temp_directory_is_not_left_for_want_of_descriptors() {
     let _alone = alone();
     let temp = tempdir().unwrap();
-    let without_descriptors = fork::in_child(|| {
-        let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
-        // SAFETY: 1. All zeros is a value, and the place for the answer is valid. 2. The child's own limit.
-        unsafe {
-            let mut limit: libc::rlimit = std::mem::zeroed();
-            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-            limit.rlim_cur = free as libc::rlim_t;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-        fs::temp_dir_in(temp.path()).is_err()
-    });
-    assert_eq!(without_descriptors, fork::RIGHT);
-    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
+    for (descriptors, is_made) in [(0, false), (1, true)] {
+        let ended = fork::in_child(|| {
+            leave_descriptors(descriptors);
+            fs::temp_dir_in(temp.path()).is_ok() == is_made
+        });
+        assert_eq!(ended, fork::RIGHT, "{descriptors}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "{descriptors}");
+    }
 }
 
 #[test]

@@ -133,10 +133,11 @@ impl Seek for TempFile {
 /// It is a [`tempfile::TempDir`] otherwise.
 #[derive(Debug)]
 pub struct TempDir {
-    directory: tempfile::TempDir,
-    /// Open, since it holds the lock that says that the directory is wanted.
+    /// Open, since it holds the lock that says that the directory is wanted. It goes first: to remove the directory takes a descriptor, and this
+    /// may be the last one.
     #[cfg(unix)]
     _lock: File,
+    directory: tempfile::TempDir,
     _charge: Holding,
 }
 
