@@ -209,3 +209,28 @@ fn a_disk_that_cannot_be_read_is_told_from_a_file_that_was_cut_short() {
     let said = told(&[unmapped, "inject=pread64:error=EIO:when=20+"]);
     assert!(said.contains("Input/output error") && said.contains("Err(Io"), "{said}");
 }
+
+#[test]
+fn a_lock_that_is_interrupted_is_asked_for_again() {
+    let met = with_fault("inject=flock:error=EINTR:when=1+2");
+    assert!(!met, "the save went on");
+}
+
+#[test]
+fn a_temp_file_in_a_child() {
+    if let Some(directory) = child::child() {
+        let _kept = democratising::fs::temp_file_in(&directory).unwrap();
+        println!("{} swept", democratising::fs::sweep(&directory).unwrap());
+    }
+}
+
+#[test]
+fn a_temp_file_whose_lock_was_interrupted_is_swept_by_nobody() {
+    let directory = tempdir().unwrap();
+    let log = directory.path().join("strace.log");
+    let before = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=flock"];
+    let before = [&before[..], &["-e", "inject=flock:error=EINTR:when=1"]].concat();
+    let output = child::command(&before, "a_temp_file_in_a_child", directory.path()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("0 swept"), "{said}");
+}

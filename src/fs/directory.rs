@@ -384,12 +384,11 @@ fn lock(path: &Path) -> io::Result<File> {
     };
     #[cfg(unix)]
     {
-        use rustix::fs::{FlockOperation, flock};
         let file = options.open(path)?;
         // A lock that was let go can be held for a moment by a child that is just being started: until it becomes another
         // program it has all descriptors of its parent.
         for _ in 0..BUSY_TRIES {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match stale::lock(&file) {
                 Ok(()) => return Ok(file),
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BUSY_PAUSE),
                 Err(error) => return Err(error.into()),
