@@ -365,6 +365,7 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
         |content: Vec<u8>| ModelCheckpoint::load(directory.with("x", content)).unwrap_err().to_string();
     let whole = with_pickle(b"\x80\x02}.");
     assert!(ModelCheckpoint::load(directory.with("x", &whole)).is_ok());
+    assert!(load(zip(&[], false)).contains("a zip archive without an array"), "as numpy.savez of nothing");
     for end in [5, whole.len() / 2, whole.len() - 1] {
         let said = load(whole[..end].to_vec());
         assert!(said.contains("no table at its end"), "{said}");

@@ -51,7 +51,7 @@ impl Kind {
             Kind::Npy
         } else if safetensors::starts(first) {
             Kind::Safetensors
-        } else if first.starts_with(zip::MAGIC) {
+        } else if first.starts_with(zip::MAGIC) || first.starts_with(zip::END) {
             Kind::Zip
         } else if first.starts_with(pt::legacy::MAGIC) {
             Kind::LegacyPt

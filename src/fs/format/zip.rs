@@ -21,7 +21,8 @@ use std::vec::Vec;
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
 
 const ZIP: &str = "zip";
-const END: &[u8] = b"PK\x05\x06";
+/// An archive without a member begins with its end.
+pub(super) const END: &[u8] = b"PK\x05\x06";
 const END_BYTES: usize = 22;
 const END64_LOCATOR: &[u8] = b"PK\x06\x07";
 const END64: &[u8] = b"PK\x06\x06";
