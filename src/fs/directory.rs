@@ -117,8 +117,8 @@ impl CheckpointDir {
     /// Saves these tensors as a step, then removes what no rule keeps. `Ok` means that it survives a power loss.
     ///
     /// # Errors
-    /// Those of [`ModelCheckpoint::commit`]; then everything is as it was. [`DemoError::Io`] with the action "remove an old
-    /// checkpoint" where that failed: then the new one is in place.
+    /// Those of [`ModelCheckpoint::commit`]; then everything is as it was, but for [`DemoError::NotDurable`]. [`DemoError::Io`] with the
+    /// action "remove an old checkpoint" where that failed. With these two the new one is in place.
     pub fn save<'t, N: Into<String>>(
         &self,
         step: u64,
