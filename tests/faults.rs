@@ -234,3 +234,37 @@ fn a_temp_file_whose_lock_was_interrupted_is_swept_by_nobody() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("0 swept"), "{said}");
 }
+
+#[test]
+fn a_sweep_in_a_child() {
+    if let Some(directory) = child::child() {
+        println!("{} swept", democratising::fs::sweep(&directory).unwrap());
+    }
+}
+
+#[test]
+fn a_sweep_that_comes_late_leaves_what_has_the_name_by_now() {
+    let directory = tempdir().unwrap();
+    let name = directory.path().join(".democratising-twin.tmp");
+    std::fs::write(&name, "left by a process that ended").unwrap();
+    let log = empty_log(&directory);
+    let before =
+        ["strace", "-f", "-qq", "-o", &log, "-e", "trace=flock", "-e", "inject=flock:delay_enter=2s"];
+    let mut sweep = child::command(&before, "a_sweep_in_a_child", directory.path());
+    let sweep = sweep.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // It has opened the file when it comes to the lock.
+    while std::fs::read_to_string(&log).is_ok_and(|log| !log.contains("flock(")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::fs::remove_file(&name).unwrap();
+    std::fs::write(&name, "somebody's").unwrap();
+    let output = sweep.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("0 swept"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(name).unwrap(), "somebody's");
+}
+
+fn empty_log(directory: &TempDir) -> String {
+    let log = directory.path().join("strace.log");
+    std::fs::write(&log, "").unwrap();
+    log.to_str().unwrap().into()
+}

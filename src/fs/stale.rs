@@ -125,10 +125,15 @@ pub(super) fn let_go(_file: &File) {}
 #[cfg(unix)]
 fn remove_if_stale(path: &Path) -> io::Result<bool> {
     use rustix::fs::{Mode, OFlags, open};
+    use std::os::unix::fs::MetadataExt;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
     lock(&file)?;
     let metadata = file.metadata()?;
+    if metadata.nlink() == 0 {
+        // Another sweep was faster, and what has the name by now is somebody's: processes that were forked make up the same names.
+        return Ok(false);
+    }
     if metadata.is_dir() {
         fs::remove_dir_all(path)?;
     } else if metadata.is_file() {

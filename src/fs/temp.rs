@@ -133,12 +133,24 @@ impl Seek for TempFile {
 /// It is a [`tempfile::TempDir`] otherwise.
 #[derive(Debug)]
 pub struct TempDir {
-    /// Open, since it holds the lock that says that the directory is wanted. It goes first: to remove the directory takes a descriptor, and this
-    /// may be the last one.
-    #[cfg(unix)]
-    _lock: File,
     directory: tempfile::TempDir,
+    /// Open, since it holds the lock that says that the directory is wanted.
+    #[cfg(unix)]
+    lock: Option<File>,
     _charge: Holding,
+}
+
+#[cfg(unix)]
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(self.directory.path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                // To remove it takes a descriptor, and that of the lock may be the last one. Behind this it is tried again.
+                self.lock = None;
+            }
+            _ => self.directory.disable_cleanup(true),
+        }
+    }
 }
 
 impl Deref for TempDir {
@@ -222,8 +234,10 @@ pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
         };
         let lock = |made: &(tempfile::TempDir, Option<File>)| made.1.as_ref().map_or(Ok(false), stale::hold);
         let (directory, lock) = stale::held(make, lock, failed)?;
-        let Some(lock) = lock else { return Err(failed(ErrorKind::NotFound.into())) };
-        Ok(TempDir { directory, _lock: lock, _charge: charge })
+        if lock.is_none() {
+            return Err(failed(ErrorKind::NotFound.into()));
+        }
+        Ok(TempDir { directory, lock, _charge: charge })
     }
     #[cfg(not(unix))]
     {
