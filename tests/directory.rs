@@ -175,6 +175,37 @@ fn a_directory_is_open_once() -> Result<()> {
 }
 
 #[test]
+fn a_directory_is_its_processs_and_free_when_that_drops_it_whatever_was_forked() -> Result<()> {
+    let _alone = alone();
+    let temp = tempdir()?;
+    let mut dir = Some(CheckpointDir::open(temp.path())?);
+    let ended = fork::in_child(|| {
+        drop(dir.take());
+        true
+    });
+    assert_eq!(ended, fork::RIGHT);
+    assert!(CheckpointDir::open(temp.path()).is_err(), "the parent has it still");
+
+    // SAFETY: 1. The child waits for a signal, and is killed below.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        loop {
+            // SAFETY: 1. It takes nothing and changes nothing.
+            unsafe { libc::pause() };
+        }
+    }
+    drop(dir);
+    let opened = CheckpointDir::open(temp.path()).map(drop);
+    // SAFETY: 1. The child of a moment ago, and an integer of ours.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, &mut 0, 0);
+    }
+    opened
+}
+
+#[test]
 fn a_directory_that_a_sweep_would_remove_is_refused() -> Result<()> {
     let temp = tempdir()?;
     let error = CheckpointDir::open(temp.path().join(".democratising-runs.tmp")).unwrap_err();
@@ -289,6 +320,31 @@ fn a_fork_waits_for_no_commit_that_its_parent_has_under_way() -> Result<()> {
 }
 
 #[test]
+fn a_fork_has_no_commit_to_wait_for_that_its_parent_has_under_way() -> Result<()> {
+    let _turn = alone();
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("slow");
+    let (go_on, told) = mpsc::channel::<()>();
+    let told = Mutex::new(told);
+    let slow = ModelCheckpoint::create(&path)?.add("w", &w(1))?;
+    let listener = move |_: fs::Progress<'_>| drop(told.lock().map(|told| told.recv()));
+    let mut pending = Some(slow.on_progress(listener).commit_async()?);
+    let waited = fork::in_child(|| {
+        let inherited = pending.take().unwrap();
+        inherited.is_finished() && inherited.wait().unwrap_err().to_string().contains("its parent")
+    });
+    let dropped = fork::in_child(|| {
+        drop(pending.take());
+        true
+    });
+    drop(go_on);
+    pending.unwrap().wait()?;
+    assert_eq!((waited, dropped), (fork::RIGHT, fork::RIGHT));
+    assert_eq!(ModelCheckpoint::load(path)?.get("w")?, w(1));
+    Ok(())
+}
+
+#[test]
 fn progress_is_told_in_order_up_to_the_end() -> Result<()> {
     let _alone = alone();
     let temp = tempdir()?;
@@ -353,6 +409,33 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
     assert!(!at.exists());
     assert_eq!(budget.used(), before);
     Ok(())
+}
+
+/// Leaves this process so many descriptors more.
+fn leave_descriptors(count: i32) {
+    use std::os::fd::AsRawFd;
+    let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+    // SAFETY: 1. All zeros is a value, and the place for the answer is valid. 2. The caller is a process of its own.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = (free + count) as libc::rlim_t;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+}
+
+#[test]
+fn a_temp_directory_is_not_left_for_want_of_descriptors() {
+    let _alone = alone();
+    let temp = tempdir().unwrap();
+    for (descriptors, is_made) in [(0, false), (1, true)] {
+        let ended = fork::in_child(|| {
+            leave_descriptors(descriptors);
+            fs::temp_dir_in(temp.path()).is_ok() == is_made
+        });
+        assert_eq!(ended, fork::RIGHT, "{descriptors}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "{descriptors}");
+    }
 }
 
 #[test]

@@ -262,6 +262,11 @@ fn a_link_stays_and_the_file_that_it_names_is_replaced() -> Result<()> {
     save(&dangling, "3")?;
     assert_eq!(step(&elsewhere.path().join("made")), "3");
     assert!(dangling.is_symlink());
+
+    let of_a_directory = elsewhere.path().join("of a directory");
+    symlink("nowhere/", &of_a_directory)?;
+    let refused = ModelCheckpoint::create(&of_a_directory).unwrap_err().to_string();
+    assert!(refused.contains("names no file"), "{refused}");
     Ok(())
 }
 

@@ -175,3 +175,96 @@ fn what_a_killed_process_left_is_removed_by_the_next_and_by_a_collection() {
     let collected = democratising::gc::collect().unwrap();
     assert_eq!((collected.files >= 1, temp_files()), (true, 0), "{collected:?}");
 }
+
+#[test]
+fn a_load_in_a_child() {
+    if let Some(directory) = child::child() {
+        let path = directory.join("model.safetensors");
+        let checkpoint = ModelCheckpoint::load(&path).unwrap();
+        match checkpoint.get("w").unwrap().as_slice::<f32>() {
+            Ok(elements) => println!("it has {} elements", elements.len()),
+            Err(error) => println!("{error}; {:?}", checkpoint.verify()),
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_told_from_a_file_that_was_cut_short() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("model.safetensors");
+    ModelCheckpoint::create(&path).unwrap().add("w", &tensor(1)).unwrap().commit().unwrap();
+    let told = |inject: &[&str]| {
+        let log = directory.path().join("strace.log");
+        let mut before =
+            vec!["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=madvise,pread64"];
+        before.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+        let output = child::command(&before, "a_load_in_a_child", directory.path()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What the kernel says of pages that cannot be had, for whatever reason.
+    let unmapped = "inject=madvise:error=EFAULT";
+    let said = told(&[unmapped]);
+    assert!(said.contains("it has 2200000 elements"), "they can be read: {said}");
+    // The first ones are those of whoever loads the program.
+    let said = told(&[unmapped, "inject=pread64:error=EIO:when=20+"]);
+    assert!(said.contains("Input/output error") && said.contains("Err(Io"), "{said}");
+}
+
+#[test]
+fn a_lock_that_is_interrupted_is_asked_for_again() {
+    let met = with_fault("inject=flock:error=EINTR:when=1+2");
+    assert!(!met, "the save went on");
+}
+
+#[test]
+fn a_temp_file_in_a_child() {
+    if let Some(directory) = child::child() {
+        let _kept = democratising::fs::temp_file_in(&directory).unwrap();
+        println!("{} swept", democratising::fs::sweep(&directory).unwrap());
+    }
+}
+
+#[test]
+fn a_temp_file_whose_lock_was_interrupted_is_swept_by_nobody() {
+    let directory = tempdir().unwrap();
+    let log = directory.path().join("strace.log");
+    let before = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=flock"];
+    let before = [&before[..], &["-e", "inject=flock:error=EINTR:when=1"]].concat();
+    let output = child::command(&before, "a_temp_file_in_a_child", directory.path()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("0 swept"), "{said}");
+}
+
+#[test]
+fn a_sweep_in_a_child() {
+    if let Some(directory) = child::child() {
+        println!("{} swept", democratising::fs::sweep(&directory).unwrap());
+    }
+}
+
+#[test]
+fn a_sweep_that_comes_late_leaves_what_has_the_name_by_now() {
+    let directory = tempdir().unwrap();
+    let name = directory.path().join(".democratising-twin.tmp");
+    std::fs::write(&name, "left by a process that ended").unwrap();
+    let log = empty_log(&directory);
+    let before =
+        ["strace", "-f", "-qq", "-o", &log, "-e", "trace=flock", "-e", "inject=flock:delay_enter=2s"];
+    let mut sweep = child::command(&before, "a_sweep_in_a_child", directory.path());
+    let sweep = sweep.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // It has opened the file when it comes to the lock.
+    while std::fs::read_to_string(&log).is_ok_and(|log| !log.contains("flock(")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    std::fs::remove_file(&name).unwrap();
+    std::fs::write(&name, "somebody's").unwrap();
+    let output = sweep.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("0 swept"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(name).unwrap(), "somebody's");
+}
+
+fn empty_log(directory: &TempDir) -> String {
+    let log = directory.path().join("strace.log");
+    std::fs::write(&log, "").unwrap();
+    log.to_str().unwrap().into()
+}

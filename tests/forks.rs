@@ -6,7 +6,7 @@ mod draw;
 #[path = "common/fork.rs"]
 mod fork;
 
-use democratising::fs::{self, ModelCheckpoint};
+use democratising::fs::{self, Kept, ModelCheckpoint};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{Global, Result, Tensor, gc};
 use draw::Draw;
@@ -162,4 +162,104 @@ fn a_child_finds_what_its_parent_has_and_is_asked_for_it() {
         moved.host_bytes >= 4000 && read == back
     });
     assert_eq!(ended, fork::RIGHT);
+}
+
+#[test]
+fn a_child_sees_an_evictable_tensor_whoever_looks_at_it_in_the_parent() {
+    let _turn = turn();
+    let kept = Tensor::new(&[100], vec![7u32; 100]).unwrap().evictable("looked at");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                kept.kept();
+            }
+        });
+        for round in 0..200 {
+            let ended = fork::in_child(|| kept.kept() == Kept::InPlace && kept.get().is_ok());
+            done.store(ended != fork::RIGHT, Relaxed);
+            assert_eq!(ended, fork::RIGHT, "round {round}");
+        }
+        done.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn a_child_has_an_evictable_tensor_that_its_parent_is_moving() {
+    let _turn = turn();
+    use democratising::gc::{Deadline, Reclaim};
+
+    const BYTES: u64 = 400_000;
+    static IS_ASKED: AtomicBool = AtomicBool::new(false);
+    static MAY_GIVE: AtomicBool = AtomicBool::new(false);
+    /// Gives room when it may.
+    struct Room(Mutex<Option<Tensor>>);
+    impl Reclaim for Room {
+        fn reclaimable_bytes(&self) -> u64 {
+            1
+        }
+        fn reclaim(&self, _: u64, _: Deadline) -> u64 {
+            IS_ASKED.store(true, SeqCst);
+            while !MAY_GIVE.load(SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.0.lock().unwrap().take().map_or(0, |_| BYTES)
+        }
+    }
+
+    let scope = Scope::process().child("moved");
+    scope.set_limit(Kind::HostBytes, BYTES);
+    let tensor = || Tensor::new(&[100_000], (0..100_000u32).collect::<Vec<_>>()).unwrap();
+    let kept = scope.run(|| tensor().evictable("moved"));
+    gc::collect().unwrap();
+    assert_eq!(kept.kept(), Kept::File);
+    let id = gc::register("room", 0, Room(Mutex::new(Some(scope.run(tensor)))));
+    let ended = thread::scope(|threads| {
+        let moves = threads.spawn(|| kept.get());
+        while !IS_ASKED.load(SeqCst) {
+            thread::yield_now();
+        }
+        let ended = fork::in_child(|| {
+            MAY_GIVE.store(true, SeqCst);
+            let back = kept.get().unwrap();
+            kept.kept() == Kept::InPlace && back == tensor()
+        });
+        MAY_GIVE.store(true, SeqCst);
+        assert_eq!(moves.join().unwrap().unwrap(), tensor());
+        ended
+    });
+    gc::unregister(id);
+    assert_eq!(ended, fork::RIGHT);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_evicted_tensor_comes_back_wherever_another_process_has_its_file_stand() {
+    let _turn = turn();
+    let tensor = || Tensor::new(&[5000], (0..5000u32).collect::<Vec<_>>()).unwrap();
+    for _ in 0..30 {
+        let kept = tensor().evictable("read");
+        gc::collect().unwrap();
+        assert_eq!(kept.kept(), Kept::File);
+        // SAFETY: 1. The child makes system calls, and is killed below.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0);
+        if child == 0 {
+            // SAFETY: 1. What is no file of this process is an error.
+            let stands = |file| unsafe { libc::lseek(file, 4000, libc::SEEK_SET) };
+            let mut files = (3..64).filter(|&file| stands(file) == 4000);
+            let files = [(); 8].map(|()| files.next().unwrap_or(-1));
+            loop {
+                files.iter().take_while(|&&file| file >= 0).for_each(|&file| assert!(stands(file) >= 0));
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+        let back = kept.get();
+        // SAFETY: 1. The child of a moment ago, and an integer of ours.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, &mut 0, 0);
+        }
+        assert_eq!(back.unwrap(), tensor());
+    }
 }

@@ -1,6 +1,7 @@
 //! Tensors of other libraries: shared where they can be, and never changed under anybody.
 #![cfg(all(feature = "ndarray", feature = "dlpack"))]
 
+use democratising::fs::ModelCheckpoint;
 use democratising::{DType, DemoError, Device, Result, Tensor};
 use dlpark::DlpackFlags;
 use dlpark::Managed;
@@ -164,6 +165,19 @@ fn a_stride_that_is_never_used_may_be_anything() -> Result<()> {
         let taken = described(&[1, 20], &[stride, 1], 0, DLDevice::CPU)?;
         assert_eq!((taken.shape(), taken.as_slice::<u32>()?), (&[1, 20][..], &[7; 20][..]), "{stride}");
     }
+    Ok(())
+}
+
+#[test]
+fn views_that_come_to_more_than_can_be_counted_are_no_checkpoint() -> Result<()> {
+    let repeated = described(&[1 << 54, 20], &[0, 1], 0, DLDevice::CPU)?;
+    let directory = democratising::tempfile::tempdir()?;
+    let mut checkpoint = ModelCheckpoint::create(directory.path().join("model.safetensors"))?;
+    for i in 0..20 {
+        checkpoint = checkpoint.add(format!("{i}"), &repeated)?;
+    }
+    let refused = checkpoint.commit().unwrap_err().to_string();
+    assert!(refused.contains("file too large"), "{refused}");
     Ok(())
 }
 

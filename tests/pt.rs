@@ -365,6 +365,7 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
         |content: Vec<u8>| ModelCheckpoint::load(directory.with("x", content)).unwrap_err().to_string();
     let whole = with_pickle(b"\x80\x02}.");
     assert!(ModelCheckpoint::load(directory.with("x", &whole)).is_ok());
+    assert!(load(zip(&[], false)).contains("a zip archive without an array"), "as numpy.savez of nothing");
     for end in [5, whole.len() / 2, whole.len() - 1] {
         let said = load(whole[..end].to_vec());
         assert!(said.contains("no table at its end"), "{said}");
@@ -378,6 +379,10 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
     assert!(with(table + 24, &[255, 255, 255, 0x7f]).contains("claims to unpack"));
     assert!(with(table + 20, &[255, 255, 255, 0x7f]).contains("lies outside"));
     assert!(with(table + 42, &[255, 255, 255, 0x7f]).contains("lies outside"));
+    // As long as to the end of the next one, and to the middle of it.
+    for bytes in [4 + 30 + 8 + 64, 4 + 30 + 8 + 1] {
+        assert!(with(table + 20, &[bytes, 0, 0, 0, bytes, 0, 0, 0]).contains("its bytes are also those of"));
+    }
     assert!(with(table + 20, &[255; 4]).contains("64-bit sizes"));
     assert!(with(table + 8, &[1]).contains("encrypted"));
     assert!(with(table + 10, &[12]).contains("method 12"));
@@ -401,6 +406,33 @@ fn an_archive_that_lies_is_refused_and_takes_no_memory() {
         bomb[table + 16..table + 20].copy_from_slice(&whole.finalize().to_le_bytes());
         let said = load(bomb);
         assert!(said.contains(message), "{said}");
+    }
+}
+
+#[test]
+fn a_message_is_short_however_long_what_it_tells_of() {
+    const LENGTH: usize = 100_000;
+    let directory = Directory::new();
+    let long = "\u{1}".repeat(LENGTH);
+    let key = [&b"X"[..], &(LENGTH as u32).to_le_bytes(), long.as_bytes()].concat();
+    let mut refused = Vec::new();
+    for op in [b'F', b'I', b'g'] {
+        let pickle = [&b"\x80\x02"[..], &[op], long.as_bytes(), b"\n."].concat();
+        refused.push(ModelCheckpoint::load(directory.with("x.pt", zip(&[("x/data.pkl", &pickle)], true))));
+    }
+    let tensor = [TENSOR.as_bytes(), b"K\x00K\x09\x85K\x09\x85\x89}tR"].concat();
+    let pickle = [&b"\x80\x02}"[..], &key, &tensor, b"s."].concat();
+    let damaged = ModelCheckpoint::load(directory.with("y.pt", with_pickle(&pickle))).unwrap();
+    let error = damaged.get(damaged.names()[0]).unwrap_err().to_string();
+    assert!(error.contains("is not within") && error.len() < 10_000, "{} bytes", error.len());
+
+    for header in [format!("{{\"a\":\"{}\"}}", "x".repeat(LENGTH)), format!("{{\"{}\"", "x".repeat(LENGTH))] {
+        let content = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        refused.push(ModelCheckpoint::load(directory.with("z", content)));
+    }
+    for refused in refused {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.len() < 10_000, "{} bytes", error.len());
     }
 }
 

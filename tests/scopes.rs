@@ -46,6 +46,31 @@ fn the_scope_that_is_full_is_named_and_those_within_it_hold_nothing_of_it() {
 }
 
 #[test]
+fn guards_may_go_in_any_order_and_the_last_that_is_there_counts() {
+    let name = || Scope::current().name().to_owned();
+    let [a, b, c] = ["a", "b", "c"].map(alone);
+    drop((a.enter(), b.enter()));
+    assert_eq!(name(), "process", "a tuple drops its first first");
+
+    let mut draw = Draw(7);
+    for _ in 0..if cfg!(miri) { 20 } else { 500 } {
+        let mut guards = Vec::new();
+        for _ in 0..20 {
+            if guards.is_empty() || draw.below(2) == 0 {
+                let scope = [&a, &b, &c][draw.below(3) as usize];
+                guards.push((scope.name(), scope.enter()));
+            } else {
+                let at = draw.below(guards.len() as u64) as usize;
+                drop(guards.remove(at));
+            }
+            assert_eq!(name(), guards.last().map_or("process", |(name, _)| name));
+        }
+        drop(guards);
+        assert_eq!(name(), "process");
+    }
+}
+
+#[test]
 fn a_holding_may_be_dropped_on_another_thread_and_after_its_scope() {
     let scope = alone("short");
     let held = scope.charge(Kind::HostBytes, 7).unwrap();

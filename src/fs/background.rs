@@ -22,6 +22,8 @@ static LAST: ForkLock<Last> = ForkLock::new(Last(None));
 #[must_use = "whether it worked is known when wait() returns"]
 pub struct PendingCommit {
     thread: Option<JoinHandle<Result<()>>>,
+    /// A fork of it has not the thread.
+    process: u32,
 }
 
 impl PendingCommit {
@@ -40,7 +42,7 @@ impl PendingCommit {
             result
         });
         match thread {
-            Ok(thread) => Ok(PendingCommit { thread: Some(thread) }),
+            Ok(thread) => Ok(PendingCommit { thread: Some(thread), process: this }),
             Err(source) => {
                 Err(DemoError::Io { action: "start a thread for a checkpoint", path: None, source })
             }
@@ -49,18 +51,32 @@ impl PendingCommit {
 
     /// Whether it has ended, so that [`wait`](Self::wait) returns at once.
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.is_elsewhere() || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the end. `Ok` means that the checkpoint survives a power loss.
     ///
     /// # Errors
-    /// Those of [`ModelCheckpoint::commit`]; [`DemoError::Io`] where the listener of its progress panicked.
+    /// Those of [`ModelCheckpoint::commit`]; [`DemoError::Io`] where the listener of its progress panicked, and in a process that was
+    /// forked meanwhile: its parent has the commit.
     pub fn wait(mut self) -> Result<()> {
         self.join()
     }
 
+    fn is_elsewhere(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     fn join(&mut self) -> Result<()> {
+        if self.is_elsewhere() {
+            // To let a thread go that is not here is nothing; to join it would be to wait for ever.
+            drop(self.thread.take());
+            return Err(DemoError::Io {
+                action: "wait for a checkpoint",
+                path: None,
+                source: std::io::Error::other("this process was forked meanwhile, and its parent writes it"),
+            });
+        }
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
             Some(Ok(result)) => result,

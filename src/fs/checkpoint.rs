@@ -169,7 +169,9 @@ impl ModelCheckpoint {
     pub fn commit(self) -> Result<()> {
         let ModelCheckpoint { target, temp_file, tensors, metadata, format, listener, charge: _charge } =
             self;
-        let total_bytes = tensors.values().map(|tensor| tensor.byte_len() as u64).sum();
+        // Views of few elements can come to more than can be counted.
+        let bytes = tensors.values().map(|tensor| tensor.byte_len() as u64);
+        let total_bytes = bytes.fold(0, u64::saturating_add);
         let mut to = Output::new(temp_file.as_file(), &target, total_bytes, listener);
         match format {
             Format::Safetensors => safetensors::write::write(&mut to, &tensors, &metadata)?,

@@ -42,8 +42,9 @@ const LOCK: &str = ".democratising-lock";
 #[derive(Debug)]
 pub struct CheckpointDir {
     path: PathBuf,
-    /// Its lock goes with it.
-    _lock: File,
+    lock: File,
+    /// Who has the lock: a fork has the file too.
+    process: u32,
     keep_last: Option<usize>,
     keep_every: Option<u64>,
     keep_best: Vec<(Metric, usize)>,
@@ -90,7 +91,8 @@ impl CheckpointDir {
             .map_err(failed("create the checkpoint directory"))?;
         let lock = lock(&path.join(LOCK)).map_err(failed("lock the checkpoint directory"))?;
         stale::sweep(&path).map_err(failed("look for stale temp files in"))?;
-        Ok(CheckpointDir { path, _lock: lock, keep_last: None, keep_every: None, keep_best: Vec::new() })
+        let process = std::process::id();
+        Ok(CheckpointDir { path, lock, process, keep_last: None, keep_every: None, keep_best: Vec::new() })
     }
 
     /// Keeps the last `n`, and what other rules keep. Without any rule everything is kept. The one just saved always is.
@@ -115,8 +117,8 @@ impl CheckpointDir {
     /// Saves these tensors as a step, then removes what no rule keeps. `Ok` means that it survives a power loss.
     ///
     /// # Errors
-    /// Those of [`ModelCheckpoint::commit`]; then everything is as it was. [`DemoError::Io`] with the action "remove an old
-    /// checkpoint" where that failed: then the new one is in place.
+    /// Those of [`ModelCheckpoint::commit`]; then everything is as it was, but for [`DemoError::NotDurable`]. [`DemoError::Io`] with the
+    /// action "remove an old checkpoint" where that failed. With these two the new one is in place.
     pub fn save<'t, N: Into<String>>(
         &self,
         step: u64,
@@ -261,6 +263,15 @@ impl CheckpointDir {
     }
 }
 
+impl Drop for CheckpointDir {
+    /// The lock would stay as long as a fork has the file.
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            stale::let_go(&self.lock);
+        }
+    }
+}
+
 /// Whether the next attempt would say the same: the file is not what it should be, or is gone.
 fn says_damaged(error: &DemoError) -> bool {
     match error {
@@ -373,12 +384,11 @@ fn lock(path: &Path) -> io::Result<File> {
     };
     #[cfg(unix)]
     {
-        use rustix::fs::{FlockOperation, flock};
         let file = options.open(path)?;
         // A lock that was let go can be held for a moment by a child that is just being started: until it becomes another
         // program it has all descriptors of its parent.
         for _ in 0..BUSY_TRIES {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match stale::lock(&file) {
                 Ok(()) => return Ok(file),
                 Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BUSY_PAUSE),
                 Err(error) => return Err(error.into()),

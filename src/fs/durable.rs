@@ -101,12 +101,17 @@ enum Renamed {
 impl Target {
     pub(super) fn resolve(named: &Path) -> Result<Target> {
         let failed = |source| DemoError::Io { action: "write a file at", path: Some(named.into()), source };
+        let no_file = || failed(io::Error::new(ErrorKind::InvalidInput, "the path names no file"));
         if names_no_file(named) {
-            return Err(failed(io::Error::new(ErrorKind::InvalidInput, "the path names no file")));
+            return Err(no_file());
         }
         let place = follow_links(std::path::absolute(named).map_err(failed)?).map_err(failed)?;
         stale::may_stay(&place).map_err(failed)?;
         replaceable(&place).map_err(failed)?;
+        // A link can name what is to be a directory.
+        if names_no_file(&place) {
+            return Err(no_file());
+        }
         let parent = place.parent().unwrap_or(Path::new("/")).to_path_buf();
         #[cfg(unix)]
         let directory = File::open(&parent).map_err(|source| DemoError::Io {

@@ -3,9 +3,10 @@
 //! 1. A tensor on a device goes to the host, one on the host to a temp file. It comes back to where it was.
 //! 2. Whoever has it in hand keeps it there: only what [`Evictable`] alone holds is moved. Who was wanted longest ago goes first.
 //! 3. The reclaimers of memory move them, after everybody who loses nothing by giving. One that is just coming back is passed over.
-//! 4. Whoever moves one takes it out of its place and holds no lock meanwhile: it may want memory, and so call anybody. Others who want it wait
-//!    until it is put back; who may be called by the one that moves it, as a reclaimer, could wait for ever, and gets an error.
-//! 5. What is in a file has a checksum, so that it comes back as it went or not at all.
+//! 4. Whoever moves one says so in its state and holds no lock meanwhile: it may want memory, and so call anybody. Others who want it wait
+//!    until it has moved; who may be called by the one that moves it, as a reclaimer, could wait for ever, and gets an error.
+//! 5. It stays in its place until it is in the next. So the child of a fork, which has not the thread that moves it, has it where it was.
+//! 6. What is in a file has a checksum, so that it comes back as it went or not at all.
 
 #![forbid(unsafe_code)]
 
@@ -16,12 +17,14 @@ use crate::gc::{self, Deadline, Reclaim, Resource, Standing};
 use crate::pool::budget::scope::Scope;
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::forks::ForkLock;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{HostLock, Lock};
 use crate::tensor::{DType, Tensor};
+use core::time::Duration;
 use core::{fmt, mem};
 use std::boxed::Box;
 use std::format;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::string::String;
 use std::sync::{Arc, Weak};
@@ -66,60 +69,96 @@ struct Inner {
     scope: Scope,
     /// When it was wanted last, by [`CLOCK`].
     wanted: AtomicU64,
-    place: Mutex<Place>,
-    /// Told when it is put back.
-    put_back: Condvar,
+    /// Looked at within [`look`](Self::look) only.
+    state: Lock<HostLock, State>,
 }
 
+struct State {
+    place: Place,
+    mover: Option<Mover>,
+}
+
+#[derive(Clone)]
 enum Place {
     Home(Tensor),
     Host(Tensor),
-    File {
-        file: TempFile,
-        crc32: u32,
-    },
-    /// It is being moved from there, by that thread.
-    Taken {
-        from: Kept,
-        by: ThreadId,
-    },
+    File(Arc<Written>),
 }
 
-impl Place {
+/// A tensor in a file.
+struct Written {
+    file: TempFile,
+    crc32: u32,
+}
+
+/// Who moves it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Mover {
+    thread: ThreadId,
+    process: u32,
+}
+
+impl Mover {
+    /// This thread. To be called with nothing held: a thread's first look at itself takes memory.
+    fn here() -> Mover {
+        Mover { thread: thread::current().id(), process: std::process::id() }
+    }
+}
+
+impl State {
     fn kept(&self) -> Kept {
-        match self {
+        match self.place {
             Place::Home(_) => Kept::InPlace,
             Place::Host(_) => Kept::Host,
-            Place::File { .. } => Kept::File,
-            Place::Taken { from, .. } => *from,
+            Place::File(_) => Kept::File,
+        }
+    }
+
+    /// The thread that moves it, where that is one of this process: that of a parent which forked meanwhile is not here.
+    fn mover(&self, here: Mover) -> Option<ThreadId> {
+        self.mover.filter(|mover| mover.process == here.process).map(|mover| mover.thread)
+    }
+
+    /// What would come free of `of` if it went.
+    fn movable(&self, of: Resource, here: Mover) -> u64 {
+        if self.mover(here).is_some() {
+            return 0;
+        }
+        match (&self.place, of) {
+            (Place::Home(tensor), Resource::DeviceBytes) if !tensor.device().is_host() => tensor.sole_bytes(),
+            (Place::Home(tensor), Resource::HostBytes) if tensor.device().is_host() => tensor.sole_bytes(),
+            (Place::Host(tensor), Resource::HostBytes) => tensor.sole_bytes(),
+            _ => 0,
         }
     }
 }
 
-/// A place that was taken out. It is put back when this is dropped, whatever happened to it and however that ended.
-struct Taken<'a> {
+/// One that this thread moves: until this is dropped, however that comes.
+struct Moving<'a> {
     inner: &'a Inner,
-    place: Option<Place>,
+    /// Where it is from then on; `None` where it stays.
+    to: Option<Place>,
 }
 
-impl<'a> Taken<'a> {
-    fn from(inner: &'a Inner, place: &mut Place, by: ThreadId) -> Taken<'a> {
-        let taken = Place::Taken { from: place.kept(), by };
-        Taken { inner, place: Some(mem::replace(place, taken)) }
-    }
-}
-
-impl Drop for Taken<'_> {
+impl Drop for Moving<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            *self.inner.lock() = place;
-            self.inner.put_back.notify_all();
-        }
+        let to = self.to.take();
+        let left = self.inner.look(|state| {
+            state.mover = None;
+            to.map(|to| mem::replace(&mut state.place, to))
+        });
+        drop(left);
     }
 }
 
 /// Counts what is wanted.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
+
+/// Held by whoever looks at the state of one, so that a fork finds nobody at it.
+static LOOKS: ForkLock<()> = ForkLock::new(());
+
+/// Between two looks at one that is being moved. Nobody is told when that is over: who tells has a lock, which the child of a fork could find held.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// All that live.
 struct All(Vec<Weak<Inner>>);
@@ -141,8 +180,7 @@ impl Tensor {
             shape: self.shape().into(),
             scope: Scope::current(),
             wanted: AtomicU64::new(CLOCK.fetch_add(1, Relaxed)),
-            place: Mutex::new(Place::Home(self)),
-            put_back: Condvar::new(),
+            state: Lock::new(State { place: Place::Home(self), mover: None }),
         });
         let mut held = ALL.lock();
         let all = &mut held.0;
@@ -177,7 +215,7 @@ impl Evictable {
 
     /// Where it is now; while it is being moved, where it was.
     pub fn kept(&self) -> Kept {
-        self.0.lock().kept()
+        self.0.look(|state| state.kept())
     }
 
     /// The name it was given.
@@ -209,34 +247,36 @@ impl fmt::Debug for Evictable {
 }
 
 impl Inner {
-    /// Held for a look or an exchange, never while memory is asked for. A panic while it was held left it as it was.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// A look or an exchange. Nothing is dropped and no memory asked for meanwhile.
+    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let _no_fork = LOOKS.lock();
+        look(&mut self.state.lock())
     }
 
     fn come_back(&self) -> Result<Tensor> {
-        let this = thread::current().id();
-        let mut place = self.lock();
-        let mut taken = loop {
-            match &*place {
-                Place::Home(tensor) => return Ok(tensor.clone()),
-                Place::Host(_) | Place::File { .. } => break Taken::from(self, &mut place, this),
-                Place::Taken { by, .. } if *by == this || gc::is_asking() => {
-                    return Err(self.wanted_within());
+        let here = Mover::here();
+        let (from, mut moving) = loop {
+            let seen = self.look(|state| match (&state.place, state.mover(here)) {
+                (Place::Home(tensor), None) => Ok(Place::Home(tensor.clone())),
+                (_, Some(thread)) => Err(thread),
+                (place, None) => {
+                    state.mover = Some(here);
+                    Ok(place.clone())
                 }
-                Place::Taken { .. } => {
-                    place = self.put_back.wait(place).unwrap_or_else(|poisoned| poisoned.into_inner());
-                }
+            });
+            match seen {
+                Ok(Place::Home(tensor)) => return Ok(tensor),
+                Ok(from) => break (from, Moving { inner: self, to: None }),
+                Err(thread) if thread == here.thread || gc::is_asking() => return Err(self.wanted_within()),
+                Err(_) => thread::sleep(PAUSE),
             }
         };
-        drop(place);
-        let back = match &taken.place {
-            Some(Place::Host(tensor)) => tensor.to_device(&self.home)?,
-            Some(Place::File { file, crc32 }) => self.read(file, *crc32)?.to_device(&self.home)?,
-            _ => unreachable!("these two are taken"),
+        let back = match from {
+            Place::Home(tensor) => tensor,
+            Place::Host(tensor) => tensor.to_device(&self.home)?,
+            Place::File(written) => self.read(&written)?.to_device(&self.home)?,
         };
-        // What it leaves goes before others see it back.
-        taken.place = Some(Place::Home(back.clone()));
+        moving.to = Some(Place::Home(back.clone()));
         Ok(back)
     }
 
@@ -250,14 +290,14 @@ impl Inner {
         DemoError::Io { action: "bring back an evicted tensor", path: None, source }
     }
 
-    fn read(&self, file: &TempFile, crc32: u32) -> Result<Tensor> {
+    fn read(&self, written: &Written) -> Result<Tensor> {
+        let Written { file, crc32 } = written;
         let path = PathBuf::from(file.path());
         Tensor::filled(&self.shape, self.dtype, |bytes| {
-            let mut from = file.as_file();
-            let read = from.seek(SeekFrom::Start(0)).and_then(|_| from.read_exact(bytes));
+            let read = read_all(file.as_file(), bytes);
             read.map_err(|source| DemoError::Io { action: "read back", path: Some(path.clone()), source })?;
             let found = crc32fast::hash(bytes);
-            if found == crc32 {
+            if found == *crc32 {
                 return Ok(());
             }
             Err(DemoError::Format {
@@ -271,45 +311,50 @@ impl Inner {
         })
     }
 
-    /// What would come free of `of` if it went, as far as can be seen without waiting.
+    /// What would come free of `of` if it went.
     fn movable(&self, of: Resource) -> u64 {
-        let Ok(place) = self.place.try_lock() else { return 0 };
-        match (&*place, of) {
-            (Place::Home(tensor), Resource::DeviceBytes) if !tensor.device().is_host() => tensor.sole_bytes(),
-            (Place::Home(tensor), Resource::HostBytes) if tensor.device().is_host() => tensor.sole_bytes(),
-            (Place::Host(tensor), Resource::HostBytes) => tensor.sole_bytes(),
-            _ => 0,
-        }
+        let here = Mover::here();
+        self.look(|state| state.movable(of, here))
     }
 
     /// Moves it one step down. Returns the bytes that came free: none where there is no room below.
     fn go(&self, of: Resource) -> u64 {
-        if self.movable(of) == 0 {
-            return 0;
-        }
-        let this = thread::current().id();
-        let Ok(mut place) = self.place.try_lock() else { return 0 };
-        let (Place::Home(tensor) | Place::Host(tensor)) = &*place else { return 0 };
-        // Looked at again under the lock: nobody gets hold of it from here on.
-        let bytes = tensor.sole_bytes();
-        if bytes == 0 {
-            return 0;
-        }
-        let mut taken = Taken::from(self, &mut place, this);
-        drop(place);
-        let Some(Place::Home(tensor) | Place::Host(tensor)) = &taken.place else { return 0 };
+        let here = Mover::here();
+        let taken = self.look(|state| {
+            let bytes = state.movable(of, here);
+            let (Place::Home(tensor) | Place::Host(tensor)) = &state.place else { return None };
+            // Nobody gets hold of it from here on.
+            (bytes > 0).then(|| {
+                state.mover = Some(here);
+                (bytes, tensor.clone())
+            })
+        });
+        let Some((bytes, tensor)) = taken else { return 0 };
+        let mut moving = Moving { inner: self, to: None };
         let moved = self.scope.run(|| match of {
             Resource::DeviceBytes => tensor.to_device(&Device::host()).map(Place::Host),
-            _ => written(tensor),
+            _ => written(&tensor),
         });
         match moved {
             Ok(below) => {
-                taken.place = Some(below);
+                moving.to = Some(below);
                 bytes
             }
             // It stays: no room on the host, or on the disk.
             Err(_) => 0,
         }
+    }
+}
+
+/// Fills these bytes from the beginning of a file. Where a file stands, processes that one was forked from the other have in common.
+fn read_all(file: &File, bytes: &mut [u8]) -> io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0);
+    #[cfg(not(unix))]
+    {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = file;
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_exact(bytes))
     }
 }
 
@@ -320,7 +365,7 @@ fn written(tensor: &Tensor) -> Result<Place> {
     let path = PathBuf::from(file.path());
     let failed = |source| DemoError::Io { action: "write an evicted tensor to", path: Some(path), source };
     file.as_file_mut().write_all(bytes).map_err(failed)?;
-    Ok(Place::File { file, crc32: crc32fast::hash(bytes) })
+    Ok(Place::File(Arc::new(Written { file, crc32: crc32fast::hash(bytes) })))
 }
 
 /// From the first marked tensor on, collections ask for them.

@@ -51,7 +51,7 @@ impl Kind {
             Kind::Npy
         } else if safetensors::starts(first) {
             Kind::Safetensors
-        } else if first.starts_with(zip::MAGIC) {
+        } else if first.starts_with(zip::MAGIC) || first.starts_with(zip::END) {
             Kind::Zip
         } else if first.starts_with(pt::legacy::MAGIC) {
             Kind::LegacyPt
@@ -130,7 +130,29 @@ fn one(format: &'static str, tensor: Tensor) -> Contents {
 
 /// A file that is not what it says it is.
 pub(super) fn wrong(format: &'static str, at: String, problem: impl Into<String>) -> DemoError {
-    DemoError::Format { format, path: None, at, problem: problem.into() }
+    DemoError::Format { format, path: None, at: short(at), problem: short(problem.into()) }
+}
+
+/// The most bytes of a message: what a file says of itself can be of any length.
+const MOST_SAID_BYTES: usize = 4000;
+
+fn short(mut text: String) -> String {
+    if text.len() > MOST_SAID_BYTES {
+        let end = (0..=MOST_SAID_BYTES).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.shrink_to_fit();
+        text.push_str("..");
+    }
+    text
+}
+
+/// A text of a file, quoted; of a long one the beginning.
+pub(super) fn shown(text: &str) -> String {
+    const SHOWN: usize = 500;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{:?}..", &text[..end]),
+        None => format!("{text:?}"),
+    }
 }
 
 /// The same as an error of the file, where a shape that the file asks for cannot be.

@@ -88,12 +88,18 @@ pub(super) fn sweep(directory: &Path) -> io::Result<u64> {
     Ok(removed)
 }
 
+/// Locks a file that nobody has locked. A file system on a network can be interrupted even so.
+#[cfg(unix)]
+pub(super) fn lock(file: &File) -> rustix::io::Result<()> {
+    use rustix::fs::{FlockOperation, flock};
+    rustix::io::retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive))
+}
+
 /// Locks a new temp file or directory; `false` where a sweep was faster, and another has to be made.
 #[cfg(unix)]
 pub(super) fn hold(file: &File) -> io::Result<bool> {
-    use rustix::fs::{FlockOperation, flock};
     use std::os::unix::fs::MetadataExt;
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+    match lock(file) {
         Ok(()) => Ok(file.metadata()?.nlink() > 0),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         // A file system without locks: nothing there is ever swept, since nothing there can be locked.
@@ -118,11 +124,16 @@ pub(super) fn let_go(_file: &File) {}
 
 #[cfg(unix)]
 fn remove_if_stale(path: &Path) -> io::Result<bool> {
-    use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+    use rustix::fs::{Mode, OFlags, open};
+    use std::os::unix::fs::MetadataExt;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(open(path, flags, Mode::empty())?);
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    lock(&file)?;
     let metadata = file.metadata()?;
+    if metadata.nlink() == 0 {
+        // Another sweep was faster, and what has the name by now is somebody's: processes that were forked make up the same names.
+        return Ok(false);
+    }
     if metadata.is_dir() {
         fs::remove_dir_all(path)?;
     } else if metadata.is_file() {

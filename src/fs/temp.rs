@@ -136,8 +136,21 @@ pub struct TempDir {
     directory: tempfile::TempDir,
     /// Open, since it holds the lock that says that the directory is wanted.
     #[cfg(unix)]
-    _lock: File,
+    lock: Option<File>,
     _charge: Holding,
+}
+
+#[cfg(unix)]
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(self.directory.path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                // To remove it takes a descriptor, and that of the lock may be the last one. Behind this it is tried again.
+                self.lock = None;
+            }
+            _ => self.directory.disable_cleanup(true),
+        }
+    }
 }
 
 impl Deref for TempDir {
@@ -210,14 +223,21 @@ pub fn temp_dir_in(directory: impl AsRef<Path>) -> Result<TempDir> {
             let lock = match File::open(directory.path()) {
                 // A sweep was faster.
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
-                other => Some(other.map_err(failed)?),
+                Err(error) => {
+                    // What is in it would be looked for, which takes what opening it lacks: a descriptor, or a permission.
+                    let _ = std::fs::remove_dir(directory.path());
+                    return Err(failed(error));
+                }
+                Ok(lock) => Some(lock),
             };
             Ok((directory, lock))
         };
         let lock = |made: &(tempfile::TempDir, Option<File>)| made.1.as_ref().map_or(Ok(false), stale::hold);
         let (directory, lock) = stale::held(make, lock, failed)?;
-        let Some(lock) = lock else { return Err(failed(ErrorKind::NotFound.into())) };
-        Ok(TempDir { directory, _lock: lock, _charge: charge })
+        if lock.is_none() {
+            return Err(failed(ErrorKind::NotFound.into()));
+        }
+        Ok(TempDir { directory, lock, _charge: charge })
     }
     #[cfg(not(unix))]
     {

@@ -10,8 +10,8 @@ pub(super) mod legacy;
 mod pickle;
 pub(in crate::fs) mod write;
 
-use super::wrong;
 use super::zip::{Archive, of_format};
+use super::{shown, wrong};
 use crate::error::Result;
 use crate::fs::contents::{Contents, Entry, Foreign, Plain};
 use crate::size::MAX_RANK;
@@ -103,11 +103,11 @@ fn assemble(
         let entry = match entry(pickle, rebuilt, storages, &place) {
             Ok(plain) => Entry::Plain(plain),
             Err(Refused::Foreign(problem, part)) => Entry::Foreign(Foreign {
-                problem: format!("tensor {name:?}: {problem}"),
+                problem: format!("tensor {}: {problem}", shown(&name)),
                 part,
                 compressed: None,
             }),
-            Err(Refused::Damaged(problem)) => Entry::Damaged(format!("tensor {name:?}: {problem}")),
+            Err(Refused::Damaged(problem)) => Entry::Damaged(format!("tensor {}: {problem}", shown(&name))),
         };
         entries.insert(name, entry);
     }
@@ -138,7 +138,7 @@ fn storage_id<'a>(pickle: &'a Pickle, node: usize) -> Result<StorageId<'a>, Stri
         return Err("its storage is none that this version knows".to_owned());
     };
     if &**kind != "storage" {
-        return Err(format!("its bytes are in a {kind:?}, which this version does not know"));
+        return Err(format!("its bytes are in a {}, which this version does not know", shown(kind)));
     }
     if key.len() > MAX_KEY_BYTES {
         return Err(format!("its storage has a key of {} bytes, which PyTorch does not give", key.len()));

@@ -11,7 +11,7 @@
 
 pub(in crate::fs) mod write;
 
-use super::{expect_bytes, shape_of_file, swap_bytes, wrong};
+use super::{expect_bytes, shape_of_file, shown, swap_bytes, wrong};
 use crate::error::Result;
 use crate::fs::contents::{Contents, Entry, Foreign, Plain};
 use crate::fs::source::Source;
@@ -127,7 +127,7 @@ pub(in crate::fs) fn contents(file: &[u8], check: bool) -> Result<Contents> {
                 let (part, range, swapped) = (parts.len(), 0..extent.bytes, !is_native(dtype));
                 Entry::Plain(Plain { part, range, dtype, layout, swapped, row_major: true })
             }
-            Ok(_) => Entry::Damaged(format!("tensor {name:?} has offsets that fit no tensor")),
+            Ok(_) => Entry::Damaged(format!("tensor {} has offsets that fit no tensor", shown(&name))),
             Err(crate::error::DemoError::Format { problem, .. }) => {
                 Entry::Foreign(Foreign { problem, part: Some(parts.len()), compressed: None })
             }
@@ -231,7 +231,8 @@ fn parse(header: &[u8]) -> Result<Metadata> {
 /// What a tensor of a header is here.
 fn extent(name: &str, info: &TensorInfo) -> Result<(DType, Extent)> {
     let Some(dtype) = DType::ALL.into_iter().find(|&dtype| in_files(dtype) == info.dtype) else {
-        let problem = format!("tensor {name:?} holds {}, which this version does not know", info.dtype);
+        let problem =
+            format!("tensor {} holds {}, which this version does not know", shown(name), info.dtype);
         return Err(wrong(SAFETENSORS, String::new(), problem));
     };
     let extent =

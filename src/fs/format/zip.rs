@@ -21,7 +21,8 @@ use std::vec::Vec;
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
 
 const ZIP: &str = "zip";
-const END: &[u8] = b"PK\x05\x06";
+/// An archive without a member begins with its end.
+pub(super) const END: &[u8] = b"PK\x05\x06";
 const END_BYTES: usize = 22;
 const END64_LOCATOR: &[u8] = b"PK\x06\x07";
 const END64: &[u8] = b"PK\x06\x06";
@@ -80,6 +81,7 @@ impl<'a> Archive<'a> {
             let problem = format!("its table has more than the {count} members that it announces");
             return Err(wrong(ZIP, format!(" member {count}"), problem));
         }
+        apart(&members)?;
         Ok(Archive { bytes, members })
     }
 
@@ -182,6 +184,20 @@ fn table(bytes: &[u8]) -> Result<(u64, &[u8])> {
         )
     })?;
     Ok((count, table))
+}
+
+/// Sees that no byte belongs to two members. Each unpacks to what its bytes can, and all of them together only then to what the file's can.
+fn apart(members: &BTreeMap<String, Member>) -> Result<()> {
+    let mut in_order: Vec<_> = members.iter().map(|(name, member)| (&member.range, name)).collect();
+    in_order.sort_unstable_by_key(|(range, name)| (range.start, range.end, *name));
+    match in_order.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
+        Some(pair) => Err(wrong(
+            ZIP,
+            format!(" {:?}", pair[1].1),
+            format!("its bytes are also those of {:?}", pair[0].1),
+        )),
+        None => Ok(()),
+    }
 }
 
 type Found<'a> = Option<(String, Member, &'a [u8])>;

@@ -65,12 +65,19 @@ impl Drop for Handle {
 
 std::thread_local! {
     /// The scope that this thread is in.
-    static CURRENT: Current = const { Current(Cell::new(None)) };
+    static CURRENT: Current =
+        const { Current { place: Cell::new(None), depth: Cell::new(0), early: Cell::new(Vec::new()) } };
     /// Its purse, apart from it: what needs no destructor is reached in one step. `None` is the process.
     static PURSE: Cell<Option<&'static Purse>> = const { Cell::new(None) };
 }
 
-struct Current(Cell<Place>);
+struct Current {
+    place: Cell<Place>,
+    /// How many guards there are.
+    depth: Cell<usize>,
+    /// Of guards that were dropped before those that came later: their depths, and where the thread was before them.
+    early: Cell<Vec<(usize, Place)>>,
+}
 
 impl Drop for Current {
     fn drop(&mut self) {
@@ -82,7 +89,36 @@ impl Drop for Current {
 impl Current {
     fn replace(&self, place: Place) -> Place {
         PURSE.set(place.as_ref().map(|handle| handle.node.purse));
-        self.0.replace(place)
+        self.place.replace(place)
+    }
+
+    fn enter(&self, place: Place) -> (Place, usize) {
+        self.depth.set(self.depth.get() + 1);
+        (self.replace(place), self.depth.get())
+    }
+
+    /// The guard of that depth goes; returns the scope that is left with it.
+    fn leave(&self, mut before: Place, depth: usize) -> Place {
+        if depth != self.depth.get() {
+            self.leave_early(before, depth);
+            return None;
+        }
+        self.depth.set(depth - 1);
+        let mut early = self.early.take();
+        while let Some(at) = early.iter().position(|(early, _)| *early == self.depth.get()) {
+            self.depth.set(self.depth.get() - 1);
+            before = early.swap_remove(at).1;
+        }
+        self.early.set(early);
+        self.replace(before)
+    }
+
+    /// Those that came later are still there, and the thread is in the scope of the last of them.
+    #[cold]
+    fn leave_early(&self, before: Place, depth: usize) {
+        let mut early = self.early.take();
+        early.push((depth, before));
+        self.early.set(early);
     }
 }
 
@@ -146,8 +182,8 @@ impl Scope {
     pub fn current() -> Scope {
         // Without the thread's variables, at its end, only the process is left.
         let place = CURRENT.try_with(|current| {
-            let place = current.0.take();
-            current.0.set(place.clone());
+            let place = current.place.take();
+            current.place.set(place.clone());
             place
         });
         Scope(place.unwrap_or_default())
@@ -232,10 +268,11 @@ impl Scope {
         Holding::of(till(&self.0, kind), amount)
     }
 
-    /// This thread is in the scope until the guard is dropped; then it is where it was.
+    /// This thread is in the scope until the guard is dropped; then it is where it was. Of several guards the last one that is there counts,
+    /// in whatever order they go.
     pub fn enter(&self) -> Entered {
-        let before = CURRENT.try_with(|current| current.replace(self.0.clone())).unwrap_or_default();
-        Entered { before, _of_this_thread: PhantomData }
+        let (before, depth) = CURRENT.try_with(|current| current.enter(self.0.clone())).unwrap_or_default();
+        Entered { before, depth, _of_this_thread: PhantomData }
     }
 
     /// Runs `work` in the scope.
@@ -289,6 +326,7 @@ impl fmt::Debug for Scope {
 #[must_use = "the thread leaves the scope when this is dropped"]
 pub struct Entered {
     before: Place,
+    depth: usize,
     _of_this_thread: PhantomData<*const ()>,
 }
 
@@ -296,7 +334,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let before = self.before.take();
         // The scope that is left is dropped here, outside of the variable.
-        let left = CURRENT.try_with(|current| current.replace(before));
+        let left = CURRENT.try_with(|current| current.leave(before, self.depth));
         drop(left);
     }
 }

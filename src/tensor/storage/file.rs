@@ -64,6 +64,10 @@ pub(crate) struct Part {
     looked_at: AtomicBool,
 }
 
+/// What is read at once of pages that could not be mapped.
+#[cfg(target_os = "linux")]
+const UNMAPPED_BYTES: usize = 64 << 10;
+
 const UNCHECKED: u8 = 0;
 const SOUND: u8 = 1;
 const DAMAGED: u8 = 2;
@@ -208,7 +212,27 @@ impl SharedFile {
             if let Err(error) = self.populate(part.range())
                 && error.raw_os_error() == Some(libc::EFAULT)
             {
-                return Err(self.cut(part, length.len()));
+                return self.unmapped(file, part);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with pages that could not be mapped, as reading them tells: the file ends before them, or the disk fails. Where nothing is,
+    /// they can be mapped by now.
+    #[cfg(target_os = "linux")]
+    #[cold]
+    fn unmapped(&self, file: &File, part: &Part) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        let mut piece = std::vec![0; UNMAPPED_BYTES];
+        let mut at = part.range.start;
+        while at < part.range.end {
+            let most = piece.len().min(part.range.end - at);
+            match file.read_at(&mut piece[..most], at as u64) {
+                Ok(0) => return Err(self.cut(part, at as u64)),
+                Ok(read) => at += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(DemoError::Io { action: "read", path: self.path.clone(), source }),
             }
         }
         Ok(())

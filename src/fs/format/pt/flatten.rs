@@ -4,6 +4,7 @@
 
 use super::METADATA;
 use super::pickle::{Node, Pickle, Value};
+use crate::fs::format::shown;
 use std::borrow::{Cow, ToOwned};
 use std::collections::BTreeMap;
 use std::format;
@@ -72,7 +73,7 @@ impl Walk<'_> {
             Node::Tensor(_) => {
                 self.spend(name.len())?;
                 if self.flat.tensors.insert(name.to_owned(), node).is_some() {
-                    return Err(format!("two tensors come to the name {name:?}"));
+                    return Err(format!("two tensors come to the name {}", shown(name)));
                 }
             }
             Node::Dict(dict) => {

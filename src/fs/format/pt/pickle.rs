@@ -13,6 +13,7 @@
 mod stack;
 
 use super::globals::{self, Callable};
+use crate::fs::format::shown;
 use stack::pairs;
 use std::borrow::ToOwned;
 use std::boxed::Box;
@@ -169,7 +170,7 @@ impl Machine<'_> {
                 }
                 b'F' => {
                     let text = self.line()?;
-                    let number = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+                    let number = text.parse().map_err(|_| format!("{} is no number", shown(text)))?;
                     self.stack.push(Value::Float(number));
                 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Machine, Node, Step, Value};
+use crate::fs::format::shown;
 use std::borrow::ToOwned;
 use std::format;
 use std::string::String;
@@ -48,7 +49,7 @@ impl Machine<'_> {
 
     pub(super) fn number_line(&mut self) -> Step<u32> {
         let line = self.line()?;
-        line.parse().map_err(|_| format!("{line:?} is no number of the memo"))
+        line.parse().map_err(|_| format!("{} is no number of the memo", shown(line)))
     }
 
     // ---- values ----
@@ -84,7 +85,7 @@ impl Machine<'_> {
             digits => match digits.parse() {
                 Ok(number) => Value::Int(number),
                 Err(_) if digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => Value::Opaque,
-                Err(_) => return Err(format!("{line:?} is no number")),
+                Err(_) => return Err(format!("{} is no number", shown(line))),
             },
         };
         self.stack.push(value);
