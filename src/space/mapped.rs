@@ -111,9 +111,8 @@ unsafe impl Space for Mapped {
     }
 
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
-        let contents = self.commit(to)?;
-        self.decommit(from);
-        Ok(contents)
+        let ((from, _), (to, len)) = (self.bytes(from), self.bytes(to));
+        self.range.rehome(from, to, len).map_err(|code| SpaceError::new(len as u64, code))
     }
 }
 
