@@ -174,23 +174,30 @@ fn a_maximum_stays_that_is_set_while_an_initial_size_is_refused() {
         let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
         return assert!(output.status.success(), "{output:?}");
     }
-    thread::scope(|scope| {
-        let refused = scope.spawn(|| {
-            for _ in 0..20 {
-                assert!(MemoryPool::configure().initial_size(1 << 62).enable().is_err());
+    // So that the pool is small, and an initial size is refused soon.
+    within(libc::RLIMIT_AS, 4 << 30, || {
+        MemoryPool::configure().max_size(1 << 21).enable().unwrap();
+        thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                for _ in 0..3000 {
+                    assert!(MemoryPool::configure().initial_size(1 << 62).enable().is_err());
+                }
+            });
+            for limit in (2..).map(|n| n << 21) {
+                MemoryPool::configure().max_size(limit).enable().unwrap();
+                thread::yield_now();
+                // The other thread's are in force while they are tried.
+                while MemoryPool::stats().limit_bytes == u64::MAX && !refused.is_finished() {
+                    thread::yield_now();
+                }
+                let is_over = refused.is_finished();
+                let found = MemoryPool::stats().limit_bytes;
+                assert!(found == limit || found == u64::MAX && !is_over, "{found} in place of {limit}");
+                if is_over {
+                    break;
+                }
             }
         });
-        for limit in (1..).map(|n| n << 21) {
-            MemoryPool::configure().max_size(limit).enable().unwrap();
-            thread::yield_now();
-            while !refused.is_finished() && MemoryPool::stats().limit_bytes == u64::MAX {
-                thread::yield_now();
-            }
-            assert_eq!(MemoryPool::stats().limit_bytes, limit);
-            if refused.is_finished() {
-                break;
-            }
-        }
     });
 }
 
