@@ -277,6 +277,7 @@ mod tests {
         assert_eq!(range.start().as_ptr() as usize % FRAME, 0);
         assert_eq!(range.len(), 2 * FRAME);
         assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
+        assert_eq!(range.rehome(0, FRAME, FRAME), Ok(Contents::Unknown));
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
         let table = other::Range::table(4096).unwrap();
