@@ -523,6 +523,42 @@ fn a_device_has_128_streams_at_most_and_gets_them_back() {
 }
 
 #[test]
+fn a_tensor_does_not_keep_the_streams_that_used_it_and_ended() {
+    in_modes("a_tensor_does_not_keep_the_streams_that_used_it_and_ended", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let own = cuda::Stream::new(&device).unwrap();
+        let ones = |value: u8| Tensor::new(&[300_000], vec![value; 300_000]).unwrap();
+        let weights = [ones(3), ones(4)].map(|here| here.to_device_on(&device, &own).unwrap());
+        let request = |_| {
+            let stream = cuda::Stream::new(&device).unwrap();
+            let out = Tensor::zeros_with(&[100_000], DType::U8, &device).unwrap();
+            out.used_on(&stream).unwrap();
+            for (weight, half) in weights.iter().zip([0, 50_000]) {
+                weight.used_on(&stream).unwrap();
+                let to = out.device_address().unwrap() + half;
+                harness::copy(to, weight.device_address().unwrap(), 50_000, stream.as_raw());
+            }
+            out
+        };
+        // A result keeps its request's stream; those of the others go.
+        let outs: Vec<Tensor> = (0..20).map(request).collect();
+        (0..140).for_each(|number| drop(request(number)));
+        let streams = cuda::MemoryPool::stats(0).unwrap().streams.len();
+        assert!(streams < 30, "{streams} streams of 160 are kept");
+        let places = weights.each_ref().map(|weight| weight.device_address());
+        drop(weights);
+        // What comes in the place of the weights comes behind every request.
+        let nines: Vec<Tensor> = (0..20).map(|_| ones(9).to_device_on(&device, &own).unwrap()).collect();
+        assert!(places.iter().all(|place| nines.iter().any(|nine| nine.device_address() == *place)));
+        own.synchronize().unwrap();
+        let wanted = [vec![3; 50_000], vec![4; 50_000]].concat();
+        assert!(outs.iter().all(|out| out.to_vec::<u8>().unwrap() == wanted));
+        drop((nines, outs, own));
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn work_on_the_wrong_device_is_refused_by_name() {
     in_modes("work_on_the_wrong_device_is_refused_by_name", ALL, || {
         let devices = Device::cuda_all().unwrap();

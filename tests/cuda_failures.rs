@@ -88,6 +88,38 @@ fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
 }
 
 #[test]
+fn pinned_memory_is_not_lost_where_the_driver_refuses_to_wait_for_it() {
+    in_modes("pinned_memory_is_not_lost_where_the_driver_refuses_to_wait_for_it", &[LAZY], || {
+        if !harness::is_soft() {
+            return;
+        }
+        let device = Device::cuda(0).unwrap();
+        let here = Tensor::new(&[40 * MIB], vec![7u8; 40 * MIB]).unwrap();
+        let copy = || here.to_device(&device);
+        drop(copy().unwrap());
+        gc::collect().unwrap();
+        let before = harness::calls();
+        drop(copy().unwrap());
+        let of_one = harness::calls() - before;
+        gc::collect().unwrap();
+        // What the second copies goes through waits for the first, when the first 12 of its pieces are queued.
+        let name = (of_one + 120..of_one + 300).find_map(|n| {
+            harness::fail_in(n, 999);
+            let copies = copy().and_then(|first| Ok((first, copy()?)));
+            let failed = harness::failed();
+            harness::fail_in(0, 0);
+            drop(copies);
+            gc::collect().unwrap();
+            assert_eq!(harness::held().pinned, 0, "call {n}, {failed:?}");
+            failed.filter(|name| name == "cuEventSynchronize")
+        });
+        assert!(name.is_some(), "nobody was waited for");
+        assert_eq!(harness::violations(), 0);
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again() {
     in_modes(
         "a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again",

@@ -8,7 +8,7 @@ mod draw;
 
 use democratising::pool::budget::Budget;
 use democratising::space::{Mapped, MappedTables, Simulated, Space};
-use democratising::{HostLock, Pool, PoolConfig, Tensor};
+use democratising::{HostLock, MemoryPool, Pool, PoolConfig, Tensor};
 use draw::Draw;
 use std::alloc::Layout;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -201,6 +201,62 @@ fn nothing_but_tables_is_counted_where_the_system_accounts_for_what_can_be_writt
     let output =
         child::command(&["unshare", "-m", "sh", "-c", &script], NAME, ".".as_ref()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn idle_memory_is_moved_where_the_process_may_have_no_more() {
+    const NAME: &str = "idle_memory_is_moved_where_the_process_may_have_no_more";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    let space = Mapped::reserve(1 << 30).unwrap();
+    let pool: Pool<Mapped, HostLock> = Pool::new(space, MappedTables, PoolConfig::DEFAULT).unwrap();
+    let frames = |count: usize| Layout::from_size_align(count << 21, 64).unwrap();
+    let [low, _between, high] = [3, 1, 3].map(|count| pool.allocate(frames(count)).unwrap().addr);
+    for addr in [low, high] {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(addr, frames(3)) }.unwrap();
+    }
+    let moved = within(libc::RLIMIT_AS, 14 << 20, || pool.allocate(frames(5)));
+    assert!(moved.is_ok(), "{moved:?}: 12 MiB lie idle");
+    assert_eq!((pool.stats().steals, pool.stats().reserved_bytes), (2, 14 << 20));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_maximum_stays_that_is_set_while_an_initial_size_is_refused() {
+    const NAME: &str = "a_maximum_stays_that_is_set_while_an_initial_size_is_refused";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    // So that the pool is small, and an initial size is refused soon.
+    within(libc::RLIMIT_AS, 4 << 30, || {
+        MemoryPool::configure().max_size(1 << 21).enable().unwrap();
+        thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                for _ in 0..3000 {
+                    assert!(MemoryPool::configure().initial_size(1 << 62).enable().is_err());
+                }
+            });
+            for limit in (2..).map(|n| n << 21) {
+                MemoryPool::configure().max_size(limit).enable().unwrap();
+                thread::yield_now();
+                // The other thread's are in force while they are tried.
+                while MemoryPool::stats().limit_bytes == u64::MAX && !refused.is_finished() {
+                    thread::yield_now();
+                }
+                let is_over = refused.is_finished();
+                let found = MemoryPool::stats().limit_bytes;
+                assert!(found == limit || found == u64::MAX && !is_over, "{found} in place of {limit}");
+                if is_over {
+                    break;
+                }
+            }
+        });
+    });
 }
 
 #[test]

@@ -237,6 +237,47 @@ fn the_page_shows_every_live_block_once_at_any_instant_and_sums_that_agree() {
     }
 }
 
+/// A recording of blocks of one size in a place.
+fn blocks(folder: &Path, place: &str, count: u64, bytes: u64) -> String {
+    let mut text =
+        String::from("democratising timeline 1\nbegan 1\ndropped 0\nname \"all\"\nthread \"main\"\n");
+    for number in 0..count {
+        text += &format!("allocate {number} {place} {:x} {bytes} {bytes} 0 0 0 -\n", number * bytes);
+    }
+    let path = folder.join(format!("{place}.timeline"));
+    std::fs::write(&path, format!("{text}end {count}\n")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_page_draws_blocks_of_any_size() {
+    let folder = tempfile::tempdir().unwrap();
+    for (place, count, bytes) in [("heap", 100, 64 << 30), ("pool", 3, 1 << 60)] {
+        let recording = blocks(folder.path(), place, count, bytes);
+        let page = folder.path().join("page.html");
+        assert_eq!(said(&report(&[&recording, "--html", page.to_str().unwrap()])), (Some(0), String::new()));
+        let Some(dom) = dump(&page, &format!("t={count}")) else { return };
+        // The page counts in floating point.
+        let requested = fact(&dom, "Requested") as f64;
+        assert_eq!((data(&dom, "map", "spans"), requested), (count, (count * bytes) as f64));
+    }
+}
+
+#[test]
+fn the_drawing_of_memory_without_frames_tells_of_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for (place, told) in [("heap", false), ("pool", true)] {
+        let recording = blocks(folder.path(), place, 3, 1 << 20);
+        let out = folder.path().join("memory.svg");
+        assert_eq!(said(&report(&[&recording, "--svg", out.to_str().unwrap()])), (Some(0), String::new()));
+        let text = std::fs::read_to_string(out).unwrap();
+        assert!(text.contains("3.0 MiB requested"), "{text}");
+        for word in ["reserved", "efficiency", "free inside committed frames", "creates"] {
+            assert_eq!(text.contains(word), told, "{place}: {word}");
+        }
+    }
+}
+
 /// Valgrind's viewer with the data in it, as if a person had chosen the file.
 #[test]
 fn dhats_own_viewer_opens_the_export() {

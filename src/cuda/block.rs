@@ -28,7 +28,8 @@ pub(super) struct Block {
     held_bytes: u64,
     layout: Layout,
     stream: Arc<Inner>,
-    /// Other streams that work on it, kept until it is free: a stream that ended could not be waited for.
+    /// Other streams that work on it, kept until it is free: a stream that ended could not be waited for. Once the next one is behind all that was queued
+    /// in it, one that ended is kept no more.
     also: Lock<HostLock, Vec<Arc<Inner>>>,
 }
 
@@ -83,13 +84,20 @@ impl Block {
         not_forked()?;
         let mut also = self.also.lock();
         let order = self.gpu().order();
+        // Before the waits: what is queued between them and a stream's end is behind nobody.
+        let over = also.iter().filter(|user| user.has_ended());
+        let over = over.fold(Slots::NONE, |slots, user| slots.and(user.slot));
         order.follow(other.slot, self.stream.slot)?;
         also.iter()
             .filter(|user| user.slot != other.slot)
             .try_for_each(|user| order.follow(other.slot, user.slot))?;
+        let over: Vec<Arc<Inner>> = also.extract_if(.., |user| over.without(user.slot) != over).collect();
         if also.iter().all(|user| user.slot != other.slot) {
             also.push(other.clone());
         }
+        drop(also);
+        // Outside of the lock: the last of a stream gives its cache back.
+        drop(over);
         Ok(())
     }
 

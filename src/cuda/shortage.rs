@@ -40,9 +40,10 @@ impl Reclaim for Idle {
         if super::driver::is_fork() {
             return 0;
         }
-        // Pinned memory is the host's, and its bytes are counted nowhere here.
+        let given = self.0.reclaim(target_bytes);
+        // Behind it, since what it waited for are copies too. Pinned memory is the host's, and its bytes are counted nowhere here.
         self.0.trim_staging();
-        self.0.reclaim(target_bytes)
+        given
     }
 
     fn resource(&self) -> Resource {

@@ -111,24 +111,29 @@ impl Staging {
             // Aligned to its own size, it lies in one frame.
             let align = piece.len().next_power_of_two().min(PIECE);
             let Ok(layout) = Layout::from_size_align(piece.len(), align) else { break };
-            let mut block = self.pool.allocate(layout);
-            while block.is_err() && self.wait_for_oldest()? {
-                block = self.pool.allocate(layout);
-            }
-            if block.is_err() && !pieces.is_empty() {
-                self.keep(core::mem::take(&mut pieces), stream)?;
-                self.wait_for_oldest()?;
-                block = self.pool.allocate(layout);
-            }
-            let Ok(block) = block else { break };
+            let block = match self.piece(layout) {
+                Ok(None) if !pieces.is_empty() => {
+                    self.keep(core::mem::take(&mut pieces), stream)?;
+                    self.piece(layout)
+                }
+                found => found,
+            };
+            // What is queued from the pieces so far is kept, whatever comes of this one.
+            let at = match block {
+                Ok(Some(at)) => at,
+                Ok(None) => break,
+                Err(refused) => {
+                    failure = Some(refused);
+                    break;
+                }
+            };
             // SAFETY: 1. The block is ours alone, and as long as its layout.
-            unsafe { block.addr.copy_from_nonoverlapping(NonNull::from(piece).cast(), piece.len()) };
-            pieces.push((block.addr, layout));
+            unsafe { at.copy_from_nonoverlapping(NonNull::from(piece).cast(), piece.len()) };
+            pieces.push((at, layout));
             // SAFETY: 1. The target is the caller's, and as long as all bytes. 2. The piece is kept until an event behind the
             // copy is over: `keep`.
-            let queued = unsafe {
-                self.context.copy_to_device(to + staged as u64, block.addr.as_ptr(), piece.len(), stream)
-            };
+            let queued =
+                unsafe { self.context.copy_to_device(to + staged as u64, at.as_ptr(), piece.len(), stream) };
             if let Err(refused) = queued {
                 failure = Some(refused);
                 break;
@@ -137,6 +142,17 @@ impl Staging {
         }
         self.keep(pieces, stream)?;
         failure.map_or(Ok(staged), Err)
+    }
+
+    /// Pinned memory for a piece. Where there is none, copies under way are waited for, oldest first; `None` where that does not help.
+    fn piece(&mut self, layout: Layout) -> Result<Option<NonNull<u8>>, Refused> {
+        loop {
+            match self.pool.allocate(layout) {
+                Ok(block) => return Ok(Some(block.addr)),
+                Err(_) if self.wait_for_oldest()? => {}
+                Err(_) => return Ok(None),
+            }
+        }
     }
 
     /// Keeps pieces until what is queued on the stream now is over.

@@ -7,7 +7,10 @@ use super::sys::Handle;
 use crate::device::handover::Slot;
 use crate::device::{Device, Queue};
 use crate::error::{DemoError, DeviceId, Result};
-use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use crate::sync::{HostLock, Lock};
 use core::fmt;
 use cudarc::driver::CudaStream;
@@ -27,7 +30,6 @@ use std::sync::Arc;
 /// stream.synchronize()?;
 /// # Ok::<(), democratising::DemoError>(())
 /// ```
-#[derive(Clone)]
 pub struct Stream(pub(super) Arc<Inner>);
 
 /// The stream itself.
@@ -36,6 +38,8 @@ pub(super) struct Inner {
     pub(super) handle: Handle,
     pub(super) slot: Slot,
     owner: Owner,
+    /// How many [`Stream`]s of it there are; blocks keep it too.
+    handles: AtomicUsize,
     pub(super) cache: Lock<HostLock, Cache>,
     pub(super) in_use_bytes: AtomicU64,
     pub(super) cached_bytes: AtomicU64,
@@ -79,7 +83,7 @@ impl Stream {
         let handle = stream.cu_stream() as usize;
         let known = |known: &Arc<Inner>| known.handle == handle && matches!(known.owner, Owner::Cudarc(_));
         match gpu.streams().into_iter().find(known) {
-            Some(known) => Ok(Stream(known)),
+            Some(known) => Ok(Stream::of(known)),
             None => Stream::with(gpu, handle, Owner::Cudarc(stream.clone())),
         }
     }
@@ -114,12 +118,19 @@ impl Stream {
             handle,
             slot,
             owner,
+            handles: AtomicUsize::new(0),
             cache: Lock::new(Cache::new()),
             in_use_bytes: AtomicU64::new(0),
             cached_bytes: AtomicU64::new(0),
         });
         gpu.know(&inner);
-        Ok(Stream(inner))
+        Ok(Stream::of(inner))
+    }
+
+    fn of(inner: Arc<Inner>) -> Stream {
+        // Relaxed: whoever makes one has another, or is the first.
+        inner.handles.fetch_add(1, Relaxed);
+        Stream(inner)
     }
 
     /// Waits until everything that is queued in it is done.
@@ -140,7 +151,26 @@ impl Stream {
     }
 }
 
+impl Clone for Stream {
+    fn clone(&self) -> Stream {
+        Stream::of(self.0.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `has_ended`: what was queued by this handle was queued before.
+        self.0.handles.fetch_sub(1, Release);
+    }
+}
+
 impl Inner {
+    /// Whether nobody can queue anything in it any more but the blocks that were taken on it, each for itself. Somebody else's stream may go on
+    /// without this.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.owner, Owner::This) && self.handles.load(Acquire) == 0
+    }
+
     #[inline]
     pub(super) fn took(&self, bytes: u64) {
         self.in_use_bytes.fetch_add(bytes, Relaxed);

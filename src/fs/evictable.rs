@@ -208,7 +208,7 @@ impl Evictable {
     /// The tensor for good, brought back if it was moved.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get).
+    /// Those of [`get`](Self::get). The tensor is given up then, wherever it is: where that must not be, `get` it, and drop this behind that.
     pub fn into_tensor(self) -> Result<Tensor> {
         self.get()
     }

@@ -20,7 +20,9 @@ pub(crate) type HostPool = Pool<Mapped, HostLock>;
 static POOL: OnceLock<HostPool> = OnceLock::new();
 /// Held while the pool is made, so that a reservation that failed can be tried again.
 static MAKING: Lock<HostLock, ()> = Lock::new(());
-/// Whether forks know of both.
+/// Held while the settings are changed: those of one who is refused must not be in force behind those of another. Before the pool's own lock.
+static SETTING: Lock<HostLock, ()> = Lock::new(());
+/// Whether forks know of all three.
 static IS_KNOWN: AtomicBool = AtomicBool::new(false);
 
 /// Before [`enable`](MemoryPoolBuilder::enable) and after [`disable`](MemoryPool::disable): a little is kept for reuse.
@@ -81,6 +83,7 @@ struct ThisPool;
 impl Forked for ThisPool {
     #[cfg(unix)]
     fn hold(&self) {
+        SETTING.hold();
         MAKING.hold();
         if let Some(pool) = made() {
             pool.hold();
@@ -95,6 +98,7 @@ impl Forked for ThisPool {
                 pool.let_go();
             }
             MAKING.let_go();
+            SETTING.let_go();
         }
     }
 }
@@ -141,8 +145,10 @@ impl MemoryPool {
     /// None today; in the signature for memories where that can fail.
     pub fn disable() -> Result<()> {
         if let Some(pool) = made() {
+            let setting = SETTING.lock();
             pool.configure(NOT_ENABLED);
             pool.trim(0);
+            drop(setting);
             tell_backing(pool);
         }
         Ok(())
@@ -306,19 +312,26 @@ impl MemoryPoolBuilder {
     pub fn enable(self) -> Result<()> {
         let config = settings(self.initial_bytes, self.growth_factor, self.max_bytes, self.slack)?;
         let pool = pool().map_err(|why| DemoError::OutOfMemory(report(why.asked_bytes)))?;
-        let before = pool.config();
-        pool.configure(config);
+        let set = set(pool, config);
+        // Behind the lock: whoever listens may change the settings in turn.
         tell_backing(pool);
-        // The last whole frame is what a size that is no multiple of one can get.
-        let backed_bytes = pool.stats().reserved_bytes;
-        if backed_bytes + (2 << 20) <= config.initial_bytes {
-            let report = report(config.initial_bytes);
-            pool.configure(before);
-            pool.trim(before.retain_bytes);
-            return Err(DemoError::OutOfMemory(report));
-        }
-        Ok(())
+        set.map_err(DemoError::OutOfMemory)
     }
+}
+
+/// Puts settings into force, or those before where their initial size cannot be had.
+fn set(pool: &HostPool, config: PoolConfig) -> Result<(), OutOfMemory> {
+    let _setting = SETTING.lock();
+    let before = pool.config();
+    pool.configure(config);
+    // The last whole frame is what a size that is no multiple of one can get.
+    if pool.stats().reserved_bytes + (2 << 20) > config.initial_bytes {
+        return Ok(());
+    }
+    let report = report(config.initial_bytes);
+    pool.configure(before);
+    pool.trim(before.retain_bytes);
+    Err(report)
 }
 
 /// The settings of a pool of tensors, of whatever memory, checked.

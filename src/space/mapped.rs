@@ -128,9 +128,8 @@ unsafe impl Space for Mapped {
     }
 
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
-        let contents = self.commit(to)?;
-        self.decommit(from);
-        Ok(contents)
+        let ((from, _), (to, len)) = (self.bytes(from), self.bytes(to));
+        self.range.rehome(from, to, len).map_err(|code| SpaceError::new(len as u64, code))
     }
 }
 
@@ -295,6 +294,7 @@ mod tests {
         assert_eq!(range.start().as_ptr() as usize % FRAME, 0);
         assert_eq!(range.len(), 2 * FRAME);
         assert_eq!(range.commit(0, FRAME), Ok(Contents::Unknown));
+        assert_eq!(range.rehome(0, FRAME, FRAME), Ok(Contents::Unknown));
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
         let table = other::Range::table(4096).unwrap();

@@ -75,7 +75,7 @@ fn panels<'a>(records: &'a [Record], phases: &'a [Phases]) -> Vec<Panel<'a>> {
     pairs
         .filter_map(|(record, phases)| {
             let timeline = record.outcome.timeline.as_ref()?;
-            Some(Panel { record, timeline, marks: &phases.marks, phases: phases.count })
+            Some(Panel { record, timeline, marks: &phases.marks, phases: phases.count, is_reserved: true })
         })
         .collect()
 }

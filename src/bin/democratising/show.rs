@@ -72,9 +72,16 @@ fn draw(stories: &[Story]) -> String {
     let panels: Vec<Panel<'_>> = records
         .iter()
         .zip(&marks)
-        .filter_map(|(record, marks)| {
+        .zip(stories)
+        .filter_map(|((record, marks), story)| {
             let timeline = record.outcome.timeline.as_ref()?;
-            Some(Panel { record, timeline, marks, phases: marks.len() as u64 })
+            Some(Panel {
+                record,
+                timeline,
+                marks,
+                phases: marks.len() as u64,
+                is_reserved: story.is_reserved,
+            })
         })
         .collect();
     svg::draw(&panels)

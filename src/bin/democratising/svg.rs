@@ -37,6 +37,8 @@ pub struct Panel<'a> {
     pub marks: &'a [Mark],
     /// How many phases there are, of which `marks` may be the first.
     pub phases: u64,
+    /// Whether the memory has frames. Without, what is reserved is not known, nor what is free.
+    pub is_reserved: bool,
 }
 
 /// The whole file.
@@ -74,11 +76,12 @@ impl Panel<'_> {
             "<path d=\"M{LEFT:.1} {BOTTOM:.1}L{}V{BOTTOM:.1}Z\" fill=\"{REQUESTED}\" fill-opacity=\"0.18\"/>",
             &area[1..]
         );
-        for (points, colour, width) in [
+        let curves = [
             (&self.timeline.requested, REQUESTED, 1.2),
             (&self.timeline.free, FREE, 1.2),
             (&self.timeline.reserved, RESERVED, 2.0),
-        ] {
+        ];
+        for (points, colour, width) in curves.into_iter().take(if self.is_reserved { 3 } else { 1 }) {
             let _ = writeln!(
                 out,
                 "<path d=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" stroke-linejoin=\"round\"/>",
@@ -98,27 +101,34 @@ impl Panel<'_> {
             "<text x=\"{LEFT}\" y=\"32\" font-size=\"19\" font-weight=\"600\">{}</text>",
             escaped(&name)
         );
-        let numbers = format!(
-            "{} requested, {} reserved: {} efficiency; {} creates, {} steals, {} failed allocations",
-            human(outcome.peak_requested_bytes),
-            human(outcome.peak_reserved_bytes),
-            percent(outcome.efficiency()),
-            grouped(outcome.creates),
-            grouped(outcome.steals),
-            grouped(outcome.failures),
-        );
+        let (requested, failures) = (human(outcome.peak_requested_bytes), grouped(outcome.failures));
+        let numbers = if self.is_reserved {
+            format!(
+                "{requested} requested, {} reserved: {} efficiency; {} creates, {} steals, {failures} failed allocations",
+                human(outcome.peak_reserved_bytes),
+                percent(outcome.efficiency()),
+                grouped(outcome.creates),
+                grouped(outcome.steals),
+            )
+        } else {
+            format!("{requested} requested; {failures} failed allocations")
+        };
         let _ = writeln!(out, "<text x=\"{LEFT}\" y=\"54\">{}</text>", escaped(&numbers));
         let _ = writeln!(
             out,
             "<text x=\"{RIGHT}\" y=\"32\" text-anchor=\"end\" fill=\"{PALE}\">{}</text>",
             escaped(&self.record.memory)
         );
-        let entries = [
-            ("reserved", RESERVED, 0.0),
-            ("requested", REQUESTED, 104.0),
-            ("free inside committed frames", FREE, 212.0),
-        ];
-        for (name, colour, x) in entries {
+        let entries: &[(&str, &str, f64)] = if self.is_reserved {
+            &[
+                ("reserved", RESERVED, 0.0),
+                ("requested", REQUESTED, 104.0),
+                ("free inside committed frames", FREE, 212.0),
+            ]
+        } else {
+            &[("requested", REQUESTED, 0.0)]
+        };
+        for &(name, colour, x) in entries {
             let x = LEFT + x;
             let _ = writeln!(
                 out,

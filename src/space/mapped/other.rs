@@ -68,6 +68,10 @@ impl Range {
         Ok(Contents::Unknown)
     }
 
+    pub(super) fn rehome(&self, _from: usize, _to: usize, _len: usize) -> Result<Contents, i32> {
+        Ok(Contents::Unknown)
+    }
+
     pub(super) fn forget(&self, _at: usize, _len: usize) {}
 
     pub(super) fn decommit(&self, _at: usize, _len: usize) {}

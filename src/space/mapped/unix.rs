@@ -286,15 +286,25 @@ impl Range {
     }
 
     pub(super) fn commit(&self, at: usize, len: usize) -> Result<Contents, i32> {
-        let place = self.at(at, len);
         self.count(len)?;
+        self.let_in(at, len).inspect_err(|_| self.uncount(len))
+    }
+
+    /// Commits one place and decommits another that is as long: in all as much is committed as before, which no limit refuses.
+    pub(super) fn rehome(&self, from: usize, to: usize, len: usize) -> Result<Contents, i32> {
+        let contents = self.let_in(to, len)?;
+        self.empty(from, len);
+        Ok(contents)
+    }
+
+    /// Makes a place readable and writable.
+    fn let_in(&self, at: usize, len: usize) -> Result<Contents, i32> {
+        let place = self.at(at, len);
         if !self.open {
             // SAFETY: 1. The place is this mapping's own.
             let done = unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } == 0;
             if !done {
-                let code = errno();
-                self.uncount(len);
-                return Err(code);
+                return Err(errno());
             }
         }
         #[cfg(target_os = "linux")]
@@ -379,9 +389,14 @@ impl Range {
     }
 
     pub(super) fn decommit(&self, at: usize, len: usize) {
-        let place = self.at(at, len);
         self.uncount(len);
-        // SAFETY: 1. The place is this mapping's own and, by the contract of `decommit`, committed and unused.
+        self.empty(at, len);
+    }
+
+    /// Takes the backing of a place away.
+    fn empty(&self, at: usize, len: usize) {
+        let place = self.at(at, len);
+        // SAFETY: 1. The place is this mapping's own and, by the contracts of `decommit` and `rehome`, committed and unused.
         // 2. Where the pages cannot be given up (they may be locked), they are cleared, as `commit` promises zeros.
         unsafe {
             if !forget(place, len) {

@@ -186,15 +186,23 @@ function drawMap(blocks) {
   const line = perRow * unit;
   const x = within => within / line * width;
   drawn = [];
-  const touched = new Set();
+  // Runs of frames that hold blocks, each from its first to behind its last: no more than there are blocks, however large those are.
+  const runs = [];
   for (const take of blocks) {
-    const from = addressOf(take), to = from + Math.max(take.block, 1);
-    for (let f = Math.floor(from / unit); f * unit < to; f++) touched.add(f);
+    const from = Math.floor(addressOf(take) / unit), to = Math.ceil((addressOf(take) + Math.max(take.block, 1)) / unit);
+    const last = runs[runs.length - 1];
+    if (last && from <= last.to) last.to = Math.max(last.to, to);
+    else runs.push({ from, to });
   }
   pen.fillStyle = css("--line");
   for (let row = 0; row < rows; row++) pen.fillRect(0, row * tall + tall - 2, width * Math.min(1, (frames - row * perRow) / perRow), 1);
   pen.fillStyle = css("--free");
-  for (const f of touched) pen.fillRect(x(f % perRow * unit), Math.floor(f / perRow) * tall, x(unit) + 0.5, tall - 3);
+  for (const run of runs) {
+    for (let row = Math.floor(run.from / perRow); row * perRow < run.to; row++) {
+      const left = Math.max(run.from - row * perRow, 0), right = Math.min(run.to - row * perRow, perRow);
+      pen.fillRect(x(left * unit), row * tall, x((right - left) * unit) + 0.5, tall - 3);
+    }
+  }
   for (const take of blocks) {
     pen.fillStyle = shade(story.colour[take.holder]);
     const from = addressOf(take), to = from + Math.max(take.block, 1);
@@ -205,7 +213,7 @@ function drawMap(blocks) {
       drawn.push({ left, right, row, tall, take });
     }
   }
-  return touched.size;
+  return runs.reduce((all, run) => all + run.to - run.from, 0);
 }
 
 function drawFacts(blocks, touched) {
