@@ -29,6 +29,8 @@ pub struct Mapped {
 impl Mapped {
     /// What a process reserves that knows no better: addresses cost nothing.
     pub const DEFAULT_BYTES: usize = if cfg!(target_pointer_width = "64") { 256 << 30 } else { 512 << 20 };
+    /// The most that is reserved for a process on a machine that has more.
+    const MOST_DEFAULT_BYTES: usize = if cfg!(target_pointer_width = "64") { 8 << 40 } else { 512 << 20 };
     /// The least that is worth reserving.
     pub(crate) const LEAST_BYTES: usize = LEAST;
 
@@ -57,16 +59,25 @@ impl Mapped {
         }
     }
 
-    /// A reservation for whatever a process may come to need: [`DEFAULT_BYTES`](Self::DEFAULT_BYTES). Where the system accounts for what is
-    /// never touched, no more than there is memory at all, since the tables that go with it count there as a whole.
+    /// A reservation for whatever a process may come to need: [`DEFAULT_BYTES`](Self::DEFAULT_BYTES), or, where the machine has more
+    /// than half as much memory, twice that memory, since what is free can lie in pieces. Where the system accounts for what is never touched, no more
+    /// than there is memory, since the tables that go with it count there as a whole.
     pub(crate) fn reserve_default() -> Result<Mapped, SpaceError> {
-        let space = Mapped::reserve(Mapped::DEFAULT_BYTES)?;
-        let most = os::memory_bytes().max(LEAST);
-        if space.range.is_open() || space.range.len() <= most {
-            return Ok(space);
+        let memory = os::memory_bytes();
+        let space = Mapped::reserve(Mapped::default_bytes(memory))?;
+        match memory.map(|bytes| bytes.max(LEAST)) {
+            Some(most) if !space.range.is_open() && most < space.range.len() => {
+                drop(space);
+                Mapped::reserve_as(most, false)
+            }
+            _ => Ok(space),
         }
-        drop(space);
-        Mapped::reserve_as(most, false)
+    }
+
+    /// What is reserved for a process on a machine with so much memory.
+    fn default_bytes(memory: Option<usize>) -> usize {
+        let twice = memory.unwrap_or(0).saturating_mul(2).min(Mapped::MOST_DEFAULT_BYTES);
+        twice.next_power_of_two().max(Mapped::DEFAULT_BYTES)
     }
 
     /// The most that the system lets this process back of a reservation now; the largest number where it says nothing.
@@ -277,6 +288,24 @@ mod tests {
         assert_eq!(space.offset(NonNull::from(&space).cast()), None);
     }
 
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_process_has_addresses_for_twice_the_memory_of_the_machine() {
+        const TIB: usize = 1 << 40;
+        for (memory, bytes) in [
+            (None, TIB / 4),
+            (Some(0), TIB / 4),
+            (Some(24 << 30), TIB / 4),
+            (Some(TIB / 8), TIB / 4),
+            (Some(TIB / 4), TIB / 2),
+            (Some(TIB / 2 + 1), 2 * TIB),
+            (Some(3 * TIB), 8 * TIB),
+            (Some(usize::MAX), 8 * TIB),
+        ] {
+            assert_eq!(Mapped::default_bytes(memory), bytes, "{memory:?}");
+        }
+    }
+
     #[test]
     fn tables_start_as_zeros_and_keep_what_is_written() {
         let mut table = MappedTables.table::<[u32; 3]>(100_000).unwrap();
@@ -301,6 +330,6 @@ mod tests {
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
         assert!(range.is_open() && other::reserve_limit() > FRAME);
-        assert_eq!((other::commit_limit(), other::memory_bytes()), (usize::MAX, usize::MAX));
+        assert_eq!((other::commit_limit(), other::memory_bytes()), (usize::MAX, None));
     }
 }

@@ -65,9 +65,9 @@ impl Owners {
         }
     }
 
-    /// The length of the table for a range of `bytes`.
+    /// The length of the table for a range of `bytes`: of a longer one, places that lie 2 TiB apart share their tags.
     pub fn table_len(bytes: u64) -> usize {
-        (bytes >> SHIFT).next_power_of_two().max(1 << 8) as usize
+        (bytes >> SHIFT).next_power_of_two().clamp(1 << 8, 1 << 31) as usize
     }
 
     /// Gives it its table, whose length is one of [`table_len`](Self::table_len). One that has a table keeps that.

@@ -115,21 +115,20 @@ fn accounts() -> bool {
     false
 }
 
-/// All memory of the machine, with what it can be swapped to.
-pub(super) fn memory_bytes() -> usize {
+/// All memory of the machine, with what it can be swapped to, where the system says.
+pub(super) fn memory_bytes() -> Option<usize> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         // SAFETY: 1. All zeros are numbers. 2. `all` is a valid place for the answer.
         let all = unsafe {
             let mut all: libc::sysinfo = core::mem::zeroed();
             (libc::sysinfo(&mut all) == 0).then_some(all)
-        };
-        let bytes =
-            all.map(|all| (u128::from(all.totalram) + u128::from(all.totalswap)) * u128::from(all.mem_unit));
-        bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX)
+        }?;
+        let bytes = (u128::from(all.totalram) + u128::from(all.totalswap)) * u128::from(all.mem_unit);
+        Some(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    usize::MAX
+    None
 }
 
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
