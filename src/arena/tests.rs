@@ -231,3 +231,161 @@ fn blocks_that_find_no_slab_are_spans_and_come_back_as_such() {
     }
     assert_eq!(arena.stats().in_use_bytes, 0);
 }
+
+fn live_bytes<S: Space>(arena: &Arena<S, MappedTables>) -> u64 {
+    let (mut from, mut bytes) = (Granule(0), 0);
+    while let Some(span) = arena.index.next_live(from) {
+        bytes += arena.geometry.bytes(span.granules);
+        from = Granule(span.end());
+    }
+    bytes
+}
+
+proptest! {
+    #[test]
+    fn where_there_are_no_frames_what_is_live_is_what_is_granted(
+        steps in prop::collection::vec((0..8u32, 0..40_000usize, any::<usize>()), 1..40), most in 40_000..300_000u64,
+    ) {
+        let mut bytes = [core::mem::MaybeUninit::uninit(); 160 << 10];
+        let space = crate::space::Fixed::with_geometry(&mut bytes, Geometry::spans(4 << 10));
+        let (mut arena, grant) = (Arena::new(space, MappedTables).unwrap(), Counted::upto(most));
+        let mut live = Vec::new();
+        for (what, bytes, which) in steps {
+            let layout = Layout::from_size_align(if what == 0 { 0 } else { bytes }, 8).unwrap();
+            match what {
+                0..4 => live.extend(arena.allocate(layout, &grant).ok().map(|block| (block.addr, layout))),
+                4..6 if !live.is_empty() => {
+                    let (addr, layout) = live.swap_remove(which % live.len());
+                    arena.free(addr, layout, &grant).unwrap();
+                }
+                6..8 if !live.is_empty() => {
+                    let which = which % live.len();
+                    let (addr, old) = live[which];
+                    let bytes = if bytes % 9 == 0 { 0 } else { bytes };
+                    if arena.resize(addr, old, bytes, &grant).unwrap() {
+                        live[which].1 = Layout::from_size_align(bytes, 8).unwrap();
+                    }
+                }
+                _ => {}
+            }
+            let stats = arena.stats();
+            prop_assert_eq!((grant.held.get(), stats.in_use_bytes), (live_bytes(&arena), live_bytes(&arena)));
+            prop_assert!(stats.in_use_bytes <= stats.peak_in_use_bytes && stats.peak_in_use_bytes <= most);
+        }
+    }
+}
+
+#[test]
+fn a_block_that_becomes_nothing_keeps_a_granule() {
+    let mut arena = subject(0);
+    let block = arena.allocate(mib(3), &Unlimited).unwrap();
+    assert_eq!(arena.resize(block.addr, mib(3), 0, &Unlimited), Ok(true));
+    assert_eq!((live_bytes(&arena), arena.stats().in_use_bytes), (64 << 10, 64 << 10));
+    audit(&arena);
+    arena.free(block.addr, mib(0), &Unlimited).unwrap();
+    audit(&arena);
+}
+
+#[test]
+fn a_block_resized_with_another_size_than_its_own_is_refused() {
+    let mut arena = subject(0);
+    for (held, given) in
+        [(mib(2), mib(3)), (mib(2), mib(1)), (Layout::new::<[u8; 512]>(), Layout::new::<[u8; 600]>())]
+    {
+        let block = arena.allocate(held, &Unlimited).unwrap();
+        let before = arena.stats();
+        for new_bytes in [600, 1 << 20, 3 << 20] {
+            let refused = arena.resize(block.addr, given, new_bytes, &Unlimited);
+            assert!(matches!(refused, Err(BadFree::WrongSize { .. })), "{held:?} as {given:?}: {refused:?}");
+        }
+        assert_eq!(arena.stats(), before);
+    }
+    audit(&arena);
+}
+
+#[test]
+fn an_alignment_beyond_that_of_the_space_never_fits() {
+    let mut arena = subject(0);
+    let most = arena.space().alignment().max_bytes as usize;
+    let aligned = |align| Layout::from_size_align(1, align).unwrap();
+    assert!(arena.allocate(aligned(most), &Unlimited).is_ok());
+    assert!(matches!(arena.allocate(aligned(2 * most), &Unlimited), Err(NoBlock::NeverFits { .. })));
+}
+
+/// Slabs of 128 slots, whose bits fill two words.
+#[test]
+fn slots_that_come_back_one_by_one_are_the_next_and_the_lowest_slab_fills_up_first() {
+    if cfg!(feature = "hardened") {
+        return;
+    }
+    let slot = Layout::new::<[u8; 512]>();
+    let mut arena = subject(0);
+    let take = |arena: &mut Subject| arena.allocate(slot, &Unlimited).unwrap().addr;
+    let slabs = |arena: &Subject| live_bytes(arena) >> 16;
+    let blocks: Vec<u64> = (0..128).map(|_| take(&mut arena)).collect();
+    assert_eq!(slabs(&arena), 1);
+    for back in [&[100, 3][..], &[3, 70], &[127, 64, 63, 0], &[5]] {
+        for &at in back {
+            arena.free(blocks[at], slot, &Unlimited).unwrap();
+        }
+        let mut again: Vec<u64> = back.iter().map(|_| take(&mut arena)).collect();
+        again.reverse();
+        let mut lowest_last: Vec<u64> = back.iter().map(|&at| blocks[at]).collect();
+        lowest_last.sort_unstable_by_key(|addr| core::cmp::Reverse(*addr));
+        assert_eq!((again, slabs(&arena)), (lowest_last, 1));
+    }
+    let others: Vec<u64> = (0..128).map(|_| take(&mut arena)).collect();
+    assert_eq!(slabs(&arena), 2);
+    for [first, second] in [[blocks[7], others[7]], [others[7], blocks[7]]] {
+        arena.free(first, slot, &Unlimited).unwrap();
+        arena.free(second, slot, &Unlimited).unwrap();
+        let lower_first = [blocks[7].min(others[7]), blocks[7].max(others[7])];
+        assert_eq!([take(&mut arena), take(&mut arena)], lower_first);
+    }
+    for addr in blocks.into_iter().chain(others) {
+        arena.free(addr, slot, &Unlimited).unwrap();
+    }
+    assert_eq!(slabs(&arena), 0);
+}
+
+#[test]
+fn of_what_is_not_known_all_bytes_that_are_asked_for_may_be_anything() {
+    let mut arena = subject(0);
+    let span = arena.allocate(Layout::new::<[u8; 150_000]>(), &Unlimited).unwrap();
+    for asked in [0..150_000, 5..100_000, 70_000..70_001] {
+        assert_eq!(arena.unclean(span.addr, asked.clone()), Some(asked));
+    }
+    assert_eq!(arena.unclean(span.addr, 0..1 << 30), Some(0..3 << 16), "as far as the block goes");
+    assert_eq!(arena.unclean(span.addr, 9..9), None);
+}
+
+/// Mapped memory is zeros until it is handed out.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_may_be_anything_is_what_was_handed_out_before_and_all_of_a_slot() {
+    let space = crate::space::Mapped::reserve(64 << 20).unwrap();
+    let mut arena = Arena::new(space, MappedTables).unwrap();
+    let mut take = |bytes| {
+        let layout = Layout::from_size_align(bytes, 1).unwrap();
+        (arena.allocate(layout, &Unlimited).unwrap().addr, layout)
+    };
+    const GRANULE: u64 = 16 << 10;
+    let [(slot, _), (first, layout), (second, _)] = [100, 48 << 10, 48 << 10].map(&mut take);
+    assert_eq!(arena.unclean(slot, 0..100), Some(0..100));
+    assert_eq!(arena.unclean(first, 0..48 << 10), None);
+    arena.free(first, layout, &Unlimited).unwrap();
+    // As long as the hole and the block behind it, if that goes too: a part of it was used, and a part of that is asked for.
+    arena.free(second, layout, &Unlimited).unwrap();
+    let mut large = Layout::from_size_align(200 << 10, 1).unwrap();
+    let block = arena.allocate(large, &Unlimited).unwrap();
+    assert_eq!(block.addr, first);
+    assert_eq!(arena.unclean(first, 100..large.size() as u64), Some(100..6 * GRANULE));
+    assert_eq!(arena.unclean(first, 6 * GRANULE..large.size() as u64), None);
+    assert_eq!(arena.unclean(first, 0..5 * GRANULE + 7), Some(0..5 * GRANULE + 7));
+    large = Layout::from_size_align(20 << 10, 1).unwrap();
+    assert_eq!(
+        arena.resize(first, Layout::from_size_align(200 << 10, 1).unwrap(), large.size(), &Unlimited),
+        Ok(true)
+    );
+    assert_eq!(arena.unclean(first, 0..1 << 20), Some(0..2 * GRANULE));
+}
