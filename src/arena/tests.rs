@@ -4,7 +4,8 @@
 
 use super::*;
 use crate::space::{MappedTables, Simulated};
-use core::cell::Cell;
+use crate::sync::Cell;
+
 use proptest::prelude::*;
 use std::vec::Vec;
 

@@ -4,7 +4,8 @@ use super::fit::{Backing, Framed, Unframed};
 use super::{BuddyTree, FitTable, NotLive, SpanIndex};
 use crate::arena::metadata::Heap;
 use crate::size::{Granule, Span};
-use core::cell::Cell;
+use crate::sync::Cell;
+
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;

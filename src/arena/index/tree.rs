@@ -116,8 +116,8 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
     }
 
     fn next_live(&self, from: Granule) -> Option<Span> {
-        let at = bits::next_set(&self.starts, from.0..self.high);
-        if at < self.high { self.live(Granule(at)).ok() } else { None }
+        // No live span starts at `high`.
+        self.live(Granule(bits::next_set(&self.starts, from.0..self.high))).ok()
     }
 
     fn backed(&mut self, span: Span) {
