@@ -5,7 +5,6 @@
 use super::*;
 use crate::space::{MappedTables, Simulated};
 use crate::sync::Cell;
-
 use proptest::prelude::*;
 use std::vec::Vec;
 

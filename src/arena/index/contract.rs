@@ -5,7 +5,6 @@ use super::{BuddyTree, FitTable, NotLive, SpanIndex};
 use crate::arena::metadata::Heap;
 use crate::size::{Granule, Span};
 use crate::sync::Cell;
-
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
