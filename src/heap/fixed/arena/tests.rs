@@ -174,7 +174,7 @@ fn a_long_range_keeps_an_empty_slab_of_each_class_and_a_short_one_of_the_last() 
         let mut arena = arena(bytes);
         let classes = [64, 500].map(|bytes| arena.class_of(layout(bytes)).unwrap());
         for _ in 0..3 {
-            for bytes in [64, 500] {
+            for bytes in [64, 500, 500] {
                 let at = take(&mut arena, bytes).unwrap();
                 arena.free(at, layout(bytes)).unwrap();
             }
