@@ -163,7 +163,7 @@ fn so_much_is_trimmed_and_no_more() {
 #[test]
 fn the_least_that_was_idle_is_known_from_the_mark_on() {
     let mut arena = subject(0);
-    arena.grow(8 << 20, &Unlimited);
+    arena.grow((6 << 20) + 1, &Unlimited);
     assert_eq!(arena.idle_low_bytes(), 0, "at first nothing was");
     arena.mark_idle();
     assert_eq!(arena.idle_low_bytes(), 8 << 20);
@@ -357,6 +357,24 @@ fn of_what_is_not_known_all_bytes_that_are_asked_for_may_be_anything() {
     }
     assert_eq!(arena.unclean(span.addr, 0..1 << 30), Some(0..3 << 16), "as far as the block goes");
     assert_eq!(arena.unclean(span.addr, 9..9), None);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_handed_out_is_found_behind_what_never_was() {
+    const GRANULE: usize = 16 << 10;
+    let space = crate::space::Mapped::reserve(64 << 20).unwrap();
+    let mut arena = Arena::new(space, MappedTables).unwrap();
+    let layout = |granules: usize, align: usize| Layout::from_size_align(granules * GRANULE, align).unwrap();
+    let _lowest = arena.allocate(layout(3, 1), &Unlimited).unwrap();
+    let used = arena.allocate(layout(1, 1 << 20), &Unlimited).unwrap();
+    arena.free(used.addr, layout(1, 1 << 20), &Unlimited).unwrap();
+    let block = arena.allocate(layout(100, 1), &Unlimited).unwrap();
+    let bytes = |granules: u64| granules * GRANULE as u64;
+    let before = (used.addr.addr().get() - block.addr.addr().get()) as u64;
+    assert!(before > 0 && before < bytes(100));
+    assert_eq!(arena.unclean(block.addr, 0..bytes(100)), Some(before..before + bytes(1)));
+    assert_eq!(arena.unclean(block.addr, before + bytes(1)..bytes(100)), None);
 }
 
 /// Mapped memory is zeros until it is handed out.

@@ -296,7 +296,7 @@ mod rules {
                 for why in [index.give(other), index.cut(other, 1)] {
                     assert!(why.is_err() && (told.is_none() || why.err() == told), "{other}: {why:?}");
                 }
-                assert!(!index.extend(other, 131), "{other}");
+                assert!(!index.extend(other, granules + 1), "{other}");
                 assert_eq!(index.live(held.start), Ok(held));
             }
             assert!(!index.extend(held, 69), "that would be a cut");
@@ -305,6 +305,7 @@ mod rules {
         }
         assert_eq!(index.cut(second, 0), Ok(()), "at least one is left");
         assert_eq!(index.live(second.start), Ok(Span { granules: 1, ..second }));
+        assert_eq!(index.largest_free(), 129);
     }
 
     /// The last frame of a space may reach beyond it.
