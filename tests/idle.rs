@@ -134,3 +134,37 @@ fn without_a_bound_nothing_ebbs_and_nothing_is_given_up() {
     give(&pool, blocks, FRAME);
     assert_eq!((pool.take_ebb(), pool.stats().unmaps, idle_frames(&pool)), (false, 0, 100));
 }
+
+#[test]
+fn a_decay_takes_a_doubt_back() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(0).ebb_bytes(2 * FRAMES));
+    let kept = take(&pool, 40, FRAME / 2);
+    let ebbs = |pool: &Subject| {
+        let blocks = take(pool, 60, FRAME / 2);
+        give(pool, blocks.iter().copied().step_by(2), FRAME / 2);
+        give(pool, blocks.iter().copied().skip(1).step_by(2), FRAME / 2);
+        pool.take_ebb()
+    };
+    give(&pool, kept.iter().copied().step_by(2), FRAME / 2);
+    let in_a_row = (0..10).filter(|_| ebbs(&pool)).count();
+    for _ in 0..10 {
+        pool.decay();
+    }
+    assert!(in_a_row < 10 && ebbs(&pool), "{in_a_row} before");
+}
+
+#[test]
+fn a_limit_that_is_lowered_takes_what_is_over_it_of_what_is_idle_and_leaves_the_rest() {
+    let pool = pool(PoolConfig::DEFAULT);
+    let mut blocks = take(&pool, 10, FRAME);
+    give(&pool, blocks.drain(4..), FRAME);
+    pool.configure(PoolConfig::DEFAULT.max_bytes(8 * FRAMES));
+    assert_eq!((idle_frames(&pool), pool.stats().reserved_bytes), (4, 8 * FRAMES));
+    let more = take(&pool, 4, FRAME);
+    pool.configure(PoolConfig::DEFAULT.max_bytes(5 * FRAMES));
+    // What comes back is given up until it fits.
+    give(&pool, more, FRAME);
+    assert_eq!((idle_frames(&pool), pool.stats().reserved_bytes), (1, 5 * FRAMES));
+    give(&pool, blocks, FRAME);
+    assert_eq!((idle_frames(&pool), pool.stats().reserved_bytes), (5, 5 * FRAMES));
+}

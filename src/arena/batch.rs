@@ -273,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_a_full_slab_that_come_back_at_once_are_the_next() {
+        let mut arena = of_large_slabs();
+        let class = SizeClass(2);
+        let (taken, slabs) = take(&mut arena, class, 65_536 / 48);
+        assert_eq!((slabs, give(&mut arena, class, &taken[10..20]).refused), (1, None));
+        let (mut again, opened) = take(&mut arena, class, 10);
+        let mut back = taken[10..20].to_vec();
+        again.sort_unstable();
+        back.sort_unstable();
+        assert_eq!((again, opened), (back, 0));
+    }
+
+    #[test]
     fn what_lies_behind_the_last_slot_of_a_slab_is_no_block() {
         let mut arena = of_large_slabs();
         let class = SizeClass(2);

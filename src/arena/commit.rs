@@ -440,8 +440,8 @@ impl<M: Metadata> Commit<M> {
         let part = |frame: u32| {
             let start = free.start.0.max(frame << self.shift);
             let end = free.end().min((frame + 1) << self.shift);
-            let shared = self.backed.contains(frame) && self.live[frame as usize] > 0;
-            shared.then(|| Span::new(start, end - start))
+            // What is live is backed.
+            (self.live[frame as usize] > 0).then(|| Span::new(start, end - start))
         };
         let (first, last) = (frames.start, frames.end - 1);
         [part(first), if last > first { part(last) } else { None }]

@@ -311,6 +311,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_brought_fits_a_magazine_and_what_is_fetched_its_place() {
+        let depot = Small::new();
+        assert!(!depot.bring(&[], 3) && !depot.bring(&[1, 2, 3], 3) && !depot.bring(&[1], 0));
+        assert!(depot.bring(&[1, 2], 1) && !depot.bring(&[3], 1) && depot.bring(&[3, 4], 2));
+        assert_eq!((depot.fetch(&mut [0]), depot.stats()), (0, stats(2, 4)));
+        let mut out = [0; 2];
+        assert_eq!((depot.fetch(&mut out), out, depot.stats()), (2, [3, 4], stats(1, 2)));
+    }
+
+    #[test]
     fn a_bare_depot_takes_nothing_until_it_is_furnished_once() {
         static DEPOT: BareDepot<SpinLock, u32, 2> = BareDepot::bare();
         static OTHER: BareDepot<SpinLock, u32, 2> = BareDepot::bare();

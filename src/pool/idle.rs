@@ -161,3 +161,50 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         given
     }
 }
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+
+    const CONFIG: PoolConfig = PoolConfig::DEFAULT.retain_bytes(10).retain_most_bytes(30).ebb_bytes(100);
+
+    #[test]
+    fn what_is_backed_again_counts_once_and_up_to_the_most() {
+        let mut idle = Idle { given_up_bytes: 5, ..Idle::NEW };
+        for (created, extra) in [(3, 3), (10, 5), (10, 5)] {
+            idle.created(created, &CONFIG);
+            assert_eq!((idle.extra_bytes, idle.keep_bytes(&CONFIG)), (extra, 10 + extra));
+        }
+        idle.given_up_bytes = 1000;
+        idle.created(900, &CONFIG);
+        assert_eq!((idle.keep_bytes(&CONFIG), idle.given_up_bytes), (30, 100));
+        // What is kept under settings that allow less goes with the decays.
+        idle.created(1, &CONFIG.retain_most_bytes(12));
+        assert_eq!(idle.extra_bytes, 20);
+    }
+
+    #[test]
+    fn an_ebb_leaves_more_than_is_kept_and_halves_that() {
+        let mut idle = Idle { extra_bytes: 8, ..Idle::NEW };
+        assert!(!idle.ebbs(50, 50 + 18 + 100, &CONFIG));
+        assert!(idle.ebbs(50, 50 + 18 + 101, &CONFIG));
+        assert_eq!((idle.extra_bytes, idle.low_bytes, idle.high_bytes), (4, 50, 50));
+    }
+
+    /// Each rise to more than twice as much says that there was none; no number of them is too many.
+    #[test]
+    fn an_ebb_is_doubted_the_more_the_more_often_it_was_none() {
+        let mut idle = Idle::NEW;
+        for doubt in (0..20).step_by(2).chain([20; 100]) {
+            assert_eq!(idle.doubt, doubt);
+            let least = 10 + (100 << doubt);
+            assert!(!idle.ebbs(1000, 1000 + least, &CONFIG));
+            assert!(idle.ebbs(1000, 1001 + least, &CONFIG));
+            idle.rise(2001);
+            assert_eq!(idle.doubt, doubt, "half of it is not more than there was");
+            idle.rise(2002);
+            idle.rise(4000);
+        }
+        assert_eq!(idle.high_bytes, 4000);
+    }
+}

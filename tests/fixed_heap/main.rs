@@ -1,6 +1,7 @@
 //! `FixedHeap`: one randomized script over claimed memory of every size and start, and what it promises beside.
 
 mod block;
+mod moves;
 mod promises;
 mod script;
 mod slabs;

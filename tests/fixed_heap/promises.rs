@@ -5,7 +5,7 @@ use allocator_api2::alloc::Allocator;
 use democratising::error::{BadFree, OutOfMemory};
 use democratising::heap::OnMisuse;
 use democratising::heap::fixed::NotClaimed;
-use democratising::{FixedHeap, SpinLock, StaticMemory, TensorBuf};
+use democratising::{FixedHeap, SmallHeap, SpinLock, StaticMemory, TensorBuf};
 use std::alloc::GlobalAlloc;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -81,6 +81,71 @@ fn adjacent_ranges_may_be_claimed_and_overlapping_ones_may_not() {
     assert_eq!(ram.give(&heap, 48 << 10, 16 << 10), Err(NotClaimed::TooMany { most: 3 }));
     // SAFETY: 1. Nobody uses the block.
     unsafe { heap.free(held.addr, layout(8000, 8)) }.unwrap();
+}
+
+#[test]
+fn a_range_below_another_may_be_claimed() {
+    let ram = Ram::new(32 << 10);
+    let heap = FixedHeap::<SpinLock, 2>::empty();
+    ram.give(&heap, 16 << 10, 16 << 10).unwrap();
+    ram.give(&heap, 0, 16 << 10).unwrap();
+}
+
+#[test]
+fn a_range_that_is_too_short_takes_no_place_in_the_heap() {
+    let ram = Ram::new(16 << 10);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    for _ in 0..2 {
+        let refused = ram.give(&heap, 0, 20);
+        assert!(matches!(refused, Err(NotClaimed::TooSmall { given_bytes: 20, .. })), "{refused:?}");
+    }
+    ram.give(&heap, 0, 16 << 10).unwrap();
+    static SCANT: StaticMemory<20> = StaticMemory::new();
+    let over: FixedHeap<SpinLock, 1> = FixedHeap::over(&SCANT);
+    assert!(over.allocate(layout(8, 8)).is_err());
+    let ram = Ram::new(16 << 10);
+    ram.give(&over, 0, 16 << 10).unwrap();
+    assert!(over.allocate(layout(8, 8)).is_ok());
+}
+
+#[test]
+fn a_heap_over_a_static_array_tells_its_numbers_before_it_is_asked_for_anything() {
+    static MEMORY: StaticMemory<8192> = StaticMemory::new();
+    let heap: FixedHeap<SpinLock, 1> = FixedHeap::over(&MEMORY);
+    let stats = heap.stats();
+    assert!(stats.limit_bytes > 7500 && stats.largest_free_bytes == stats.limit_bytes, "{stats:?}");
+}
+
+#[test]
+fn what_lies_inside_a_block_of_a_small_heap_is_not_given_back() {
+    let ram = Ram::new(8 << 10);
+    let heap = SmallHeap::<SpinLock, 1>::empty();
+    ram.give(&heap, 0, 8 << 10).unwrap();
+    let (block, behind) =
+        (heap.allocate(layout(100, 8)).unwrap().addr, heap.allocate(layout(100, 8)).unwrap().addr);
+    for inside in [1, 4, 8, 16, 96] {
+        // SAFETY: 1. It lies in the block. 2. It is refused.
+        let refused = unsafe { heap.free_unsized(block.add(inside)) };
+        assert!(matches!(refused, Err(BadFree::Interior { .. })), "{inside}: {refused:?}");
+        // SAFETY: 1. As above.
+        assert!(heap.usable_bytes(unsafe { block.add(inside) }).is_err(), "{inside}");
+    }
+    // SAFETY: 1. Nobody uses them.
+    let freed = unsafe { (heap.free_unsized(block), heap.free_unsized(behind)) };
+    assert_eq!(freed, (Ok(()), Ok(())));
+    assert_eq!(heap.stats().in_use_bytes, 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a table of 80 KiB to clear")]
+fn the_strictest_alignment_is_2_mib() {
+    const MOST: usize = 2 << 20;
+    let ram = Ram::new(5 << 20);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    ram.give(&heap, 0, 5 << 20).unwrap();
+    let block = heap.allocate(layout(100, MOST)).unwrap();
+    assert!(block.addr.addr().get().is_multiple_of(MOST));
+    assert!(heap.allocate(layout(100, 2 * MOST)).is_err());
 }
 
 #[test]

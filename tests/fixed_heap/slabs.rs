@@ -167,6 +167,9 @@ fn a_block_that_stayed_in_full_memory_lets_no_others_be_freed_with_a_wrong_size(
     // SAFETY: 1. It is refused.
     let refused = unsafe { heap.free(other.addr, layout(100, 1)) };
     assert!(matches!(refused, Err(BadFree::WrongSize { .. })), "{refused:?}");
+    // SAFETY: 1. It is refused.
+    let refused = unsafe { heap.free(stayed, layout(1500, 1)) };
+    assert!(matches!(refused, Err(BadFree::WrongSize { .. })), "{refused:?}");
     // SAFETY: 1. They are used by nobody.
     let freed = unsafe { (heap.free(other.addr, layout(500, 1)), heap.free(stayed, layout(1000, 1))) };
     assert_eq!(freed, (Ok(()), Ok(())));

@@ -1,4 +1,4 @@
-//! A space that runs out when a test says.
+//! A space that runs out when a test says, and says of its contents what the test does.
 
 use democratising::arena::Metadata;
 use democratising::space::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
@@ -9,9 +9,15 @@ pub struct Failing<S> {
     pub space: S,
     pub fail_in: Cell<u32>,
     pub for_good: bool,
+    /// What it says of bytes that it backs, in place of the inner space.
+    pub says: Cell<Option<Contents>>,
 }
 
 impl<S: Space> Failing<S> {
+    pub fn new(space: S, fail_in: u32, for_good: bool) -> Failing<S> {
+        Failing { space, fail_in: Cell::new(fail_in), for_good, says: Cell::new(None) }
+    }
+
     fn request(&self, frames: Span) -> Result<(), SpaceError> {
         match self.fail_in.get() {
             0 => Ok(()),
@@ -49,14 +55,16 @@ unsafe impl<S: Space> Space for Failing<S> {
     }
     fn commit(&self, frames: Span) -> Result<Contents, SpaceError> {
         self.request(frames)?;
-        self.space.commit(frames)
+        let told = self.space.commit(frames)?;
+        Ok(self.says.get().unwrap_or(told))
     }
     fn decommit(&self, frames: Span) {
         self.space.decommit(frames);
     }
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
         self.request(to)?;
-        self.space.rehome(from, to)
+        let told = self.space.rehome(from, to)?;
+        Ok(self.says.get().unwrap_or(told))
     }
 }
 

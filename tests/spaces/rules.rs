@@ -7,20 +7,15 @@ use allocator_api2::alloc::Allocator;
 use democratising::arena::{ByFit, ByTree, IndexKind, NoBlock};
 use democratising::error::BadFree;
 use democratising::pool::PoolConfig;
-use democratising::space::{Fixed, Geometry, Simulated};
+use democratising::space::{Contents, Fixed, Geometry, Simulated};
 use std::alloc::Layout;
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
 fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
     let mib = |n: usize| Layout::from_size_align(n << 20, 1).unwrap();
     let play = |fail_in: u32| {
-        let space = Failing {
-            space: Simulated::device(256 << 20, 2 << 20),
-            fail_in: Cell::new(fail_in),
-            for_good: false,
-        };
+        let space = Failing::new(Simulated::device(256 << 20, 2 << 20), fail_in, false);
         let config = PoolConfig::DEFAULT.slack_permille(0);
         let pool = pool::<_, I>(space, config);
         let mut failures = 0;
@@ -179,6 +174,46 @@ fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_t
     assert_eq!(pool.stats().reserved_bytes, 40 << 20);
 }
 
+/// Of a frame that was zeros once, given up, and backed again by what is not known, nothing is zeros.
+fn a_block_is_said_to_be_zeros_only_where_all_of_it_was_backed_so_and_never_handed_out<I: IndexKind>() {
+    let (zeroed, unknown) = (Some(Contents::Zeroed), Some(Contents::Unknown));
+    let pool = pool::<_, I>(
+        Failing::new(Simulated::device(64 << 20, 2 << 20), 0, false),
+        PoolConfig::DEFAULT.growth_permille(1000).slack_permille(1000).retain_bytes(u64::MAX),
+    );
+    // SAFETY: 1. What is backed next is nobody's.
+    let says = |contents| unsafe { pool.with_space(|space| space.inner().says.set(contents)) };
+    let granules = |n: usize| Layout::from_size_align(n << 16, 1).unwrap();
+    let take = |n| pool.allocate(granules(n)).unwrap();
+    let give = |addr, n| {
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free(addr, granules(n)) }.unwrap();
+    };
+    says(unknown);
+    let dirty = take(32);
+    assert_eq!(dirty.contents, Contents::Unknown, "a frame of which nothing is known");
+    says(zeroed);
+    let first = take(1);
+    assert_eq!(first.contents, Contents::Zeroed);
+    assert_eq!(take(2).contents, Contents::Zeroed, "in the same frame, and never handed out");
+    give(first.addr, 1);
+    assert_eq!(take(1).contents, Contents::Unknown, "it was handed out before");
+    let rest = take(29);
+    assert_eq!(rest.contents, Contents::Zeroed);
+    give(rest.addr, 29);
+    says(unknown);
+    let both = take(29 + 32);
+    assert_eq!(both.contents, Contents::Unknown);
+    says(zeroed);
+    let one = take(1);
+    assert_eq!(one.contents, Contents::Zeroed);
+    give(one.addr, 1);
+    assert_eq!(pool.trim(0), 2 << 20);
+    says(unknown);
+    let [one, next] = [take(1), take(1)];
+    assert_eq!((one.contents, next.contents), (Contents::Unknown, Contents::Unknown));
+}
+
 /// Each of these once with either index.
 macro_rules! with_either_index {
     ($($(#[$attribute:meta])* $name:ident)*) => {
@@ -201,4 +236,5 @@ with_either_index! {
     a_collection_that_gives_a_block_up_twice_is_stopped_before_anything_is_copied
     a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
     growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
+    a_block_is_said_to_be_zeros_only_where_all_of_it_was_backed_so_and_never_handed_out
 }

@@ -8,7 +8,6 @@ use democratising::arena::{Arena, Borrowed, ByFit, ByTree, IndexKind, Unframed};
 use democratising::pool::{Pool, PoolConfig};
 use democratising::space::{Fixed, Geometry, Mapped, Simulated, WithIndex};
 use proptest::prelude::*;
-use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 /// Runs a script on a fixed array, whose tables are carved from exactly the bytes that they are said to need.
@@ -58,11 +57,11 @@ proptest! {
     fn running_out_at_any_commit_rolls_back_and_loses_nothing(
         script in script(24 << 20), fail_in in 1u32..60, for_good in any::<bool>(), config in config(),
     ) {
-        let mapped = || Failing { space: Mapped::reserve(MAPPED).unwrap(), fail_in: Cell::new(fail_in), for_good };
+        let mapped = || Failing::new(Mapped::reserve(MAPPED).unwrap(), fail_in, for_good);
         run(&pool::<_, ByTree>(mapped(), config), &script);
         run(&pool::<_, ByFit>(mapped(), config), &script);
         let device = || Simulated::device(MAPPED as u64, 2 << 20);
-        let simulated = || Failing { space: device(), fail_in: Cell::new(fail_in), for_good };
+        let simulated = || Failing::new(device(), fail_in, for_good);
         run(&pool::<_, ByTree>(simulated(), config), &script);
         run(&pool::<_, ByFit>(simulated(), config), &script);
     }

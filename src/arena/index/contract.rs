@@ -4,6 +4,7 @@ use super::fit::{Backing, Framed, Unframed};
 use super::{BuddyTree, FitTable, NotLive, SpanIndex};
 use crate::arena::metadata::Heap;
 use crate::size::{Granule, Span};
+use crate::sync::Cell;
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
@@ -241,6 +242,9 @@ macro_rules! every_index {
 
 every_index! {
     a_zero_length_an_odd_alignment_and_an_empty_space_are_refused_not_served
+    a_span_can_be_the_whole_space
+    what_is_live_with_another_length_is_not_given_back_nor_lengthened_nor_cut
+    what_is_backed_behind_the_end_is_nobodys
     #[cfg_attr(miri, ignore = "safe code, too many spans to interpret")]
     a_space_of_single_holes_is_used_up_to_the_last_granule
     #[cfg_attr(miri, ignore = "safe code, too many spans to interpret")]
@@ -268,6 +272,53 @@ mod rules {
         assert_eq!(empty.next_live(Granule(0)), None);
         empty.backed(Span::new(0, 0));
         empty.unbacked(Span::new(0, 0));
+    }
+
+    pub fn a_span_can_be_the_whole_space<I: SpanIndex<Heap>>() {
+        for granules in [1, 63, 64, 65, 1000, 5000] {
+            let mut index = I::new(&mut Heap, granules, 0).unwrap();
+            for _ in 0..2 {
+                let whole = Span::new(0, granules);
+                assert_eq!(index.take(granules, 1, &|_| 1), Some(whole));
+                assert_eq!((index.live(Granule(0)), index.largest_free()), (Ok(whole), 0));
+                assert_eq!((index.take(1, 1, &|_| 1), index.give(whole)), (None, Ok(())));
+            }
+        }
+    }
+
+    pub fn what_is_live_with_another_length_is_not_given_back_nor_lengthened_nor_cut<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 200, 0).unwrap();
+        let [first, second] = [(); 2].map(|()| index.take(70, 1, &|_| 1).unwrap());
+        for held in [first, second] {
+            for granules in [0, 1, 30, 69, 71, 130] {
+                let other = Span { granules, ..held };
+                let told = if other.end() > 200 { None } else { Some(NotLive::OtherLength(70)) };
+                for why in [index.give(other), index.cut(other, 1)] {
+                    assert!(why.is_err() && (told.is_none() || why.err() == told), "{other}: {why:?}");
+                }
+                assert!(!index.extend(other, granules + 1), "{other}");
+                assert_eq!(index.live(held.start), Ok(held));
+            }
+            assert!(!index.extend(held, 69), "that would be a cut");
+            assert_eq!((index.cut(held, 70), index.cut(held, 71)), (Ok(()), Ok(())));
+            assert_eq!(index.live(held.start), Ok(held));
+        }
+        assert_eq!(index.cut(second, 0), Ok(()), "at least one is left");
+        assert_eq!(index.live(second.start), Ok(Span { granules: 1, ..second }));
+        assert_eq!(index.largest_free(), 129);
+    }
+
+    /// The last frame of a space may reach beyond it.
+    pub fn what_is_backed_behind_the_end_is_nobodys<I: SpanIndex<Heap>>() {
+        for granules in [100, 64, 127] {
+            let mut index = I::new(&mut Heap, granules, 0).unwrap();
+            index.backed(Span::new(0, 128));
+            index.unbacked(Span::new(64, 64));
+            index.backed(Span::new(64, 64));
+            assert_eq!((index.largest_free(), index.take(granules + 1, 1, &|_| 0)), (granules, None));
+            let taken = core::iter::from_fn(|| index.take(1, 1, &|_| 0)).count();
+            assert_eq!(taken, granules as usize);
+        }
     }
 
     /// As many holes as a space can have, which would be too many for any pool of records that it could pay for.
@@ -347,6 +398,59 @@ fn the_cheapest_place_wins<I: SpanIndex<Heap>>() {
 fn the_cheapest_place_wins_and_the_lowest_among_equals() {
     the_cheapest_place_wins::<BuddyTree<Heap>>();
     the_cheapest_place_wins::<FitTable<Heap, Framed>>();
+}
+
+/// What a look at a place costs is the space's to say, so places are not compared for ever, nor behind one that costs nothing.
+#[test]
+fn so_many_places_are_compared_at_most_and_none_behind_one_that_costs_nothing() {
+    fn hold<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 5000, 0).unwrap();
+        let spans: Vec<Span> = (0..200).map(|_| index.take(10, 1, &|_| 1).unwrap()).collect();
+        for span in spans.iter().step_by(2) {
+            index.give(*span).unwrap();
+            index.unbacked(*span);
+        }
+        let looks = Cell::new(0);
+        let cost = |cost| {
+            let looks = &looks;
+            looks.set(0);
+            move |_| {
+                looks.set(looks.get() + 1);
+                cost
+            }
+        };
+        let taken = index.take(4, 1, &cost(5)).unwrap();
+        // Both ends of so many; and what is left may be looked at.
+        assert!((128..=130).contains(&looks.get()), "{} looks", looks.get());
+        index.give(taken).unwrap();
+        index.unbacked(taken);
+        index.take(4, 1, &cost(0)).unwrap();
+        assert!(looks.get() <= 4, "{} looks", looks.get());
+    }
+    hold::<BuddyTree<Heap>>();
+    hold::<FitTable<Heap, Framed>>();
+}
+
+#[test]
+fn the_far_end_of_what_was_never_taken_is_not_considered() {
+    fn hold<I: SpanIndex<Heap>>() {
+        let mut index = I::new(&mut Heap, 1000, 0).unwrap();
+        let cost = |span: Span| if span.end() == 1000 { 1 } else { 5 };
+        assert_eq!(index.take(4, 1, &cost), Some(Span::new(0, 4)));
+    }
+    hold::<BuddyTree<Heap>>();
+    hold::<FitTable<Heap, Framed>>();
+}
+
+/// Where the lowest run that is backed and long enough does not hold the alignment, one that does wherever it starts is taken.
+#[test]
+fn the_buddy_tree_takes_what_is_backed_for_an_alignment_too() {
+    let mut index = BuddyTree::<Heap>::new(&mut Heap, 1000, 0).unwrap();
+    index.backed(Span::new(1, 64));
+    index.backed(Span::new(129, 127));
+    let backed = |at: &u32| (1..65).contains(at) || (129..256).contains(at);
+    let cost = |span: Span| (span.start.0..span.end()).filter(|at| !backed(at)).count() as u32;
+    assert_eq!(index.take(64, 64, &cost), Some(Span::new(192, 64)));
 }
 
 /// Of holes that are long enough the shortest is taken, wherever it lies.

@@ -149,8 +149,6 @@ impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {
         let granules = granules.clamp(1, span.granules);
         if granules < span.granules {
             let rest = Span::new(span.start.0 + granules, span.granules - granules);
-            // From here on two live spans lie side by side, of which the second is given back.
-            self.edges.set_live(rest.start.0);
             self.set_length(Span { granules, ..span });
             self.free(rest);
         }
@@ -423,6 +421,7 @@ mod tests {
     use super::*;
     use crate::arena::metadata::{Borrowed, Sizing};
     use core::mem::MaybeUninit;
+    use std::vec;
     use std::vec::Vec;
 
     const N: u32 = 80 << Unframed::BLOCK_SHIFT;
@@ -453,6 +452,28 @@ mod tests {
             table.give(*span).unwrap();
         }
         assert_eq!((table.hidden, table.hidden_longest, table.largest_free()), (0, 0, N));
+    }
+
+    /// The window moves on behind a search that finds nothing near, so what is far is behind it or before.
+    #[test]
+    #[cfg_attr(miri, ignore = "safe code, too many spans to interpret")]
+    fn a_hidden_span_far_away_is_found_whatever_lies_elsewhere() {
+        for far in [3, 1000, 1700] {
+            let mut bytes = vec![MaybeUninit::uninit(); 32 << 10];
+            let mut table =
+                FitTable::<Borrowed, Small>::new(&mut Borrowed::new(&mut bytes), 9000, 0).unwrap();
+            let taken: Vec<Span> = core::iter::from_fn(|| table.take(5, 1, &|_| 0)).collect();
+            assert_eq!((taken.len(), table.largest_free()), (1800, 0));
+            // Every tenth is too short, one is not; all that hold no anchor.
+            let hides = |span: &Span| span.start.0 / 32 == span.end() / 32;
+            for span in taken.iter().step_by(10).filter(|span| hides(span)) {
+                table.cut(*span, 2).unwrap();
+            }
+            let hole = *taken[far..].iter().find(|span| hides(span) && span.start.0 / 5 % 10 > 1).unwrap();
+            table.give(hole).unwrap();
+            assert_eq!(table.take(5, 1, &|_| 0), Some(hole));
+            assert_eq!((table.take(5, 1, &|_| 0), table.largest_free()), (None, 3));
+        }
     }
 
     #[test]

@@ -116,8 +116,8 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
     }
 
     fn next_live(&self, from: Granule) -> Option<Span> {
-        let at = bits::next_set(&self.starts, from.0..self.high);
-        if at < self.high { self.live(Granule(at)).ok() } else { None }
+        // No live span starts at `high`.
+        self.live(Granule(bits::next_set(&self.starts, from.0..self.high))).ok()
     }
 
     fn backed(&mut self, span: Span) {
@@ -365,10 +365,41 @@ fn longest_run(word: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::longest_run;
+    use super::{BuddyTree, SpanIndex, longest_run};
+    use crate::arena::metadata::Heap;
+    use crate::size::Span;
     use proptest::prelude::*;
 
+    /// Granules of 128 words, but for the last few.
+    const N: u32 = 128 * 64 - 9;
+
     proptest! {
+        #[test]
+        fn the_lowest_run_that_is_ready_is_found_whatever_words_it_spans(
+            ranges in prop::collection::vec((0..N, prop_oneof![1..70u32, 60..3000u32], any::<bool>()), 1..12),
+        ) {
+            let mut tree = BuddyTree::<Heap>::new(&mut Heap, N, 0).unwrap();
+            let mut model = std::vec![false; N as usize];
+            for (start, granules, ready) in ranges {
+                let span = Span::new(start, granules.min(N - start));
+                if ready { tree.backed(span) } else { tree.unbacked(span) }
+                model[span.start.0 as usize..span.end() as usize].fill(ready);
+            }
+            let mut runs = std::vec![];
+            let mut at = 0;
+            for part in model.chunk_by(|a, b| a == b) {
+                if part[0] {
+                    runs.push((at, part.len() as u32));
+                }
+                at += part.len() as u32;
+            }
+            let lengths = runs.iter().flat_map(|run| [run.1, run.1 + 1]).chain([1, 2, 63, 64, 65, N]);
+            for wanted in lengths {
+                let lowest = runs.iter().find(|run| run.1 >= wanted).map(|run| run.0);
+                prop_assert_eq!(tree.first_ready(wanted), lowest, "{} of {:?}", wanted, runs);
+            }
+        }
+
         #[test]
         fn the_longest_run_of_a_word_is_counted(a in any::<u64>(), b in any::<u64>()) {
             for word in [a, a & b, a | b, a | b | a.rotate_left(3), 1, 1 << 63, !0 >> 1] {

@@ -565,3 +565,6 @@ impl Held {
         matches!(self.what, What::Slot(_) | What::Span { .. })
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests;

@@ -194,3 +194,23 @@ fn most<const SLABS: bool>(len: usize, plan: Plan) -> usize {
     }
     granules
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_granules_are_made_of_a_range_as_fit_it_with_their_tables() {
+        let lens = (50..3000).chain((1..60).map(|n| n * 6007)).chain((1..40).map(|n| n * 262_147));
+        for len in lens {
+            let plan = Plan::of(len, true);
+            let fits = |granules: usize| {
+                (granules << plan.granule_shift) + FixedArena::<true>::table_bytes(granules as u32, plan)
+                    <= len
+            };
+            let granules = most::<true>(len, plan);
+            assert!(granules == 0 || fits(granules), "{granules} of {len} bytes");
+            assert!(!fits(granules + 1), "{granules} of {len} bytes, and one more");
+        }
+    }
+}

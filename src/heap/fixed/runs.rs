@@ -370,9 +370,6 @@ impl<const SLABS: bool> Runs<SLABS> {
 
     /// Lengthens a live span, if the granules behind it are free, in a range that is not flat.
     pub(super) fn extend(&mut self, start: u32, granules: u32, to: u32) -> bool {
-        if to > self.end - start {
-            return false;
-        }
         let (end, more) = (start + granules, to - granules);
         let behind = self.free_at(end);
         if behind < more {

@@ -79,3 +79,26 @@ fn passed(last_ms: &AtomicUsize, now: usize, every_ms: usize) -> bool {
     let last = last_ms.load(Relaxed);
     now.wrapping_sub(last) >= every_ms && last_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
 }
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_is_told_to_one_who_asks_when_the_time_has_passed() {
+        let clocks = Clocks::new();
+        let asked = [
+            (SETTLE_MS - 1, Due::Nothing),
+            (SETTLE_MS, Due::Settle),
+            (SETTLE_MS, Due::Nothing),
+            (2 * SETTLE_MS - 1, Due::Nothing),
+            (DECAY_MS, Due::Decay),
+            (DECAY_MS + SETTLE_MS, Due::Settle),
+            (2 * DECAY_MS - 1, Due::Settle),
+            (2 * DECAY_MS + SETTLE_MS, Due::Decay),
+        ];
+        for (now_ms, due) in asked {
+            assert_eq!(clocks.due(now_ms), due, "{now_ms}");
+        }
+    }
+}

@@ -179,3 +179,74 @@ impl<L: RawMutex, W: Word> Inside<'_, L, W> {
         *self.sitting = Sitting { word: None, parted: 0 };
     }
 }
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::{Cell, SpinLock};
+
+    /// The word of a thread that a barrier reaches, or not; and whether the thread's own cache is in it.
+    struct Thread<'a>(bool, &'a Cell<bool>);
+
+    impl Word for Thread<'_> {
+        fn part(&self) -> bool {
+            self.1.set(!self.0);
+            self.0
+        }
+        fn join(&self) {
+            self.1.set(true);
+        }
+    }
+
+    fn visits(visit: impl FnOnce(&mut dyn FnMut())) -> bool {
+        let mut visited = false;
+        visit(&mut || visited = true);
+        visited
+    }
+
+    #[test]
+    fn a_thread_that_is_inside_does_not_go_in_again() {
+        let own = Cell::new(true);
+        let seat: Seat<SpinLock, Thread> = Seat::new();
+        seat.sit(Thread(true, &own), 1);
+        let inside = seat.enter().unwrap();
+        assert!(seat.enter().is_none() && seat.enter().is_none());
+        assert_eq!(seat.part(5, 1), Parting::Asked);
+        assert!(!visits(|take| seat.visit_rest(1, take)));
+        drop(inside);
+        let inside = seat.enter().unwrap();
+        assert!(seat.take_asked() && !seat.take_asked(), "told once");
+        inside.rise();
+        assert_eq!(seat.part(6, 1), Parting::Nobody);
+        assert!(!visits(|take| seat.visit_rest(1, take)));
+    }
+
+    #[test]
+    fn a_visitor_takes_from_whom_it_parted_in_this_pass_until_the_thread_goes_in() {
+        let own = Cell::new(true);
+        let seat: Seat<SpinLock, Thread> = Seat::new();
+        seat.sit(Thread(true, &own), 1);
+        assert_eq!((seat.part(5, 2), own.get()), (Parting::Nobody, true), "of another process");
+        assert!(!visits(|take| seat.visit_rest(2, take)) && visits(|take| seat.visit_rest(1, take)));
+        assert_eq!((seat.part(5, 1), own.get()), (Parting::Parted, false));
+        assert!(!visits(|take| seat.visit(6, take)) && visits(|take| seat.visit(5, take)));
+        drop(seat.enter().unwrap());
+        assert!(own.get() && !visits(|take| seat.visit(5, take)) && !seat.take_asked());
+        seat.grow_old(2);
+        assert_eq!((seat.part(6, 1), seat.part(7, 2)), (Parting::Nobody, Parting::Parted));
+    }
+
+    #[test]
+    fn whom_no_barrier_reaches_is_asked_and_who_sits_down_next_is_not() {
+        let own = Cell::new(true);
+        let seat: Seat<SpinLock, Thread> = Seat::new();
+        seat.sit(Thread(false, &own), 1);
+        assert_eq!((seat.part(5, 1), own.get()), (Parting::Rest, true));
+        assert!(!visits(|take| seat.visit(5, take)) && visits(|take| seat.visit_rest(1, take)));
+        assert!(seat.take_asked() && !seat.take_asked());
+        assert_eq!(seat.part(6, 1), Parting::Rest);
+        seat.sit(Thread(true, &own), 3);
+        assert!(!seat.take_asked());
+        assert_eq!((seat.part(7, 1), seat.part(7, 3)), (Parting::Nobody, Parting::Parted));
+    }
+}

@@ -165,7 +165,7 @@ impl<const SLABS: bool> Runs<SLABS> {
         row[columns.trailing_zeros() as usize % FILLED]
     }
 
-    /// Whether no free span is longer than about a sixteenth of the range.
+    /// Whether no free span is as long as the greatest power of two up to half of the range.
     pub(in super::super) fn is_tight(&self) -> bool {
         self.lists.filled >> List::of(self.granules() / 4).row() <= 1
     }

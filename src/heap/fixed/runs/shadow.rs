@@ -149,9 +149,7 @@ impl Shadow {
     #[cfg_attr(target_pointer_width = "64", inline)]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.byte(place);
-        if first & FREE_BYTE == 0 {
-            0
-        } else if first & SHORT_BYTE == SHORT_BYTE {
+        if first & SHORT_BYTE == SHORT_BYTE {
             (first & SHORT_MASK) as u32
         } else if COPIES {
             self.listed(place)

@@ -201,7 +201,7 @@ impl<const SLABS: bool> Runs<SLABS> {
         0
     }
 
-    /// Whether no free span is longer than about a sixteenth of the range.
+    /// Whether no free span is as long as the greatest power of two up to half of the range.
     pub(in super::super) fn is_tight(&self) -> bool {
         self.node_for(1 << (self.granules() / 2).ilog2()) == 0
     }

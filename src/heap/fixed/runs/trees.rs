@@ -108,7 +108,6 @@ impl<const SLABS: bool> Runs<SLABS> {
         let shadow = &mut self.shadow;
         let node = shadow.node(place);
         let (next, prev, above) = (word(node, 4), word(node, 8), word(node, 12));
-        let children = [word(node, 16), word(node, 20)];
         if next != place {
             shadow.set_next(prev, next);
             shadow.set_prev(next, prev);
@@ -116,13 +115,7 @@ impl<const SLABS: bool> Runs<SLABS> {
                 return;
             }
         }
-        let heir = if next != place {
-            next
-        } else if children == [0; 2] {
-            0
-        } else {
-            shadow.take_leaf(place)
-        };
+        let heir = if next != place { next } else { shadow.take_leaf(place) };
         if heir != 0 {
             for side in 0..2 {
                 // A child may be the heir.
@@ -180,7 +173,8 @@ impl<const SLABS: bool> Runs<SLABS> {
                 longer = word(node, 20);
             }
         }
-        if best == 0 { 0 } else { shadow.next(best) }
+        // Behind nothing there is nothing.
+        shadow.next(best)
     }
 
     /// The granules of the longest span of a tree.

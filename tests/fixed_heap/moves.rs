@@ -1,0 +1,78 @@
+//! When a block that becomes shorter or longer stays where it stands in a long range, and when it moves.
+
+use crate::block::{Ram, layout};
+use democratising::{FixedHeap, SpinLock};
+use std::alloc::GlobalAlloc;
+
+const LONG: usize = 5 << 20;
+
+fn heap(ram: &Ram) -> FixedHeap<SpinLock, 1> {
+    let heap = FixedHeap::empty();
+    ram.give(&heap, 0, LONG).unwrap();
+    heap
+}
+
+/// Resizes a block as programs do. Whether it moved.
+fn moves(heap: &FixedHeap<SpinLock, 1>, at: *mut u8, old: usize, new: usize) -> bool {
+    // SAFETY: 1. The block is used under its new address only.
+    let to = unsafe { heap.realloc(at, layout(old, 8), new) };
+    assert!(!to.is_null());
+    to != at
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a table of 80 KiB to clear, again and again")]
+fn a_block_that_becomes_shorter_leaves_its_span_for_a_slot_where_half_of_the_span_would_be_wasted() {
+    let ram = Ram::new(LONG);
+    let heap = heap(&ram);
+    for (old, new, moved) in [(3000, 400, true), (3000, 512, true), (3000, 600, false), (3840, 1920, false)] {
+        // SAFETY: 1. The layout is not empty.
+        let block = unsafe { heap.alloc(layout(old, 8)) };
+        assert_eq!(moves(&heap, block, old, new), moved, "{old} -> {new}");
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a table of 80 KiB to clear, again and again")]
+fn a_block_in_a_long_range_moves_to_a_hole_that_it_fills_better_only_while_memory_is_scarce() {
+    const KIB: usize = 1 << 10;
+    for scarce in [true, false] {
+        let ram = Ram::new(LONG);
+        let heap = heap(&ram);
+        // SAFETY: 1. No layout is empty. 2. What is given back is used by nobody.
+        unsafe {
+            let take = |bytes| heap.alloc(layout(bytes, 8));
+            let [hole, _one, block, _two, other, behind, _three] =
+                [20, 12, 60, 12, 20, 64, 12].map(|kib| take(kib * KIB));
+            if scarce {
+                assert!(!take(3600 * KIB).is_null());
+            }
+            heap.dealloc(hole, layout(20 * KIB, 8));
+            heap.dealloc(behind, layout(64 * KIB, 8));
+            // What has as many granules as before stays, even if there is a hole that it would fill.
+            assert!(!moves(&heap, other, 20 * KIB, 20 * KIB - 50));
+            // Shorter than the hole, and than what it leaves behind.
+            assert_eq!(moves(&heap, block, 60 * KIB, 19 * KIB), scarce);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a table of 80 KiB to clear, again and again")]
+fn a_span_that_was_set_aside_serves_no_stricter_alignment() {
+    let ram = Ram::new(LONG);
+    let heap = heap(&ram);
+    for align in [128, 1024, 4096] {
+        let blocks = [(); 5].map(|()| heap.allocate(layout(2112, 8)).unwrap().addr);
+        for block in blocks {
+            // SAFETY: 1. Nobody uses the block.
+            unsafe { heap.free(block, layout(2112, 8)) }.unwrap();
+        }
+        let aligned = [(); 3].map(|()| heap.allocate(layout(2112, align)).unwrap().addr);
+        for block in aligned {
+            assert!(block.addr().get().is_multiple_of(align), "{block:?} is to be aligned to {align}");
+            // SAFETY: 1. Nobody uses the block.
+            unsafe { heap.free(block, layout(2112, align)) }.unwrap();
+        }
+    }
+}
