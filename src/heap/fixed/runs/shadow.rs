@@ -147,6 +147,7 @@ impl Shadow {
 
     /// The granules of the free span at a place where nothing else starts.
     #[cfg_attr(target_pointer_width = "64", inline)]
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
     pub(super) fn free(&self, place: u32) -> u32 {
         let first = self.byte(place);
         if first & SHORT_BYTE == SHORT_BYTE {
