@@ -236,6 +236,30 @@ mod tests {
         assert_eq!((seat.part(6, 1), seat.part(7, 2)), (Parting::Nobody, Parting::Parted));
     }
 
+    /// The word of a thread that ended without rising: it is not there any more.
+    struct Gone;
+
+    impl Word for Gone {
+        fn part(&self) -> bool {
+            unreachable!("it is not written")
+        }
+        fn join(&self) {
+            unreachable!("nor by the thread")
+        }
+        fn is_gone(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_a_thread_left_that_is_gone_is_one_visitors() {
+        let seat: Seat<SpinLock, Gone> = Seat::new();
+        seat.sit(Gone, 1);
+        assert_eq!(seat.part(5, 2), Parting::Nobody, "of another process");
+        assert_eq!((seat.part(6, 1), seat.part(7, 1)), (Parting::Left, Parting::Nobody));
+        assert!(!visits(|take| seat.visit_rest(1, take)));
+    }
+
     #[test]
     fn whom_no_barrier_reaches_is_asked_and_who_sits_down_next_is_not() {
         let own = Cell::new(true);
