@@ -96,11 +96,11 @@ fn a_range_that_is_too_short_takes_no_place_in_the_heap() {
     let ram = Ram::new(16 << 10);
     let heap = FixedHeap::<SpinLock, 1>::empty();
     for _ in 0..2 {
-        let refused = ram.give(&heap, 0, 20);
-        assert!(matches!(refused, Err(NotClaimed::TooSmall { given_bytes: 20, .. })), "{refused:?}");
+        let refused = ram.give(&heap, 0, 12);
+        assert!(matches!(refused, Err(NotClaimed::TooSmall { given_bytes: 12, .. })), "{refused:?}");
     }
     ram.give(&heap, 0, 16 << 10).unwrap();
-    static SCANT: StaticMemory<20> = StaticMemory::new();
+    static SCANT: StaticMemory<12> = StaticMemory::new();
     let over: FixedHeap<SpinLock, 1> = FixedHeap::over(&SCANT);
     assert!(over.allocate(layout(8, 8)).is_err());
     let ram = Ram::new(16 << 10);
