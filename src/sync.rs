@@ -81,8 +81,8 @@ type InnerGuard<'a, L, T> = modelled::Guard<'a, L, T>;
 #[cfg(feature = "std")]
 pub(crate) struct Blank<T>(core::cell::UnsafeCell<T>);
 
-// SAFETY: 1. It gives a pointer away and nothing else; whoever writes through it answers for that.
 #[cfg(feature = "std")]
+// SAFETY: 1. It gives a pointer away and nothing else; whoever writes through it answers for that.
 unsafe impl<T> Sync for Blank<T> {}
 
 #[cfg(feature = "std")]

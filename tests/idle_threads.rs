@@ -128,8 +128,8 @@ const THREADS: usize = 4;
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     // SAFETY: 1. Asks for a constant of the system.
-    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
-        * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * page_bytes
 }
 
 #[cfg(not(target_os = "linux"))]

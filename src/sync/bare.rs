@@ -47,8 +47,8 @@ pub struct CriticalSectionLock {
     restore: Cell<critical_section::RestoreState>,
 }
 
-// SAFETY: 1. The cells are touched in a critical section only, which one core and one context is in at a time.
 #[cfg(feature = "critical-section")]
+// SAFETY: 1. The cells are touched in a critical section only, which one core and one context is in at a time.
 unsafe impl Sync for CriticalSectionLock {}
 
 #[cfg(feature = "critical-section")]
@@ -70,9 +70,9 @@ impl CriticalSectionLock {
     }
 }
 
+#[cfg(feature = "critical-section")]
 // SAFETY: 1. `lock` returns only inside a critical section in which nobody held it before. 2. Nobody else runs until it is let
 // go: the guard does not leave its context (`GuardNoSend`).
-#[cfg(feature = "critical-section")]
 unsafe impl RawMutex for CriticalSectionLock {
     // A new lock each time it is named, as the trait asks.
     #[allow(clippy::declare_interior_mutable_const)]

@@ -133,9 +133,10 @@ impl<L: RawMutex, const SLABS: bool> Shadow<'_, L, SLABS> {
                 let at = unsafe { if zeroed { heap.alloc_zeroed(layout) } else { heap.alloc(layout) } };
                 match NonNull::new(at) {
                     Some(at) => {
-                        // SAFETY: 1. The block is new, and zeroed.
-                        let zeros =
-                            || unsafe { std::slice::from_raw_parts(at.as_ptr(), bytes) == vec![0; bytes] };
+                        let zeros = || {
+                            // SAFETY: 1. The block is new, and zeroed.
+                            unsafe { std::slice::from_raw_parts(at.as_ptr(), bytes) == vec![0; bytes] }
+                        };
                         assert!(!zeroed || zeros());
                         self.took(at, layout);
                     }

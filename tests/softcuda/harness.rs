@@ -155,9 +155,9 @@ pub fn outside_ns() -> f64 {
     const CALLS: u32 = 20_000;
     let found = symbol("cuCtxGetCurrent");
     assert!(!found.is_null());
+    type Call = unsafe extern "C" fn(*mut usize) -> c_int;
     // SAFETY: 1. The driver's header declares it so.
-    let call =
-        unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut usize) -> c_int>(found) };
+    let call = unsafe { std::mem::transmute::<*mut c_void, Call>(found) };
     let once = || {
         let (began, busy) = (cpu_ns(), busy_ns());
         for _ in 0..CALLS {
