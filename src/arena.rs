@@ -31,7 +31,7 @@ pub use stats::Stats;
 
 use crate::error::BadFree;
 use crate::size::{Geometry, Granule, Offset, SizeClass, Span};
-use crate::space::{Alignment, Contents, Space};
+use crate::space::{Alignment, Contents, Space, SpaceError};
 use commit::{Commit, NotBacked};
 use core::alloc::Layout;
 use index::NotLive;
@@ -326,9 +326,13 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         let Some(slabs) = &self.slabs else { unreachable!("a class comes from slabs") };
         let (granules, align) = slabs.slab_granules(class);
         let (span, _) = self.take_granules(granules, align, grant)?;
-        if let Some(slabs) = &mut self.slabs {
-            slabs.open(class, span);
+        let Some(slabs) = &mut self.slabs else { unreachable!("a class comes from slabs") };
+        if let Err(why) = slabs.reach(span) {
+            let given = self.give_granules(span, grant);
+            debug_assert_eq!(given, Ok(()));
+            return Err(NoBlock::NotBacked(SpaceError::new(why.needed_bytes, 0)));
         }
+        slabs.open(class, span);
         Ok(())
     }
 

@@ -145,6 +145,32 @@ fn a_limit_that_the_process_is_given_while_it_runs_holds() {
     unsafe { democratising::Global.deallocate(large.cast(), Layout::new::<[u8; 512 << 20]>()) };
 }
 
+/// What is reserved and not used is no data of the process's: else nothing more could be mapped, by nobody in it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_whose_data_is_limited_while_it_runs_can_still_make_threads() {
+    use allocator_api2::alloc::Allocator;
+    const NAME: &str = "a_process_whose_data_is_limited_while_it_runs_can_still_make_threads";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    drop(allocator_api2::boxed::Box::new_in(0, democratising::Global));
+    let tensor = Tensor::zeros(&[8 << 20]).unwrap();
+    within(libc::RLIMIT_DATA, 320 << 20, || {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let thread = thread::Builder::new().stack_size(16 << 20);
+                thread
+                    .spawn(|| democratising::Global.allocate(Layout::new::<[u8; 4 << 20]>()).is_ok())
+                    .unwrap()
+            })
+            .collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    });
+    drop(tensor);
+}
+
 /// Uses both heaps, and looks at what the kernel counts as theirs: tables for no more than all memory, which are a fortieth of it by far
 /// at most.
 #[cfg(target_os = "linux")]

@@ -61,6 +61,23 @@ pub unsafe trait Metadata {
     /// # Errors
     /// [`NoTable`] when there is no memory for it.
     fn table<T: Plain>(&mut self, len: usize) -> Result<Self::Table<T>, NoTable>;
+
+    /// A table of `len` zeros that is written from its start on, as the space is used: all of it can be read, and
+    /// what it was [grown](Self::grow) to can be written.
+    ///
+    /// # Errors
+    /// [`NoTable`] when there is no memory for it.
+    fn growing<T: Plain>(&mut self, len: usize) -> Result<Self::Table<T>, NoTable> {
+        self.table(len)
+    }
+
+    /// The first `len` entries of a [growing](Self::growing) table can be written from now on.
+    ///
+    /// # Errors
+    /// [`NoTable`] when there is no memory for that; it is as it was.
+    fn grow<T: Plain>(_table: &mut Self::Table<T>, _len: usize) -> Result<(), NoTable> {
+        Ok(())
+    }
 }
 
 /// Tables carved from a slice that the caller hands in, front to back.
@@ -151,9 +168,14 @@ unsafe impl Metadata for Sizing {
     }
 }
 
-/// Tables on the system's heap.
+/// Tables on the system's heap. Those that grow do up to [`HEAP_GROWS`] entries.
 #[cfg(test)]
 pub(crate) struct Heap;
+
+#[cfg(test)]
+std::thread_local! {
+    pub(crate) static HEAP_GROWS: crate::sync::Cell<usize> = const { crate::sync::Cell::new(usize::MAX) };
+}
 
 // SAFETY: 1. A table is zeros in a `Vec` of its own.
 #[cfg(test)]
@@ -163,6 +185,11 @@ unsafe impl Metadata for Heap {
     fn table<T: Plain>(&mut self, len: usize) -> Result<std::vec::Vec<T>, NoTable> {
         let mut bytes = std::boxed::Box::<[u8]>::new_uninit_slice((len + 1) * size_of::<T>());
         Ok(Borrowed::new(&mut bytes).table::<T>(len)?.to_vec())
+    }
+
+    fn grow<T: Plain>(_table: &mut std::vec::Vec<T>, len: usize) -> Result<(), NoTable> {
+        let no_table = NoTable { needed_bytes: len as u64, left_bytes: None };
+        if len > HEAP_GROWS.get() { Err(no_table) } else { Ok(()) }
     }
 }
 

@@ -201,7 +201,7 @@ impl<M: Metadata> Slabs<M> {
             classes,
             cuts,
             slabs: meta.table(bits::words(units as u32))?,
-            units: meta.table(units * (ROW + words))?,
+            units: meta.growing(units * (ROW + words))?,
             words,
             unit_shift,
             unit_granules_shift,
@@ -285,7 +285,16 @@ impl<M: Metadata> Slabs<M> {
         }
     }
 
-    /// Makes a slab of a span that was taken for it.
+    /// Has the table ready for a slab in a span.
+    ///
+    /// # Errors
+    /// [`NoTable`] when there is no memory for that; then the span can have no slab.
+    pub(super) fn reach(&mut self, span: Span) -> Result<(), NoTable> {
+        let units = (span.end() + self.skew).div_ceil(1 << self.unit_granules_shift);
+        M::grow(&mut self.units, units as usize * (ROW + self.words))
+    }
+
+    /// Makes a slab of a span that was taken for it, and that the table [reaches](Self::reach).
     pub(super) fn open(&mut self, class: SizeClass, span: Span) {
         let cut = self.cut(class);
         let unit = (span.start.0 + self.skew) >> self.unit_granules_shift;

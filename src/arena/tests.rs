@@ -232,7 +232,30 @@ fn blocks_that_find_no_slab_are_spans_and_come_back_as_such() {
     assert_eq!(arena.stats().in_use_bytes, 0);
 }
 
-fn live_bytes<S: Space>(arena: &Arena<S, MappedTables>) -> u64 {
+#[test]
+fn a_slab_that_its_table_cannot_reach_is_not_made_and_its_blocks_are_spans_till_it_can() {
+    use super::metadata::{HEAP_GROWS, Heap};
+    let slot = Layout::new::<[u8; 512]>();
+    let grant = Counted::upto(2 << 20);
+    let mut arena = Arena::new(Simulated::device(64 << 20, 2 << 20), Heap).unwrap();
+    let granule = arena.geometry.bytes(1);
+    let mut blocks: Vec<u64> = (0..128).map(|_| arena.allocate(slot, &grant).unwrap().addr).collect();
+    let slab = live_bytes(&arena);
+    HEAP_GROWS.set(0);
+    for spans in 1..4 {
+        blocks.push(arena.allocate(slot, &grant).unwrap().addr);
+        assert_eq!(live_bytes(&arena), slab + spans * granule);
+    }
+    HEAP_GROWS.set(usize::MAX);
+    blocks.push(arena.allocate(slot, &grant).unwrap().addr);
+    assert_eq!(live_bytes(&arena), 2 * slab + 3 * granule);
+    for addr in blocks {
+        arena.free(addr, slot, &grant).unwrap();
+    }
+    assert_eq!((arena.stats().in_use_bytes, live_bytes(&arena)), (0, 0));
+}
+
+fn live_bytes<S: Space, M: Metadata>(arena: &Arena<S, M>) -> u64 {
     let (mut from, mut bytes) = (Granule(0), 0);
     while let Some(span) = arena.index.next_live(from) {
         bytes += arena.geometry.bytes(span.granules);

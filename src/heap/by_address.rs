@@ -13,9 +13,8 @@
 //!    goes into a magazine of that class, and the flush of that magazine says what is wrong with it.
 
 use super::{Global, cache, errno, hardened, misuse, shared};
-use crate::arena::metadata::Metadata;
 use crate::size::{HOST, HOST_CLASSES, HOST_GEOMETRY, SizeClass};
-use crate::space::MappedTables;
+use crate::space::{Mapped, Space};
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -51,27 +50,26 @@ struct Units {
 static UNITS: Units =
     Units { base: AtomicUsize::new(0), bytes: AtomicUsize::new(0), classes: AtomicPtr::new(null_mut()) };
 
-/// A table for a pool's range.
-pub(super) struct Table {
-    base: usize,
-    bytes: usize,
-    classes: <MappedTables as Metadata>::Table<u8>,
+/// The bytes of a range's last unit count as a whole one, too.
+fn table_len(bytes: u64) -> usize {
+    (bytes >> UNIT_SHIFT) as usize + 1
 }
 
-/// Makes the table of a pool's range; `None`: there is no memory for it.
-pub(super) fn table(start: NonNull<u8>, bytes: u64) -> Option<Table> {
-    let base = start.as_ptr() as usize >> UNIT_SHIFT << UNIT_SHIFT;
-    let bytes = start.as_ptr() as usize - base + bytes as usize;
-    let classes = MappedTables.table::<u8>((bytes >> UNIT_SHIFT) + 1).ok()?;
-    Some(Table { base, bytes, classes })
+/// Makes the table of a range that starts at a unit; `None`: there is no memory for it.
+pub(super) fn accompany(space: &mut Mapped) -> Option<NonNull<u8>> {
+    space.accompany(UNIT_SHIFT, table_len(space.len_bytes()), 0)
 }
 
 /// From now on the table is that of the process's range, which nobody has a block of yet. To be called once.
-pub(super) fn cover(table: Table) {
-    UNITS.classes.store(table.classes.leak().as_mut_ptr().cast(), Ordering::Relaxed);
-    UNITS.base.store(table.base, Ordering::Relaxed);
+///
+/// # Safety
+/// The table was [made](accompany) for that range and lives for good.
+pub(super) unsafe fn cover(start: NonNull<u8>, bytes: u64, classes: NonNull<u8>) {
+    debug_assert!(start.as_ptr().addr().is_multiple_of(1 << UNIT_SHIFT), "{start:?} is no unit's");
+    UNITS.classes.store(classes.as_ptr().cast(), Ordering::Relaxed);
+    UNITS.base.store(start.as_ptr() as usize, Ordering::Relaxed);
     // Release: pairs with the Acquire of whoever asks without having a block.
-    UNITS.bytes.store(table.bytes, Ordering::Release);
+    UNITS.bytes.store(bytes as usize, Ordering::Release);
 }
 
 /// The byte of the unit that an address lies in, or `None` outside of the pool's range. `order` is Relaxed for whoever has a

@@ -16,14 +16,13 @@
 mod fill;
 
 use super::dispatch::class;
-use super::marks::Marks;
+use super::marks::{self, Marks};
 use super::{by_address, cache, errno, misuse, shared};
 use crate::arena::Block;
 use crate::arena::draw::{Draw, mix};
-use crate::arena::metadata::Metadata;
 use crate::error::BadFree;
 use crate::size::SizeClass;
-use crate::space::{Contents, MappedTables};
+use crate::space::{Contents, Mapped, Space};
 use crate::sync::atomic::AtomicU8;
 use crate::sync::{Cell, OnceLock};
 use core::alloc::Layout;
@@ -42,17 +41,23 @@ struct Guard {
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
-/// Makes the marks of a pool's range, which nobody has a block of yet. `false`: there is no memory for them.
-pub(super) fn cover(start: NonNull<u8>, bytes: u64) -> bool {
-    let Ok(table) = MappedTables.table::<u8>(Marks::len_for(bytes) as usize) else { return false };
-    let (bits, len) = (table.leak().as_mut_ptr().cast::<AtomicU8>(), Marks::len_for(bytes) as usize);
-    // SAFETY: 1. An atomic byte is laid out as a byte. 2. The table lives for good, and is seen in no other way.
-    let bits = unsafe { core::slice::from_raw_parts(bits, len) };
+/// Makes the marks of a range; `None`: there is no memory for them.
+pub(super) fn accompany(space: &mut Mapped) -> Option<NonNull<u8>> {
+    space.accompany(marks::SHIFT, Marks::len_for(space.len_bytes()) as usize, 0)
+}
+
+/// From now on the marks are those of the process's range, which nobody has a block of yet.
+///
+/// # Safety
+/// They were [made](accompany) for that range and live for good.
+pub(super) unsafe fn cover(start: NonNull<u8>, bytes: u64, table: NonNull<u8>) {
+    let bits = table.as_ptr().cast::<AtomicU8>();
+    // SAFETY: 1. An atomic byte is laid out as a byte. 2. As the caller promises; the table is seen in no other way.
+    let bits = unsafe { core::slice::from_raw_parts(bits, Marks::len_for(bytes) as usize) };
     GUARD.get_or_init(|| Guard {
         marks: Marks::new(start.as_ptr() as usize, bits),
         secret: Draw::seeded().next(),
     });
-    true
 }
 
 std::thread_local! {

@@ -11,7 +11,9 @@
 use crate::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// log2 of the bytes that have a bit: no two blocks start in one such piece.
-const SHIFT: u32 = 4;
+const BIT_SHIFT: u32 = 4;
+/// log2 of the bytes that have a byte of bits.
+pub const SHIFT: u32 = BIT_SHIFT + 3;
 
 /// The bits of a range of addresses.
 pub struct Marks {
@@ -22,7 +24,7 @@ pub struct Marks {
 impl Marks {
     /// So many bytes of bits cover a range of `bytes`.
     pub const fn len_for(bytes: u64) -> u64 {
-        (bytes >> (SHIFT + 3)) + 1
+        (bytes >> SHIFT) + 1
     }
 
     /// Marks over bits that are clear, of the range that starts at `base`.
@@ -38,11 +40,11 @@ impl Marks {
     #[inline]
     fn bit(&self, at: usize) -> Option<(&AtomicU8, u8)> {
         let distance = at.wrapping_sub(self.base);
-        if distance & ((1 << SHIFT) - 1) != 0 {
+        if distance & ((1 << BIT_SHIFT) - 1) != 0 {
             return None;
         }
-        let byte = self.bytes.get(distance >> (SHIFT + 3))?;
-        Some((byte, 1 << (distance >> SHIFT & 7)))
+        let byte = self.bytes.get(distance >> SHIFT)?;
+        Some((byte, 1 << (distance >> BIT_SHIFT & 7)))
     }
 
     /// Marks an address. `false`: it was marked.
@@ -51,10 +53,12 @@ impl Marks {
         self.bit(at).is_some_and(|(byte, bit)| byte.fetch_or(bit, Relaxed) & bit == 0)
     }
 
-    /// Takes the mark of an address away. `false`: it had none.
+    /// Takes the mark of an address away. `false`: it had none. (Asked first: where no block can be, bits can only be read.)
     #[inline]
     pub fn clear(&self, at: usize) -> bool {
-        self.bit(at).is_some_and(|(byte, bit)| byte.fetch_and(!bit, Relaxed) & bit != 0)
+        self.bit(at).is_some_and(|(byte, bit)| {
+            byte.load(Relaxed) & bit != 0 && byte.fetch_and(!bit, Relaxed) & bit != 0
+        })
     }
 
     /// Whether an address is marked.

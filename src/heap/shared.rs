@@ -2,7 +2,7 @@
 
 use super::cache::{self, Cache, MOST, Own};
 use super::stock::Stock;
-use super::stock::owner::{Owners, Tags};
+use super::stock::owner::{self, Owners, Tags};
 use super::stock::seat::Parting;
 use super::stock::spare::Caches;
 use super::{by_address, decay, errno, hardened, misuse, numbers, thread};
@@ -55,27 +55,24 @@ fn make() -> Option<&'static HeapPool> {
     around_forks(&IS_KNOWN, &ThisHeap);
     let _making = MAKING.lock();
     if POOL.get().is_none() {
-        let pool = largest()?;
-        own(pool.look(Space::len_bytes));
+        let (pool, along) = largest()?;
+        // SAFETY: 1. The pool is kept for good below, and with it its range and what goes along.
+        unsafe { along.announce() };
         furnish();
         POOL.get_or_init(|| pool);
     }
     POOL.get()
 }
 
-/// A pool of as much as can be had with its tables, which are writable, and so may be more than the system grants: then a quarter.
-fn largest() -> Option<HeapPool> {
+/// A pool of as much as can be had with its tables, which may be more than the system grants: then a quarter.
+fn largest() -> Option<(HeapPool, Along)> {
     let mut space = Mapped::reserve_default().ok()?;
     loop {
         let bytes = space.len_bytes();
-        if let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG) {
-            let start = pool.look(|space| space.addr(Offset(0)));
-            if let Some(table) = by_address::table(start, bytes)
-                && (!hardened::ON || hardened::cover(start, bytes))
-            {
-                by_address::cover(table);
-                return Some(pool);
-            }
+        if let Some(along) = Along::of(&mut space)
+            && let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG)
+        {
+            return Some((pool, along));
         }
         let less = bytes as usize / 4;
         if less < Mapped::LEAST_BYTES {
@@ -100,14 +97,46 @@ fn furnish() {
     STOCK.furnish(sets);
 }
 
-/// Gives the owners of small blocks their table for a range of `bytes`, if there is memory for it.
-fn own(bytes: u64) {
-    if let Ok(table) = MappedTables.table::<u8>(Owners::table_len(bytes)) {
-        let table: &'static mut [u8] = table.leak();
-        // SAFETY: 1. An atomic byte is laid out as a byte. 2. The exclusive borrow for good ends here.
-        let table =
-            unsafe { core::slice::from_raw_parts(table.as_mut_ptr().cast::<AtomicU8>(), table.len()) };
-        OWNERS.furnish(table);
+/// The tables that go along with the range of the heap.
+struct Along {
+    start: NonNull<u8>,
+    bytes: u64,
+    /// What each unit is.
+    classes: NonNull<u8>,
+    /// A heap without it does not ask whose a block is.
+    owners: Option<NonNull<u8>>,
+    /// Only of a hardened heap.
+    marks: Option<NonNull<u8>>,
+}
+
+impl Along {
+    /// The tables of a range; `None`: there is no memory for what has to be.
+    fn of(space: &mut Mapped) -> Option<Along> {
+        let (start, bytes) = (space.addr(Offset(0)), space.len_bytes());
+        let classes = by_address::accompany(space)?;
+        let marks = if hardened::ON { Some(hardened::accompany(space)?) } else { None };
+        let first = start.as_ptr().addr() >> owner::SHIFT;
+        let owners = space.accompany(owner::SHIFT, Owners::table_len(bytes), first);
+        Some(Along { start, bytes, classes, owners, marks })
+    }
+
+    /// Tells whoever needs them, before there is a block.
+    ///
+    /// # Safety
+    /// The range is never given back, and what lies behind its start as this says is its alone.
+    unsafe fn announce(self) {
+        // SAFETY: 1. As the caller promises, for each: a table has that length, lives for good, and is seen as atomic bytes alone, which are
+        // laid out as bytes.
+        unsafe {
+            by_address::cover(self.start, self.bytes, self.classes);
+            if let Some(owners) = self.owners {
+                let owners = owners.as_ptr().cast::<AtomicU8>();
+                OWNERS.furnish(core::slice::from_raw_parts(owners, Owners::table_len(self.bytes)));
+            }
+            if let Some(marks) = self.marks {
+                hardened::cover(self.start, self.bytes, marks);
+            }
+        }
     }
 }
 

@@ -8,10 +8,13 @@ mod os;
 #[path = "mapped/unix.rs"]
 mod os;
 
+mod along;
+
 use super::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
 use crate::arena::index::BuddyTree;
 use crate::arena::metadata::{Metadata, NoTable, Plain};
 use crate::size::HOST_GEOMETRY;
+use along::Along;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
@@ -24,7 +27,11 @@ const LEAST: usize = 16 * FRAME;
 #[derive(Debug)]
 pub struct Mapped {
     range: os::Range,
+    along: [Option<Along>; TABLES],
 }
+
+/// The most tables that go along with a reservation.
+const TABLES: usize = 3;
 
 impl Mapped {
     /// What a process reserves that knows no better: addresses cost nothing.
@@ -51,7 +58,7 @@ impl Mapped {
         let mut len = asked.min(limit.max(LEAST));
         loop {
             match os::Range::reserve(len, FRAME, open) {
-                Ok(range) => return Ok(Mapped { range }),
+                Ok(range) => return Ok(Mapped { range, along: [const { None }; TABLES] }),
                 // A quarter: the largest half that can be had would leave the rest of the program nothing to map.
                 Err(_) if len / 4 >= LEAST => len = len / 4 / FRAME * FRAME,
                 Err(code) => return Err(SpaceError::new(len as u64, code)),
@@ -83,6 +90,20 @@ impl Mapped {
     /// The most that the system lets this process back of a reservation now; the largest number where it says nothing.
     pub(crate) fn commit_limit_bytes() -> u64 {
         u64::try_from(os::commit_limit()).ok().filter(|&bytes| bytes < usize::MAX as u64).unwrap_or(u64::MAX)
+    }
+
+    /// A table that goes along: a byte for each `1 << shift` bytes of the reservation, which can be written when these are committed. Those of
+    /// its first are the table's at `first`, and its start follows its end, as often as that takes. It holds zeros, lives as long as the
+    /// reservation, and can be read as a whole. `None`: there is no memory for it.
+    pub(crate) fn accompany(&mut self, shift: u32, len: usize, first: usize) -> Option<NonNull<u8>> {
+        let place = self.along.iter_mut().find(|place| place.is_none())?;
+        Some(place.insert(Along::new(shift, len, first)?).start())
+    }
+
+    /// What goes along with the first `end` bytes can be written.
+    fn reach(&self, end: usize) -> Result<(), SpaceError> {
+        let mut along = self.along.iter().flatten();
+        along.try_for_each(|table| table.reach(end)).map_err(|code| SpaceError::new(end as u64, code))
     }
 
     fn bytes(&self, frames: Span) -> (usize, usize) {
@@ -125,6 +146,7 @@ unsafe impl Space for Mapped {
 
     fn commit(&self, frames: Span) -> Result<Contents, SpaceError> {
         let (at, len) = self.bytes(frames);
+        self.reach(at + len)?;
         self.range.commit(at, len).map_err(|code| SpaceError::new(len as u64, code))
     }
 
@@ -140,6 +162,7 @@ unsafe impl Space for Mapped {
 
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
         let ((from, _), (to, len)) = (self.bytes(from), self.bytes(to));
+        self.reach(to + len)?;
         self.range.rehome(from, to, len).map_err(|code| SpaceError::new(len as u64, code))
     }
 }
@@ -152,12 +175,32 @@ unsafe impl HostSpace for Mapped {}
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MappedTables;
 
-/// One such table.
+/// One such table. All of it can be read, and of one that grows the first entries written: what is borrowed to be written ends there.
 #[derive(Debug)]
 pub struct MappedTable<T> {
     range: Option<os::Range>,
     start: NonNull<T>,
     len: usize,
+    /// The entries that can be written.
+    grown: usize,
+}
+
+/// A table that grows is whole from the start if it is no longer.
+const WHOLE_TABLE: usize = 1 << 20;
+
+impl<T: Plain> MappedTable<T> {
+    fn new(len: usize, grows: bool) -> Result<MappedTable<T>, NoTable> {
+        let no_table = |needed: u64| NoTable { needed_bytes: needed, left_bytes: None };
+        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
+        let bytes = bytes.ok_or(no_table(u64::MAX))?;
+        if bytes == 0 {
+            return Ok(MappedTable { range: None, start: NonNull::dangling(), len, grown: len });
+        }
+        let grows = grows && bytes > WHOLE_TABLE;
+        let range = os::Range::table(bytes, grows).map_err(|_| no_table(bytes as u64))?;
+        let start = range.start().cast();
+        Ok(MappedTable { range: Some(range), start, len, grown: if grows { 0 } else { len } })
+    }
 }
 
 // SAFETY: 1. A table is a mapping of its own, which holds zeros, or nothing.
@@ -165,15 +208,24 @@ unsafe impl Metadata for MappedTables {
     type Table<T: Plain> = MappedTable<T>;
 
     fn table<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {
-        let no_table = |needed: u64| NoTable { needed_bytes: needed, left_bytes: None };
-        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
-        let bytes = bytes.ok_or(no_table(u64::MAX))?;
-        if bytes == 0 {
-            return Ok(MappedTable { range: None, start: NonNull::dangling(), len });
+        MappedTable::new(len, false)
+    }
+
+    fn growing<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {
+        MappedTable::new(len, true)
+    }
+
+    fn grow<T: Plain>(table: &mut MappedTable<T>, len: usize) -> Result<(), NoTable> {
+        if len <= table.grown {
+            return Ok(());
         }
-        let range = os::Range::table(bytes).map_err(|_| no_table(bytes as u64))?;
-        let start = range.start().cast();
-        Ok(MappedTable { range: Some(range), start, len })
+        assert!(len <= table.len, "{len} entries of a table of {}", table.len);
+        let Some(range) = &table.range else { return Ok(()) };
+        let bytes = len * size_of::<T>();
+        let no_table = NoTable { needed_bytes: bytes as u64, left_bytes: None };
+        let opened = range.open(bytes).map_err(|_| no_table)?;
+        table.grown = opened / size_of::<T>();
+        Ok(())
     }
 }
 
@@ -192,10 +244,10 @@ impl MappedTables {
 }
 
 impl<T: Plain> MappedTable<T> {
-    /// The table for good: its mapping is never given back.
+    /// The table for good, or what it was grown to: its mapping is never given back.
     pub fn leak(self) -> &'static mut [T] {
         let table = core::mem::ManuallyDrop::new(self);
-        let (start, len) = (table.start, table.len);
+        let (start, len) = (table.start, table.grown);
         // SAFETY: 1. to 3. as in `deref_mut`; the mapping is not dropped any more, and nobody else has the table.
         unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
@@ -221,8 +273,8 @@ impl<T: Plain> Deref for MappedTable<T> {
 impl<T: Plain> DerefMut for MappedTable<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: 1. to 3. as in `deref`. 4. `&mut self` is exclusive.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+        // SAFETY: 1. to 3. as in `deref`, since a table has no fewer entries than it was grown to. 4. `&mut self` is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.grown) }
     }
 }
 
@@ -316,6 +368,20 @@ mod tests {
         assert_eq!(MappedTables.table::<u64>(usize::MAX).unwrap_err().needed_bytes, u64::MAX);
     }
 
+    #[test]
+    fn a_table_that_grows_can_be_read_as_a_whole_and_written_as_far_as_it_was_grown() {
+        const LEN: usize = 3 << 20;
+        let mut table = MappedTables.growing::<u64>(LEN).unwrap();
+        for len in [1, 7, 40_000, 1 << 20, 1_000, LEN] {
+            MappedTables::grow(&mut table, len).unwrap();
+            table[len - 1] = len as u64;
+            assert!((len..=LEN).contains(&DerefMut::deref_mut(&mut table).len()), "{len}");
+            assert_eq!((table.len(), table[len - 1], table[LEN - 2]), (LEN, len as u64, 0));
+        }
+        let short = &mut *MappedTables.growing::<u8>(WHOLE_TABLE).unwrap();
+        assert_eq!(short.len(), WHOLE_TABLE);
+    }
+
     #[cfg(all(unix, not(miri)))]
     #[test]
     fn the_portable_back_end_gives_aligned_memory_and_says_what_it_does_not_know() {
@@ -326,7 +392,8 @@ mod tests {
         assert_eq!(range.rehome(0, FRAME, FRAME), Ok(Contents::Unknown));
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
-        let table = other::Range::table(4096).unwrap();
+        let table = other::Range::table(4096, true).unwrap();
+        assert_eq!((table.open(1), table.open_place(0, 1)), (Ok(4096), Ok(())));
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
         assert!(range.is_open() && other::reserve_limit() > FRAME);

@@ -48,7 +48,7 @@ impl Range {
     }
 
     /// Zeroed memory for a table.
-    pub(super) fn table(len: usize) -> Result<Range, i32> {
+    pub(super) fn table(len: usize, _grows: bool) -> Result<Range, i32> {
         Range::reserve(len, 4096, true)
     }
 
@@ -62,6 +62,16 @@ impl Range {
 
     pub(super) fn is_open(&self) -> bool {
         true
+    }
+
+    /// All of it is open.
+    pub(super) fn open(&self, _end: usize) -> Result<usize, i32> {
+        Ok(self.len())
+    }
+
+    /// As above.
+    pub(super) fn open_place(&self, _at: usize, _len: usize) -> Result<(), i32> {
+        Ok(())
     }
 
     pub(super) fn commit(&self, _at: usize, _len: usize) -> Result<Contents, i32> {

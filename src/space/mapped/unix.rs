@@ -1,6 +1,6 @@
 //! Reserving, backing and giving up memory with `mmap(2)`, `mprotect(2)` and `madvise(2)`.
 
-use super::Contents;
+use super::{Contents, FRAME};
 #[cfg(target_os = "linux")]
 use crate::sync::atomic::AtomicBool;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,10 +19,12 @@ const HUGE: usize = 2 << 20;
 /// The least page of any system: how many of them a huge one may have.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
-/// A core dump has so much of a range, or as much as was ever committed, up to the next power of two; of the rest it would have zeros
-/// only, and there is far more of that than of anything else. For the same reason it has no table that is longer than `DUMPED_TABLE`.
-#[cfg(target_os = "linux")]
-const DUMPED: usize = 32 << 20;
+/// The least that is opened of a range at once, and of a table.
+const STEP: usize = 32 << 20;
+const TABLE_STEP: usize = 256 << 10;
+/// What is opened of a table is a multiple of this, of which every system's page is a part; of a range it is frames.
+const PIECE: usize = 64 << 10;
+/// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened.
 #[cfg(target_os = "linux")]
 const DUMPED_TABLE: usize = 1 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
@@ -37,17 +39,18 @@ const DONTNEED_LOCKED: i32 = 24;
 pub(super) struct Range {
     start: NonNull<u8>,
     len: usize,
-    /// Whether all of it is readable and writable from the start, or each frame when it is committed: the way that
-    /// counts against the system's commit limit only what is used.
+    /// Whether it becomes readable and writable in steps, from its start on and for good, or each frame while it is committed: the way
+    /// that counts against the system's commit limit only what is used.
     open: bool,
+    /// What was opened in steps. The rest makes nothing resident where a program locks all that it has mapped, and is not counted as its data.
+    opened: AtomicUsize,
+    /// Of a table less is opened at once, and a core dump has the longer ones not at all.
+    is_table: bool,
     /// Of frames.
     committed_bytes: AtomicUsize,
     /// Whether memory from `HUGE_FROM` on was committed.
     #[cfg(target_os = "linux")]
     large: AtomicBool,
-    /// How much of it a core dump has.
-    #[cfg(target_os = "linux")]
-    dumped: AtomicUsize,
 }
 
 // SAFETY: 1. A mapping belongs to the process, not to a thread.
@@ -212,17 +215,13 @@ impl Range {
     /// Reserves `len` bytes (a multiple of `align`) at a multiple of `align`. It is open only if it may be.
     pub(super) fn reserve(len: usize, align: usize, open: bool) -> Result<Range, i32> {
         let room = len.checked_add(align).ok_or(libc::ENOMEM)?;
-        let all = if open && !accounts() { map(room, libc::PROT_READ | libc::PROT_WRITE).ok() } else { None };
-        let (start, open) = match all {
-            Some(start) => (start, true),
-            None => (map(room, libc::PROT_NONE)?, false),
-        };
+        let start = map(room, libc::PROT_NONE)?;
         let head = (start.as_ptr() as usize).wrapping_neg() % align;
         // SAFETY: 1. `head + len <= room`, so both places lie within or at the end of the mapping.
         let (aligned, end) = unsafe { (start.add(head), start.add(head + len)) };
         unmap(start, head);
         unmap(end, room - head - len);
-        let range = Range::of(aligned, len, open);
+        let range = Range::of(aligned, len, open && !accounts(), 0, false);
         #[cfg(target_os = "linux")]
         if len > HUGE_FROM {
             // SAFETY: 1. Advice about this mapping; where it is refused, pages stay small.
@@ -231,16 +230,18 @@ impl Range {
             };
         }
         #[cfg(target_os = "linux")]
-        if open && len > DUMPED {
+        if range.open {
             // SAFETY: 1. As above; nothing that can be read there changes.
-            unsafe { libc::madvise(aligned.add(DUMPED).as_ptr().cast(), len - DUMPED, libc::MADV_DONTDUMP) };
+            unsafe { libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
         }
         Ok(range)
     }
 
-    /// Zeroed memory for a table, on small pages only: most of it is never touched.
-    pub(super) fn table(len: usize) -> Result<Range, i32> {
-        let start = map(len, libc::PROT_READ | libc::PROT_WRITE)?;
+    /// Zeroed memory for a table, on small pages only: most of it is never touched. Of one that grows nothing can be written before it is
+    /// opened.
+    pub(super) fn table(len: usize, grows: bool) -> Result<Range, i32> {
+        let written = if grows { 0 } else { libc::PROT_WRITE };
+        let start = map(len, libc::PROT_READ | written)?;
         #[cfg(target_os = "linux")]
         // SAFETY: 1. Advice about this mapping.
         unsafe {
@@ -249,19 +250,19 @@ impl Range {
                 libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTDUMP);
             }
         };
-        Ok(Range::of(start, len, true))
+        Ok(Range::of(start, len, true, if grows { 0 } else { len }, true))
     }
 
-    fn of(start: NonNull<u8>, len: usize, open: bool) -> Range {
+    fn of(start: NonNull<u8>, len: usize, open: bool, opened: usize, is_table: bool) -> Range {
         Range {
             start,
             len,
             open,
+            opened: AtomicUsize::new(opened),
+            is_table,
             committed_bytes: AtomicUsize::new(0),
             #[cfg(target_os = "linux")]
             large: AtomicBool::new(false),
-            #[cfg(target_os = "linux")]
-            dumped: AtomicUsize::new(DUMPED.min(len)),
         }
     }
 
@@ -273,7 +274,7 @@ impl Range {
         self.len
     }
 
-    /// Whether the system did not mind that all of it can be written: it does not account for what is never touched.
+    /// Whether the system does not account for what can be written and is never touched.
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
@@ -298,17 +299,10 @@ impl Range {
 
     /// Makes a place readable and writable.
     fn let_in(&self, at: usize, len: usize) -> Result<Contents, i32> {
-        let place = self.at(at, len);
-        if !self.open {
-            // SAFETY: 1. The place is this mapping's own.
-            let done = unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } == 0;
-            if !done {
-                return Err(errno());
-            }
-        }
-        #[cfg(target_os = "linux")]
-        if self.open && at + len > self.dumped.load(Relaxed) {
-            self.dump(at + len);
+        if self.open {
+            self.open(at + len)?;
+        } else {
+            self.open_place(at, len)?;
         }
         #[cfg(target_os = "linux")]
         // Relaxed: it is done once, by whoever comes first, and nobody waits for it.
@@ -335,18 +329,41 @@ impl Range {
         self.committed_bytes.fetch_sub(len, Relaxed);
     }
 
-    /// What lies before `end` is to be in a core dump.
-    #[cfg(target_os = "linux")]
+    /// Makes what lies before `end` readable and writable for good. So much of it is after that.
+    #[inline]
+    pub(super) fn open(&self, end: usize) -> Result<usize, i32> {
+        // Relaxed: whoever sees the number comes behind the call that it tells of. Who comes second does it again.
+        let opened = self.opened.load(Relaxed);
+        if end <= opened { Ok(opened) } else { self.open_from(opened, end) }
+    }
+
+    /// The same of what is not: an eighth more than is asked for, or just that, where no more is allowed.
     #[cold]
-    fn dump(&self, end: usize) {
-        // Relaxed: a number, which stands for nothing that another thread sees. Who comes second does it again.
-        let from = self.dumped.load(Relaxed);
-        let upto = end.next_power_of_two().min(self.len);
-        if let Some(len) = upto.checked_sub(from) {
-            // SAFETY: 1. Advice about this mapping; nothing that can be read there changes.
-            unsafe { libc::madvise(self.at(from, len), len, libc::MADV_DODUMP) };
+    fn open_from(&self, opened: usize, end: usize) -> Result<usize, i32> {
+        let (piece, step) = if self.is_table { (PIECE, TABLE_STEP) } else { (FRAME, STEP) };
+        let upto = |end: usize| end.div_ceil(piece).saturating_mul(piece).min(self.len);
+        let (least, most) = (upto(end), upto(end.saturating_add(step.max(end / 8))));
+        let open = |upto: usize| self.open_place(opened, upto - opened).map(|()| upto);
+        let upto = open(most).or_else(|_| open(least))?;
+        self.opened.fetch_max(upto, Relaxed);
+        Ok(upto)
+    }
+
+    /// Makes the pages of a place readable and writable; a core dump has them.
+    pub(super) fn open_place(&self, at: usize, len: usize) -> Result<(), i32> {
+        let first = at / PIECE * PIECE;
+        let len = at + len - first;
+        let place = self.at(first, len);
+        // SAFETY: 1. The place is this mapping's own. 2. It begins at a page, and its last page holds nothing else.
+        if unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            return Err(errno());
         }
-        self.dumped.fetch_max(upto, Relaxed);
+        #[cfg(target_os = "linux")]
+        if self.open && !self.is_table {
+            // SAFETY: 1. Advice about this mapping; nothing that can be read there changes.
+            unsafe { libc::madvise(place, len, libc::MADV_DODUMP) };
+        }
+        Ok(())
     }
 
     /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
