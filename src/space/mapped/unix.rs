@@ -34,6 +34,13 @@ const COLLAPSE: i32 = 25;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const DONTNEED_LOCKED: i32 = 24;
 
+/// Whether huge pages are what they are taken for. Where pages are of 16 or 64 KiB, a huge one is of 32 or 512 MiB: far more than is asked
+/// for at once.
+#[cfg(target_os = "linux")]
+fn has_huge() -> bool {
+    page_bytes() == LEAST_PAGE
+}
+
 /// A mapping of this process's own.
 #[derive(Debug)]
 pub(super) struct Range {
@@ -134,6 +141,21 @@ pub(super) fn memory_bytes() -> Option<usize> {
     None
 }
 
+/// The bytes of a page: 4 KiB, or up to 64 on processors that can be told.
+fn page_bytes() -> usize {
+    // SAFETY: 1. Asks for a constant of the system.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+    page.ok().filter(|page| page.is_power_of_two()).unwrap_or(FRAME)
+}
+
+/// The pages that lie wholly in a place of a mapping: where they start, and their bytes. A system call would take the rest of the last for
+/// them, too.
+fn whole_pages(at: usize, len: usize, page: usize) -> Option<(usize, usize)> {
+    let start = at.next_multiple_of(page);
+    let end = (at + len) / page * page;
+    (start < end).then(|| (start, end - start))
+}
+
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
 const NEW_PAGES: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE;
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd")))]
@@ -203,8 +225,7 @@ unsafe fn forget_locked(place: *mut libc::c_void, len: usize) -> bool {
 /// # Safety
 /// The place is in a table and goes to its end, and nobody uses what it holds.
 pub(super) unsafe fn forget_rest(start: NonNull<u8>, len: usize) {
-    // SAFETY: 1. Asks for a constant of the system.
-    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(usize::MAX).max(1);
+    let page = page_bytes();
     let head = start.as_ptr().addr().wrapping_neg() % page;
     let Some(rest) = len.checked_sub(head).filter(|&rest| rest > 0) else { return };
     // SAFETY: 1. As the caller promises. 2. A mapping is whole pages: what lies behind the table's end in its last one is nobody's.
@@ -223,7 +244,7 @@ impl Range {
         unmap(end, room - head - len);
         let range = Range::of(aligned, len, open && !accounts(), 0, false);
         #[cfg(target_os = "linux")]
-        if len > HUGE_FROM {
+        if len > HUGE_FROM && has_huge() {
             // SAFETY: 1. Advice about this mapping; where it is refused, pages stay small.
             unsafe {
                 libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
@@ -373,6 +394,9 @@ impl Range {
     #[cfg(target_os = "linux")]
     #[cold]
     fn join(&self) {
+        if !has_huge() {
+            return;
+        }
         if !COMPACT {
             let first = self.start.as_ptr().cast();
             // SAFETY: 1. Advice about this mapping, which is longer than that; nothing that can be read there changes. Where it is
@@ -399,9 +423,11 @@ impl Range {
 
     /// Gives memory back that stays committed, where that can be done.
     pub(super) fn forget(&self, at: usize, len: usize) {
-        let place = self.at(at, len);
-        // SAFETY: 1. The place is this mapping's own, committed and unused.
-        unsafe { forget(place, len) };
+        // Granules may be shorter than pages; what else is in a page may be live.
+        if let Some((at, len)) = whole_pages(at, len, page_bytes()) {
+            // SAFETY: 1. The place is this mapping's own, committed and unused.
+            unsafe { forget(self.at(at, len), len) };
+        }
     }
 
     pub(super) fn decommit(&self, at: usize, len: usize) {
@@ -428,5 +454,34 @@ impl Range {
 impl Drop for Range {
     fn drop(&mut self) {
         unmap(self.start, self.len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_place_only_whole_pages_are_given_up() {
+        const KIB: usize = 1 << 10;
+        for (at, len, page, whole) in [
+            (0, 16, 4, Some((0, 16))),
+            (16, 48, 16, Some((16, 48))),
+            (0, 16, 64, None),
+            (64, 80, 64, Some((64, 64))),
+            (16, 112, 64, Some((64, 64))),
+            (16, 111, 64, None),
+            (48, 64, 64, None),
+            (48, 2048, 64, Some((64, 1984))),
+            (64, 0, 64, None),
+        ] {
+            let found = whole_pages(at * KIB, len * KIB, page * KIB);
+            assert_eq!(
+                found,
+                whole.map(|(at, len): (usize, usize)| (at * KIB, len * KIB)),
+                "{at} {len} {page}"
+            );
+        }
+        assert!(page_bytes().is_power_of_two() && page_bytes() <= FRAME);
     }
 }
