@@ -51,6 +51,8 @@ async fn slow_echo() -> SocketAddr {
     address
 }
 
+type GivesUp = Box<dyn FnMut(&mut Option<ConnectionPool>, PooledConnection)>;
+
 fn end(connection: &PooledConnection) -> SocketAddr {
     connection.local_addr().unwrap()
 }
@@ -64,7 +66,7 @@ fn a_child_that_gives_up_what_it_has_of_a_pool_leaves_the_parent_its_answers() {
     // One is on loan and one idle at each fork.
     let mut lent = Some(get(&pool));
     let idle = end(&get(&pool));
-    let mut ways: Vec<(&str, Box<dyn FnMut(&mut Option<ConnectionPool>, PooledConnection)>)> = vec![
+    let mut ways: Vec<(&str, GivesUp)> = vec![
         ("collects", Box::new(|_, _| drop(democratising::gc::collect().unwrap()))),
         ("drops the pool", Box::new(|pool, _| drop(pool.take()))),
         ("closes the pool", Box::new(|pool, _| futures(pool.as_ref().unwrap().close()))),
