@@ -348,7 +348,7 @@ fn of_its_network(_: &io::Error) -> bool {
 
 /// Descriptors or memory have run out, and may be there again in a moment.
 #[cfg(unix)]
-fn out_of_room(error: &io::Error) -> bool {
+pub(super) fn out_of_room(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
@@ -356,6 +356,6 @@ fn out_of_room(error: &io::Error) -> bool {
 }
 
 #[cfg(not(unix))]
-fn out_of_room(error: &io::Error) -> bool {
+pub(super) fn out_of_room(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }
