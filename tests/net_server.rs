@@ -75,6 +75,17 @@ async fn an_address_in_use_is_named() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_told_with_what_one_looks_like() {
+    for address in ["localhost", "127.0.0.1:99999", "127.0.0.1"] {
+        let bound = Server::bind(address).await.unwrap_err();
+        let connected = ConnectionPool::new(address, 1).unwrap().get_async().await.unwrap_err();
+        for told in [bound.to_string(), connected.to_string()] {
+            assert!(told.contains(address) && told.contains("a port: example.org:443"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_more_connections_than_the_limit_are_taken_and_the_next_waits() {
     let (address, shutdown, scope, serving) = start(bound().await.max_connections(2));
     let mut clients = Vec::new();

@@ -128,7 +128,7 @@ impl Manager for Tcp {
             match TcpStream::connect(&*self.address).await {
                 // Where descriptors have run out, those of idle connections will do, one at a time.
                 Err(error) if out_of_room(&error) && collect_one()? => {}
-                connected => break connected.map_err(self.failed("connect to"))?,
+                connected => break connected.map_err(with_advice).map_err(self.failed("connect to"))?,
             }
         };
         if self.nodelay {
@@ -151,6 +151,17 @@ impl Manager for Tcp {
     fn change_runtime(&self, stream: TcpStream) -> Result<TcpStream> {
         let moved = stream.into_std().and_then(TcpStream::from_std);
         moved.map_err(self.failed("move to another runtime a connection to"))
+    }
+}
+
+/// What an address has to look like, where it does not.
+pub(super) fn with_advice(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let told = std::format!("{error}; it is a name or number and a port: example.org:443");
+            io::Error::new(io::ErrorKind::InvalidInput, told)
+        }
+        _ => error,
     }
 }
 

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::manager::with_advice;
 use super::socket::Socket;
 use crate::error::{DemoError, Result};
 use crate::gc;
@@ -118,7 +119,7 @@ impl Server {
         let scope = Scope::new(std::format!("server at {name}"));
         let listening =
             scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
-        let listener = TcpListener::bind(address).await.map_err(|error| failed(error.into()))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| failed(with_advice(error).into()))?;
         let address = listener.local_addr().map_err(|error| failed(error.into()))?;
         Ok(Server {
             listener,
