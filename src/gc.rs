@@ -22,6 +22,8 @@ mod registry;
 #[cfg(feature = "std")]
 mod under_way;
 
+#[cfg(feature = "net")]
+pub(crate) use collect::contained;
 #[cfg(feature = "std")]
 pub(crate) use collect::for_scope;
 #[cfg(feature = "std")]

@@ -6,6 +6,8 @@
 //! 3. A [`Server`] takes connections, no more than its limit at once, and ends in good order.
 //! 4. Every connection and listener is charged to a scope of the ledger ([`crate::pool::budget::scope`]), and idle connections are
 //!    given up when somebody collects ([`crate::gc`]).
+//! 5. The child of a fork leaves its parent's connections alone, and needs pools of its own: of one that was made before, a request is
+//!    an error.
 //!
 //! Asynchronous calls need a tokio runtime with I/O and time (`enable_all`); those that block need none.
 
@@ -20,6 +22,8 @@ mod desk;
 mod keeper;
 mod manager;
 mod pool;
+mod process;
+mod reclaimer;
 mod server;
 mod shared;
 mod socket;

@@ -126,8 +126,12 @@ pub fn start(options: Options) -> Result<()> {
         });
     }
     *held = Some(recorder);
+    // Not under the lock: what is forgotten has one of its own, and a fork may hold that and wait for this one.
+    drop(held);
     tell::forget();
-    ON.store(true, Relaxed);
+    let held = RECORDER.lock();
+    // Somebody may have ended it already.
+    ON.store(held.is_some(), Relaxed);
     Ok(())
 }
 
@@ -136,8 +140,10 @@ pub fn start(options: Options) -> Result<()> {
 /// # Errors
 /// [`DemoError::InvalidConfig`] when none is under way.
 pub fn stop() -> Result<Timeline> {
+    let mut held = RECORDER.lock();
     ON.store(false, Relaxed);
-    let taken = RECORDER.lock().take();
+    let taken = held.take();
+    drop(held);
     taken.map(Recorder::into_timeline).ok_or_else(not_recording)
 }
 

@@ -263,3 +263,45 @@ fn an_evicted_tensor_comes_back_wherever_another_process_has_its_file_stand() {
         assert_eq!(back.unwrap(), tensor());
     }
 }
+
+/// With callers, where they can be had.
+fn few_events() -> democratising::timeline::Options {
+    let options = democratising::timeline::Options::new().capacity(64);
+    #[cfg(feature = "backtrace")]
+    let options = options.stacks(3);
+    options
+}
+
+#[test]
+fn a_fork_amid_recordings_that_begin_and_end_waits_for_none_of_them() {
+    use democratising::timeline;
+    const ROUNDS: usize = if cfg!(feature = "backtrace") { 60 } else { 300 };
+    let _turn = turn();
+    let (done, (tell, told)) = (&*Box::leak(Box::new(AtomicBool::new(false))), std::sync::mpsc::channel());
+    let records = || {
+        while !done.load(Relaxed) {
+            // Each is in the way of the other now and then.
+            let _ = timeline::start(few_events());
+            drop(Tensor::zeros(&[1000]).unwrap());
+            let _ = timeline::stop();
+        }
+    };
+    // Not within a scope: where one waits for ever, this is to fail.
+    let threads = [thread::spawn(records), thread::spawn(records)];
+    thread::spawn(move || {
+        let is_right = || {
+            let _ = timeline::stop();
+            let is_begun = timeline::start(few_events()).is_ok();
+            drop(Tensor::zeros(&[1000]).unwrap());
+            is_begun && timeline::stop().is_ok_and(|timeline| !timeline.events().is_empty())
+        };
+        tell.send((0..ROUNDS).all(|_| fork::in_child(is_right) == fork::RIGHT)).unwrap();
+    });
+    let all_right =
+        told.recv_timeout(Duration::from_secs(60)).expect("a fork, or a recording, waits for ever");
+    done.store(true, Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(all_right);
+    let _ = timeline::stop();
+    assert!(!timeline::is_recording());
+}

@@ -75,6 +75,17 @@ async fn an_address_in_use_is_named() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_told_with_what_one_looks_like() {
+    for address in ["localhost", "127.0.0.1:99999", "127.0.0.1"] {
+        let bound = Server::bind(address).await.unwrap_err();
+        let connected = ConnectionPool::new(address, 1).unwrap().get_async().await.unwrap_err();
+        for told in [bound.to_string(), connected.to_string()] {
+            assert!(told.contains(address) && told.contains("a port: example.org:443"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_more_connections_than_the_limit_are_taken_and_the_next_waits() {
     let (address, shutdown, scope, serving) = start(bound().await.max_connections(2));
     let mut clients = Vec::new();
@@ -169,6 +180,125 @@ async fn a_handler_that_panics_ends_its_own_connection_alone() {
     let served = serving.await.unwrap().unwrap();
     assert_eq!((served.accepted, served.panicked), (3, 2));
     assert!(scope.end().is_nothing());
+}
+
+/// What panics when it is dropped.
+struct Thrown;
+
+impl Drop for Thrown {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "as the test wants it");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_throws_what_panics_when_dropped_ends_its_own_connection_alone() {
+    let server = bound().await;
+    let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let number = AtomicUsize::new(0);
+    let serving = tokio::spawn(server.serve(move |socket| {
+        let number = number.fetch_add(1, SeqCst);
+        if number == 0 {
+            std::panic::panic_any(Thrown);
+        }
+        async move {
+            if number == 1 {
+                std::panic::panic_any(Thrown);
+            }
+            echo(socket).await
+        }
+    }));
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert!(is_closed(&mut client).await);
+    }
+    let mut client = TcpStream::connect(address).await.expect("the server is there still");
+    ping(&mut client).await.unwrap();
+    drop(client);
+    shutdown.shutdown();
+    assert_eq!(serving.await.unwrap().unwrap().panicked, 2);
+}
+
+#[tokio::test]
+async fn both_halves_of_a_split_socket_hear_of_the_idle_timeout_in_tasks_of_their_own() {
+    let server = bound().await.idle_timeout(Duration::from_millis(80));
+    let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn(server.serve(move |socket| {
+        let tell = tell.clone();
+        async move {
+            let (mut read, mut write) = tokio::io::split(socket);
+            let tell_read = tell.clone();
+            let reads = tokio::spawn(async move {
+                let ended = read.read(&mut [0; 1]).await;
+                tell_read.send(("read", ended.unwrap_err().kind())).unwrap();
+            });
+            // The reader waits before the writer does, and so has set its timer first.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // More than the system holds for a peer that reads nothing.
+            let ended = write.write_all(&vec![0; 64 << 20]).await;
+            tell.send(("write", ended.unwrap_err().kind())).unwrap();
+            reads.await.unwrap();
+            Ok(())
+        }
+    }));
+    let client = TcpStream::connect(address).await.unwrap();
+    let mut halves = Vec::new();
+    for _ in 0..2 {
+        let told = tokio::time::timeout(Duration::from_secs(5), told.recv()).await;
+        halves.push(told.expect("a half waits for ever").unwrap());
+    }
+    halves.sort_unstable();
+    assert_eq!(halves, [("read", std::io::ErrorKind::TimedOut), ("write", std::io::ErrorKind::TimedOut)]);
+    drop(client);
+    shutdown.shutdown();
+    serving.await.unwrap().unwrap();
+}
+
+/// The test in a process of its own, whose second accept the kernel fails as it does for a connection that its network lost.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_network_error_of_one_peer_does_not_end_the_server() {
+    const MARK: &str = "DEMOCRATISING_TEST_ACCEPT";
+    if std::env::var_os(MARK).is_some() {
+        return accepts_four();
+    }
+    for error in [
+        "EPROTO",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "ENETDOWN",
+        "ETIMEDOUT",
+    ] {
+        let inject = format!("inject=accept4:error={error}:when=2");
+        let child = std::process::Command::new("strace")
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "a_network_error_of_one_peer_does_not_end_the_server"])
+            .env(MARK, "1")
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("1 passed"), "{error}: {said}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn accepts_four() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (address, shutdown, _, serving) = start(bound().await);
+        for _ in 0..4 {
+            let mut client = TcpStream::connect(address).await.expect("it listens still");
+            ping(&mut client).await.unwrap();
+        }
+        shutdown.shutdown();
+        assert_eq!(serving.await.unwrap().unwrap().accepted, 4);
+    });
 }
 
 #[tokio::test]

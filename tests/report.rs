@@ -99,6 +99,18 @@ fn what_cannot_be_read_or_written_is_refused_in_one_line() {
     assert_eq!(std::fs::read_to_string(trace).unwrap(), "a 0 8\n");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_in_shared_memory_is_written_again() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (page, trace) = (folder.path().join("page.html"), folder.path().join("a.trace"));
+    std::fs::write(&trace, "a 0 8\n").unwrap();
+    for _ in 0..2 {
+        let (code, text) = said(&report(&[trace.to_str().unwrap(), "--html", page.to_str().unwrap()]));
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
 #[test]
 fn sums_that_cannot_be_counted_end_at_the_largest_number() {
     let folder = tempfile::tempdir().unwrap();

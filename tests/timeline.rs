@@ -244,6 +244,29 @@ fn a_saved_timeline_is_read_as_it_was() {
     assert!(matches!(nowhere, DemoError::Io { .. }), "{nowhere}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_timeline_takes_the_place_of_files_alone() {
+    let _alone = alone();
+    let (timeline, _kept) = story();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    for name in ["socket", "folder"] {
+        let kind = std::fs::metadata(at(name)).unwrap().file_type();
+        let refused = timeline.save(at(name)).unwrap_err().to_string();
+        assert!(refused.contains(name) && refused.contains("no regular file"), "{refused}");
+        assert_eq!(std::fs::metadata(at(name)).unwrap().file_type(), kind);
+    }
+    drop(socket);
+    std::fs::write(at("file"), "").unwrap();
+    std::os::unix::fs::symlink("file", at("link")).unwrap();
+    timeline.save(at("link")).unwrap();
+    assert!(at("link").is_symlink());
+    assert_eq!(Timeline::open(at("file")).unwrap(), timeline);
+}
+
 #[test]
 fn a_damaged_timeline_is_refused_with_the_line() {
     let _alone = alone();

@@ -439,7 +439,7 @@ fn largest_first(entries: &[Entry], collected: &mut Collected) -> Option<Vec<(us
 }
 
 /// Runs somebody else's code; `None` when it panicked.
-fn contained<T>(code: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn contained<T>(code: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(code)) {
         Ok(value) => Some(value),
         Err(payload) => {

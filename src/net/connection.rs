@@ -35,7 +35,11 @@ impl<M: Manager> PooledConnection<M> {
         let mut object = this.object.take().expect("on loan until it is dropped");
         let connection = object.take().expect("a connection on loan is open");
         // The place in the ledger first, then the permit: whoever gets it finds the place free.
-        drop(Object::take(object));
+        if object.maker.is_this() {
+            drop(Object::take(object));
+        } else {
+            core::mem::forget(object);
+        }
         connection
     }
 
@@ -72,6 +76,11 @@ impl<M: Manager> DerefMut for PooledConnection<M> {
 impl<M: Manager> Drop for PooledConnection<M> {
     fn drop(&mut self) {
         let Some(mut object) = self.object.take() else { return };
+        if !object.maker.is_this() {
+            // It is the parent's, and so are the pool's locks.
+            core::mem::forget(object);
+            return;
+        }
         // A thread that panics has left who knows what half done.
         if self.broken || std::thread::panicking() {
             // Closed before its permit is free: whoever gets that finds the place in the ledger free.

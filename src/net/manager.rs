@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::server::out_of_room;
 use crate::error::{DemoError, Result};
+use crate::gc;
 use core::time::Duration;
 use std::boxed::Box;
 use std::io;
@@ -122,7 +124,13 @@ impl Manager for Tcp {
     }
 
     async fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(&*self.address).await.map_err(self.failed("connect to"))?;
+        let stream = loop {
+            match TcpStream::connect(&*self.address).await {
+                // Where descriptors have run out, those of idle connections will do, one at a time.
+                Err(error) if out_of_room(&error) && collect_one()? => {}
+                connected => break connected.map_err(with_advice).map_err(self.failed("connect to"))?,
+            }
+        };
         if self.nodelay {
             stream.set_nodelay(true).map_err(self.failed("set TCP_NODELAY on a connection to"))?;
         }
@@ -144,6 +152,22 @@ impl Manager for Tcp {
         let moved = stream.into_std().and_then(TcpStream::from_std);
         moved.map_err(self.failed("move to another runtime a connection to"))
     }
+}
+
+/// What an address has to look like, where it does not.
+pub(super) fn with_advice(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let told = std::format!("{error}; it is a name or number and a port: example.org:443");
+            io::Error::new(io::ErrorKind::InvalidInput, told)
+        }
+        _ => error,
+    }
+}
+
+/// Whether somebody gave an idle connection up.
+fn collect_one() -> Result<bool> {
+    Ok(gc::collect_resource(gc::Resource::Connections, 1)? > 0)
 }
 
 #[cfg(unix)]

@@ -12,6 +12,7 @@ use super::builder::{ConnectionPoolBuilder, Settings};
 use super::clock::now_ms;
 use super::connection::PooledConnection;
 use super::manager::{Manager, Tcp};
+use super::reclaimer::Reclaimer;
 use super::shared::{Conn, New, Shared, beyond, count};
 use super::{background, blocking, keeper};
 use crate::error::{DemoError, Result};
@@ -248,7 +249,7 @@ impl<M: Manager> ConnectionPool<M> {
         })?;
         let inner = Arc::new_cyclic(|pool: &Weak<Inner<M>>| {
             let name = String::from(shared.scope.name());
-            let reclaimer = gc::register(name, 50, IdleConnections(Weak::clone(pool)));
+            let reclaimer = gc::register(name, 50, Reclaimer(Weak::clone(pool)));
             Inner { idle, shared: Arc::clone(&shared), reclaimer: Some(reclaimer) }
         });
         if let Some(runtime) = keeper {
@@ -261,8 +262,10 @@ impl<M: Manager> ConnectionPool<M> {
     ///
     /// # Errors
     /// What stood in the way of a new connection, as it is ([`DemoError::Connection`]); [`DemoError::TimedOut`] after the
-    /// pool's [`wait_timeout`](ConnectionPoolBuilder::wait_timeout); [`DemoError::Closed`] after [`close`](Self::close).
+    /// pool's [`wait_timeout`](ConnectionPoolBuilder::wait_timeout); [`DemoError::Closed`] after [`close`](Self::close). A pool that
+    /// was made before a fork is [`DemoError::Connection`] in the child.
     pub async fn get_async(&self) -> Result<PooledConnection<M>> {
+        self.inner.shared.allowed()?;
         // Whether there is a permit can be told without getting in line, and nobody in line is passed by: where somebody waits, there
         // is none.
         const AT_ONCE: managed::Timeouts =
@@ -315,6 +318,7 @@ impl<M: Manager> ConnectionPool<M> {
     /// Those of [`get_async`](Self::get_async), and [`DemoError::WouldDeadlock`] on the thread of a runtime that has no other:
     /// whoever would give a connection back could not run.
     pub fn get(&self) -> Result<PooledConnection<M>> {
+        self.inner.shared.allowed()?;
         blocking::allowed("ConnectionPool::get()", "await ConnectionPool::get_async()")?;
         let until = Instant::now().checked_add(self.inner.shared.settings.wait_timeout);
         let mut getting = pin!(self.inner.idle.get());
@@ -355,8 +359,11 @@ impl<M: Manager> ConnectionPool<M> {
 
     /// No connection from here on: who waits is told, what is idle is closed, and this waits until what is in use has come back.
     pub async fn close(&self) {
-        self.inner.close();
         let shared = &self.inner.shared;
+        if shared.allowed().is_err() {
+            return;
+        }
+        self.inner.close();
         loop {
             let freed = shared.freed.notified();
             let mut freed = pin!(freed);
@@ -418,18 +425,22 @@ impl<M: Manager> Inner<M> {
 
     fn stats(&self) -> ConnectionStats {
         let counts = &self.shared.counts;
-        let (ready, connecting) = {
+        let (size, available, waiting, ready, connecting) = if self.shared.maker.is_this() {
             let desk = self.shared.desk.lock();
-            (desk.ready(), desk.flights())
+            let (ready, connecting) = (desk.ready(), desk.flights());
+            drop(desk);
+            let status = self.idle.status();
+            (status.size, status.available, status.waiting, ready, connecting)
+        } else {
+            // In a fork nothing of it can be had, and a lock may be held for ever.
+            (0, 0, 0, 0, 0)
         };
-        let status = self.idle.status();
-        let idle = status.available + ready;
         ConnectionStats {
             max_size: self.shared.settings.max_size,
-            idle,
-            in_use: status.size.saturating_sub(status.available),
+            idle: available + ready,
+            in_use: size.saturating_sub(available),
             connecting,
-            waiting: status.waiting,
+            waiting,
             served: counts.served.load(Relaxed) as u64,
             connects: counts.connects.load(Relaxed) as u64,
             failures: counts.failures.load(Relaxed) as u64,
@@ -446,30 +457,9 @@ impl<M: Manager> Drop for Inner<M> {
         if let Some(id) = self.reclaimer.take() {
             gc::unregister(id);
         }
-        self.close();
-    }
-}
-
-/// Idle connections, to whoever collects.
-struct IdleConnections<M: Manager>(Weak<Inner<M>>);
-
-impl<M: Manager> gc::Reclaim for IdleConnections<M> {
-    fn reclaimable_bytes(&self) -> u64 {
-        self.0.upgrade().map_or(0, |pool| pool.idle_count() as u64)
-    }
-
-    fn reclaim(&self, target: u64, _until: gc::Deadline) -> u64 {
-        let Some(pool) = self.0.upgrade() else { return 0 };
-        let keep = pool.idle_count().saturating_sub(usize::try_from(target).unwrap_or(usize::MAX));
-        let closed = pool.close_idle(keep, |_| true);
-        for _ in 0..closed {
-            count(&pool.shared.counts.unused);
+        if self.shared.maker.is_this() {
+            self.close();
         }
-        closed as u64
-    }
-
-    fn resource(&self) -> gc::Resource {
-        gc::Resource::Connections
     }
 }
 

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::manager::with_advice;
 use super::socket::Socket;
 use crate::error::{DemoError, Result};
 use crate::gc;
@@ -118,7 +119,7 @@ impl Server {
         let scope = Scope::new(std::format!("server at {name}"));
         let listening =
             scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
-        let listener = TcpListener::bind(address).await.map_err(|error| failed(error.into()))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| failed(with_advice(error).into()))?;
         let address = listener.local_addr().map_err(|error| failed(error.into()))?;
         Ok(Server {
             listener,
@@ -226,7 +227,7 @@ impl Server {
                         held,
                     );
                     // Made here, so that a handler that panics before its first await is contained as well.
-                    let work = contained(|| handler(socket));
+                    let work = gc::contained(|| handler(socket));
                     let Some(work) = work else {
                         served.panicked += 1;
                         continue;
@@ -273,13 +274,13 @@ fn note(served: &mut Served, done: Result<Result<()>, tokio::task::JoinError>) {
     match done {
         Ok(Ok(())) => {}
         Ok(Err(_)) => served.failed += 1,
-        Err(error) if error.is_panic() => served.panicked += 1,
+        Err(error) if error.is_panic() => {
+            served.panicked += 1;
+            // Dropping what was thrown is the handler's code too.
+            gc::contained(|| drop(error));
+        }
         Err(_) => served.aborted += 1,
     }
-}
-
-fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
 /// The next connection, with its place in the ledger. It is taken when somebody is there, so that a server to whom nobody comes takes
@@ -320,15 +321,35 @@ async fn pause(pauses: &AtomicUsize) -> Result<()> {
     Ok(())
 }
 
-/// The peer went away before it was accepted: nothing to do with the next one.
+/// Of one peer alone: it went away before it was accepted, or the network between. Linux tells what has happened to a connection
+/// by the call that would accept it (accept(2): "should detect the network errors defined for the protocol .. and treat them like EAGAIN").
 fn of_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    use io::ErrorKind::{HostUnreachable, NetworkDown, NetworkUnreachable, TimedOut};
+    let of_its_end =
+        matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted);
+    of_its_end
+        || matches!(error.kind(), HostUnreachable | NetworkDown | NetworkUnreachable | TimedOut)
+        || of_its_network(error)
+}
+
+/// Those that the standard library has no name for.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn of_its_network(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::PROTO, Errno::NOPROTOOPT, Errno::HOSTDOWN, Errno::NONET, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn of_its_network(_: &io::Error) -> bool {
+    false
 }
 
 /// Descriptors or memory have run out, and may be there again in a moment.
 #[cfg(unix)]
-fn out_of_room(error: &io::Error) -> bool {
+pub(super) fn out_of_room(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()
@@ -336,6 +357,6 @@ fn out_of_room(error: &io::Error) -> bool {
 }
 
 #[cfg(not(unix))]
-fn out_of_room(error: &io::Error) -> bool {
+pub(super) fn out_of_room(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory
 }

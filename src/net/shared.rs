@@ -5,6 +5,7 @@
 use super::clock::now_ms;
 use super::desk::{Caller, Desk, Found};
 use super::manager::Manager;
+use super::process::Process;
 use super::{background, builder::Settings};
 use crate::error::{DemoError, Result};
 use crate::gc;
@@ -28,6 +29,7 @@ pub(super) struct Conn<M: Manager> {
     #[cfg_attr(not(unix), allow(dead_code))]
     pub(super) manager: Arc<M>,
     place: Option<Seat>,
+    pub(super) maker: Process,
     /// The runtime under which it was used last.
     pub(super) runtime: Option<Id>,
     pub(super) expires_ms: u64,
@@ -35,9 +37,14 @@ pub(super) struct Conn<M: Manager> {
 }
 
 impl<M: Manager> Conn<M> {
-    /// Closes it.
+    /// Closes it; in a fork of the process that made it, leaves it alone.
     pub(super) fn close(&mut self) {
-        drop(self.connection.take());
+        let connection = self.connection.take();
+        if self.maker.is_this() {
+            drop(connection);
+        } else {
+            core::mem::forget(connection);
+        }
         self.place = None;
     }
 
@@ -45,6 +52,12 @@ impl<M: Manager> Conn<M> {
     pub(super) fn take(&mut self) -> Option<M::Connection> {
         self.place = None;
         self.connection.take()
+    }
+}
+
+impl<M: Manager> Drop for Conn<M> {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -116,6 +129,8 @@ pub(super) struct Shared<M: Manager> {
     pub(super) ended: Notify,
     pub(super) counts: Counts,
     jitter: RandomState,
+    /// In a fork of this one, whose threads are not there, the locks may be held for ever.
+    pub(super) maker: Process,
 }
 
 impl<M: Manager> Shared<M> {
@@ -131,8 +146,25 @@ impl<M: Manager> Shared<M> {
             ended: Notify::new(),
             counts: Counts::default(),
             jitter: RandomState::new(),
+            maker: Process::this(),
             manager: Arc::new(manager),
             settings,
+        }
+    }
+
+    /// # Errors
+    /// [`DemoError::Connection`] in a fork of the process that made the pool.
+    #[inline]
+    pub(super) fn allowed(&self) -> Result<()> {
+        if self.maker.is_this() { Ok(()) } else { Err(self.refused_in_child()) }
+    }
+
+    #[cold]
+    fn refused_in_child(&self) -> DemoError {
+        DemoError::Connection {
+            action: "use, in the child of a fork, its parent's pool of connections to",
+            peer: self.manager.name().into(),
+            source: "make another pool in the child".into(),
         }
     }
 
@@ -275,6 +307,7 @@ impl<M: Manager> Flight<M> {
             connection: Some(connection),
             manager: Arc::clone(&shared.manager),
             place: Some(place),
+            maker: Process::this(),
             runtime: tokio::runtime::Handle::try_current().ok().map(|handle| handle.id()),
             expires_ms: shared.expires_ms(),
             idle_since_ms: now_ms(),

@@ -24,10 +24,18 @@ pub struct Socket {
     /// When the first byte of the request came that is being read; `None` between requests.
     request_began: Option<Instant>,
     last_byte: Instant,
-    /// Set where something waits, and kept for the next wait.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Set where something waits, and kept for the next wait. One for reads and one for writes: each wakes the task that set it, and the
+    /// halves of a socket that was split may be in two.
+    timers: [Option<Pin<Box<Sleep>>>; 2],
     shutdown: ShutdownHandle,
     _held: Holding,
+}
+
+/// Which half of a socket waits.
+#[derive(Clone, Copy)]
+enum Way {
+    Read,
+    Write,
 }
 
 impl Socket {
@@ -49,7 +57,7 @@ impl Socket {
             idle_timeout,
             request_began,
             last_byte,
-            timer: None,
+            timers: [None, None],
             shutdown,
             _held: held,
         }
@@ -71,12 +79,13 @@ impl Socket {
     }
 
     /// Whether a read or write that has to wait is too late already, waking the task when it would be.
-    fn too_late(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
+    fn too_late(&mut self, way: Way, context: &mut Context<'_>) -> Option<io::Error> {
         let request = self.request_began.zip(self.read_timeout);
         let request = request.and_then(|(began, time)| began.checked_add(time));
         let idle = self.idle_timeout.and_then(|time| self.last_byte.checked_add(time));
         let until = [request, idle].into_iter().flatten().min()?;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        let timer =
+            self.timers[way as usize].get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.deadline() != until {
             timer.as_mut().reset(until);
         }
@@ -108,7 +117,7 @@ impl AsyncRead for Socket {
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending => match this.too_late(context) {
+            Poll::Pending => match this.too_late(Way::Read, context) {
                 Some(error) => Poll::Ready(Err(error)),
                 None => Poll::Pending,
             },
@@ -125,7 +134,7 @@ impl Socket {
                 self.last_byte = Instant::now();
                 Poll::Ready(done)
             }
-            Poll::Pending => match self.too_late(context) {
+            Poll::Pending => match self.too_late(Way::Write, context) {
                 Some(error) => Poll::Ready(Err(error)),
                 None => Poll::Pending,
             },

@@ -21,7 +21,7 @@ use crate::error::{DemoError, Result};
 use std::format;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -32,12 +32,13 @@ const HEAD: &str = "democratising timeline 1";
 const MOST_LINE_BYTES: u64 = 1 << 20;
 
 impl Timeline {
-    /// Writes it to a file, which is there as a whole or not at all. The module's source describes the format.
+    /// Writes it to a file, which is there as a whole or not at all; of a link, the file that it leads to. The module's source describes
+    /// the format.
     ///
     /// # Errors
-    /// [`DemoError::Io`] when the system refuses.
+    /// [`DemoError::Io`] when the system refuses, and where something stands that is no regular file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
+        let path = &*place(path.as_ref())?;
         let failed = |action| move |source| DemoError::Io { action, path: Some(path.to_path_buf()), source };
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -224,6 +225,20 @@ impl Timeline {
             return Err(format!("no block of {} bytes can be at address {address:x}", more.max(bytes)));
         }
         Ok(Event { time_ns, address, bytes, more, stream, thread, name, stack, place, action })
+    }
+}
+
+/// Where a file is to be written: a rename would take the place of a link, a device or a pipe.
+fn place(path: &Path) -> Result<PathBuf> {
+    let failed =
+        |source| DemoError::Io { action: "write a timeline at", path: Some(path.to_path_buf()), source };
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "what stands there is no regular file; name a file to write",
+        ))),
+        Ok(_) => path.canonicalize().map_err(failed),
+        Err(_) => Ok(path.to_path_buf()),
     }
 }
 

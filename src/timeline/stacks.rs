@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "backtrace")]
+use crate::sync::forks::ForkLock;
 use std::string::String;
 #[cfg(feature = "backtrace")]
 use std::string::ToString;
@@ -121,6 +123,10 @@ fn named(callers: &[usize], frames: impl FnMut(usize) -> Vec<Frame>) -> Vec<Fram
 /// The functions at an address: more than one where some were inlined.
 #[cfg(feature = "backtrace")]
 fn frames_at(at: usize) -> Vec<Frame> {
+    // The crate `backtrace` has a lock that a fork does not know, and that the child would wait for at its next event. Callers are
+    // asked for under the recording's own lock, which forks wait for; here they wait for this one.
+    static NAMING: ForkLock<()> = ForkLock::new(());
+    let _naming = NAMING.lock();
     let mut frames = Vec::new();
     // The address is where the call returns to: the call is before it.
     backtrace::resolve((at - 1) as *mut core::ffi::c_void, |symbol| {

@@ -111,3 +111,41 @@ async fn idle_connections_are_given_up_for_others_when_a_scope_is_full() {
     assert!(gc::collect().unwrap().connections >= 1);
     assert_eq!(service.used(Kind::Connections), 0);
 }
+
+/// The test in a process of its own, whose descriptors can be limited.
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_descriptors_a_connect_takes_that_of_an_idle_connection() {
+    const MARK: &str = "DEMOCRATISING_TEST_CONNECTS";
+    if std::env::var_os(MARK).is_some() {
+        return connects_without_descriptors();
+    }
+    let child = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 64 && exec \"$0\" --exact idle::out_of_descriptors_a_connect_takes_that_of_an_idle_connection"])
+        .arg(std::env::current_exe().unwrap())
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+fn connects_without_descriptors() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = || listener.local_addr().unwrap().to_string();
+        let (idle, wanted) = (ConnectionPool::new(to(), 2).unwrap(), ConnectionPool::new(to(), 3).unwrap());
+        drop([idle.get_async().await.unwrap(), idle.get_async().await.unwrap()]);
+        let mut files = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            files.push(file);
+        }
+        let held = [wanted.get_async().await.unwrap(), wanted.get_async().await.unwrap()];
+        assert_eq!((idle.stats().idle, idle.stats().closed_unused), (0, 2));
+        let none_left = wanted.get_async().await.unwrap_err().to_string();
+        assert!(none_left.contains("os error 24"), "{none_left}");
+        drop((held, files));
+    });
+}

@@ -8,6 +8,8 @@ mod common;
 #[cfg(unix)]
 #[path = "../common/fork.rs"]
 mod fork;
+#[cfg(unix)]
+mod forked;
 mod got;
 mod idle;
 mod made;

@@ -60,19 +60,25 @@ pub fn read(name: &str, place: &str, pickle: impl Read) -> Result<Vec<Trace>, Fa
         Failure::input(place, format!("it is a pickle, but no memory snapshot of PyTorch's: {error}"))
     })?;
     let with_history = snapshot.device_traces.iter().filter(|entries| !entries.is_empty()).count();
-    if with_history == 0 {
-        let advice = "call torch.cuda.memory._record_memory_history() before what is to be recorded";
-        return Err(Failure::input(place, format!("the snapshot has no history; {advice}")));
-    }
     let devices = snapshot.device_traces.iter().enumerate().filter(|(_, entries)| !entries.is_empty());
-    devices
+    let mut traces = devices
         .map(|(device, entries)| {
             let name = if with_history == 1 { name.to_owned() } else { format!("{name} cuda:{device}") };
             let segments = snapshot.segments.iter().filter(|segment| segment.device == device);
             trace(name, entries, segments.collect())
                 .map_err(|problem| Failure::input(place, format!("the history of cuda:{device}: {problem}")))
         })
-        .collect()
+        .collect::<Result<Vec<Trace>, Failure>>()?;
+    // A device may have segments alone, or a request that failed.
+    traces.retain(|trace| !trace.events.is_empty());
+    if traces.is_empty() {
+        let advice = "call torch.cuda.memory._record_memory_history() before what is to be recorded";
+        return Err(Failure::input(
+            place,
+            format!("no block comes or goes in the snapshot's history; {advice}"),
+        ));
+    }
+    Ok(traces)
 }
 
 fn trace(name: String, entries: &[Entry], segments: Vec<&Segment>) -> Result<Trace, String> {
@@ -210,6 +216,11 @@ mod tests {
             |snapshot: &Value| read("run", "run.pickle", &pickled(snapshot)[..]).unwrap_err().to_string();
         let none = refused(&json!({ "segments": [], "device_traces": [[]] }));
         assert!(none.contains("_record_memory_history"), "{none}");
+        let failed = json!({ "action": "oom", "size": MIB, "device_free": 0 });
+        let segments =
+            json!({ "segments": [], "device_traces": [[failed, event("segment_alloc", 1 << 40, MIB)]] });
+        let no_blocks = refused(&segments);
+        assert!(no_blocks.contains("no block comes or goes"), "{no_blocks}");
         let other = refused(&json!({ "weights": [1, 2, 3] }));
         assert!(other.contains("no memory snapshot"), "{other}");
         let twice = [event("alloc", 1 << 40, MIB), event("alloc", 1 << 40, MIB)];

@@ -19,7 +19,7 @@ impl Written {
         let unwritable = |error| unwritable(path, error);
         let written = match std::fs::metadata(path) {
             // A rename would put a file where a device or a directory was, or take the file that standard output goes to.
-            Ok(found) if !found.is_file() || path.starts_with("/dev") || path.starts_with("/proc") => {
+            Ok(found) if !found.is_file() || is_of_system(path) => {
                 return Err(not_this(path, "is no regular file; name a file to write"));
             }
             // The file behind a link is replaced, not the link.
@@ -66,6 +66,11 @@ impl Written {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         builder.prefix(".democratising-").suffix(".part").tempfile_in(directory(&self.path))
     }
+}
+
+/// Whether a regular file of this name may be one that a descriptor leads to. What programs share memory by (`shm_overview(7)`) are files.
+fn is_of_system(path: &Path) -> bool {
+    path.starts_with("/proc") || path.starts_with("/dev") && !path.starts_with("/dev/shm")
 }
 
 /// The directory that a file is in.
