@@ -119,6 +119,16 @@ fn the_same_content_makes_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn a_view_is_saved_whatever_the_length_of_its_rows() -> Result<()> {
+    let (_directory, path) = with_old();
+    let numbers = Tensor::new(&[300, 1001], (0..300_300u32).collect::<Vec<_>>())?;
+    let view = numbers.narrow(1, 1, 999)?;
+    ModelCheckpoint::create(&path)?.add("view", &view)?.commit()?;
+    assert_eq!(ModelCheckpoint::load(&path)?.get("view")?.to_vec::<u32>()?, view.to_vec::<u32>()?);
+    Ok(())
+}
+
+#[test]
 fn the_end_of_a_name_chooses_the_format_in_whatever_case() -> Result<()> {
     let directory = tempfile::tempdir()?;
     for (name, format) in [
