@@ -19,6 +19,7 @@ fn numbers_are_separated_by_whitespace_or_commas() -> Result<()> {
     for text in [
         "1 -2.5 3e2\n4 .5 6",
         "1,-2.5,300\n4,0.5,6\n",
+        "1\u{b}-2.5\u{c}3e2\n4 .5 6",
         "1, -2.5 ,\t3e2\r\n+4\t0.5 , 6.\r\n",
         "\u{feff}1 -2.5 300\n4 5e-1 6\n",
         "# x y z\n\n  1 -2.5 3e2 # the first\n\n#\n   \n4 0.5 6#the second\n\n",

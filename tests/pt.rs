@@ -289,6 +289,100 @@ fn a_pickle_that_lies_is_refused() {
     assert!(load(&deep).unwrap_err().to_string().contains("nested more than"));
 }
 
+/// A pickle of one tensor of 20 numbers: its shape and strides, and where it stands.
+fn twenty(strides: u8) -> Vec<u8> {
+    [b"\x80\x02", TENSOR.as_bytes(), b"K\x00K\x14\x85K", &[strides], b"\x85\x89}tR."].concat()
+}
+
+fn floats(bytes: impl Fn(f32) -> [u8; 4]) -> Vec<u8> {
+    (0..20).flat_map(|i| bytes(i as f32)).collect()
+}
+
+#[test]
+fn bytes_of_either_order_are_read() {
+    let directory = Directory::new();
+    let wanted: Vec<f32> = (0..20).map(|i| i as f32).collect();
+    for (order, bytes) in [("little", floats(f32::to_le_bytes)), ("big", floats(f32::to_be_bytes))] {
+        let members =
+            [("x/data.pkl", &twenty(1)[..]), ("x/byteorder", order.as_bytes()), ("x/data/0", &bytes)];
+        let checkpoint = ModelCheckpoint::load(directory.with("x.pt", zip(&members, false))).unwrap();
+        assert_eq!(checkpoint.get("").unwrap().as_slice::<f32>().unwrap(), wanted, "{order}");
+        let read = checkpoint.load_to(&Device::host()).unwrap();
+        assert_eq!(read[""].as_slice::<f32>().unwrap(), wanted, "{order}");
+    }
+}
+
+#[test]
+fn what_pytorch_writes_seldom_is_read_or_named() {
+    let directory = Directory::new();
+    let bytes = floats(f32::to_le_bytes);
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.pt", content)).unwrap();
+    let of = |pickle: &[u8], deflated| zip(&[("x/data.pkl", pickle), ("x/data/0", &bytes)], deflated);
+    let get = |content: &[u8]| load(content).get("").unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(get(&of(&twenty(0), false)), [0.0; 20], "expand() of one element");
+    let said = load(&of(&twenty(1), true)).get("").unwrap_err().to_string();
+    assert!(said.contains("\"x/data/0\" is compressed"), "{said}");
+
+    // It can be told to leave the checksums out: behind the name are 16 and 30 bytes to go back.
+    let mut unsummed = of(&twenty(1), false);
+    let is_name = |at: &usize| unsummed[*at..].starts_with(b"x/data/0");
+    let [local, table] = (0..unsummed.len()).filter(is_name).collect::<Vec<_>>()[..] else { panic!("two") };
+    unsummed[local - 16..local - 12].fill(0);
+    unsummed[table - 30..table - 26].fill(0);
+    assert_eq!(get(&unsummed).len(), 20);
+
+    let outermost = load(&zip(&[("data.pkl", &twenty(1)), ("data/0", &bytes)], false));
+    assert_eq!((outermost.format(), outermost.get("").unwrap().len()), ("pt", 20));
+    let array = common::npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);
+    let deep = load(&zip(&[("a/b/data.pkl", &twenty(1)), ("w.npy", &array)], false));
+    assert_eq!((deep.format(), deep.get("w").unwrap().len()), ("npz", 2));
+}
+
+#[test]
+fn two_tensors_that_come_to_one_name_are_an_error() {
+    let tensor = [TENSOR.as_bytes(), b"K\x00K\x04\x85K\x01\x85\x89}tR"].concat();
+    let pickle =
+        [b"\x80\x02}(X\x03\0\0\0a.b", &tensor[..], b"X\x01\0\0\0a}X\x01\0\0\0b", &tensor, b"su."].concat();
+    let directory = Directory::new();
+    let said = ModelCheckpoint::load(directory.with("x.pt", with_pickle(&pickle))).unwrap_err().to_string();
+    assert!(said.contains("two tensors come to the name \"a.b\""), "{said}");
+}
+
+#[test]
+fn a_file_of_the_old_format_that_is_cut_in_its_bytes_is_refused() {
+    let whole = std::fs::read(data("bare_legacy.pt")).unwrap();
+    let directory = Directory::new();
+    for missing in [1, 4, 9] {
+        let path = directory.with("cut.pt", &whole[..whole.len() - missing]);
+        let said = ModelCheckpoint::load(path).unwrap_err().to_string();
+        assert!(said.contains("cut short in storage"), "{missing}: {said}");
+    }
+}
+
+#[test]
+fn a_tensor_may_be_larger_than_what_one_element_may_be_repeated_to() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("large.pt");
+    let large = Tensor::zeros_with(&[(64 << 20) + 1], DType::U8, &Device::host())?;
+    ModelCheckpoint::create(&path)?.add("large", &large)?.commit()?;
+    assert_eq!(ModelCheckpoint::load(&path)?.get("large")?.shape(), [(64 << 20) + 1]);
+    Ok(())
+}
+
+#[test]
+fn an_archive_is_read_from_where_its_file_stands_to_the_end() -> Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let array = common::npy(1, "<f4", false, "(2,)", [[0; 4], [0, 0, 128, 63]]);
+    for before in [0, 7] {
+        let content = [&vec![b'x'; before][..], &zip(&[("a.npy", &array)], false)].concat();
+        let mut file = common::file(&content);
+        file.seek(SeekFrom::Start(before as u64)).unwrap();
+        assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[2], [0.0f32, 1.0])?, "{before}");
+        assert_eq!(file.stream_position().unwrap(), content.len() as u64, "{before}");
+    }
+    Ok(())
+}
+
 /// Pickles of some hundred kilobytes that name one thing again and again, each with what is said of it, if anything.
 fn repeating() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     const MANY: usize = 400_000;
