@@ -319,7 +319,8 @@ fn what_pytorch_writes_seldom_is_read_or_named() {
     let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.pt", content)).unwrap();
     let of = |pickle: &[u8], deflated| zip(&[("x/data.pkl", pickle), ("x/data/0", &bytes)], deflated);
     let get = |content: &[u8]| load(content).get("").unwrap().to_vec::<f32>().unwrap();
-    assert_eq!(get(&of(&twenty(0), false)), [0.0; 20], "expand() of one element");
+    let expanded = zip(&[("x/data.pkl", &twenty(0)), ("x/data/0", &[0, 0, 128, 63])], false);
+    assert_eq!(get(&expanded), [1.0; 20], "expand() of one element");
     let said = load(&of(&twenty(1), true)).get("").unwrap_err().to_string();
     assert!(said.contains("\"x/data/0\" is compressed"), "{said}");
 
@@ -583,6 +584,69 @@ fn a_member_whose_name_or_number_is_damaged_is_told_and_none_is_left_out() {
         let path = directory.with("a.npz", bytes);
         let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
+    }
+}
+
+/// Changes what both headers of a member say of it: its checksum, and how long it is packed and unpacked.
+fn told_otherwise(mut archive: Vec<u8>, name: &str, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    let is_name = |at: &usize| archive[*at..].starts_with(name.as_bytes());
+    let [local, table] = (0..archive.len()).filter(is_name).collect::<Vec<_>>()[..] else { panic!("two") };
+    change(&mut archive[local - 16..local - 4]);
+    change(&mut archive[table - 30..table - 18]);
+    archive
+}
+
+#[test]
+fn what_an_archive_says_of_its_members_is_held_against_their_bytes() {
+    let directory = Directory::new();
+    let array = common::npy(1, "<f4", false, "(30,)", (0..30).map(|i| (i as f32).to_le_bytes()));
+    let notes = b"by hand, by hand, by hand";
+    let members = [("w.npy", &array[..]), ("notes.txt", notes)];
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap();
+    for deflated in [false, true] {
+        let whole = zip(&members, deflated);
+        load(&whole).verify().unwrap();
+        for name in ["w.npy", "notes.txt"] {
+            let checkpoint = load(&told_otherwise(whole.clone(), name, |told| told[0] ^= 1));
+            let said = checkpoint.verify().unwrap_err().to_string();
+            assert!(said.contains("damaged"), "{name} {deflated}: {said}");
+            let elements = checkpoint.get("w").and_then(|w| w.to_vec::<f32>());
+            assert_eq!(elements.is_ok(), name != "w.npy", "{name} {deflated}");
+            let unchecked = ModelCheckpoint::load_unchecked(directory.path("x.npz")).unwrap();
+            unchecked.verify().unwrap();
+            assert_eq!(unchecked.get("w").unwrap().as_slice::<f32>().unwrap()[29], 29.0);
+        }
+    }
+    // More is packed than is told of.
+    for (at, (name, bytes)) in members.into_iter().enumerate() {
+        let longer = [bytes, b"!"].concat();
+        let mut longer_members = members;
+        longer_members[at].1 = &longer;
+        let told = |told: &mut [u8]| {
+            told[..4].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+            told[8..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+        };
+        let said =
+            load(&told_otherwise(zip(&longer_members, true), name, told)).verify().unwrap_err().to_string();
+        assert!(said.contains("more bytes than it says") || said.contains("or more are there"), "{said}");
+        if name == "w.npy" {
+            longer_members[1].0 = "v.npy";
+            longer_members[1].1 = &array;
+            let said = load(&zip(&longer_members, false)).get("w").unwrap_err().to_string();
+            assert!(said.contains("have 120 bytes, but 121 are there"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn arrays_of_any_order_are_the_same_packed_and_not() {
+    let directory = Directory::new();
+    let array = common::npy(1, ">f4", true, "(20, 3)", (0..60).map(|i| (i as f32).to_be_bytes()));
+    for deflated in [false, true] {
+        let path = directory.with("x.npz", zip(&[("w.npy", &array)], deflated));
+        let w = ModelCheckpoint::load(path).unwrap().get("w").unwrap();
+        assert!(w.is_contiguous(), "{deflated}");
+        assert_eq!(w.as_slice::<f32>().unwrap()[..4], [0.0, 20.0, 40.0, 1.0], "{deflated}");
     }
 }
 
