@@ -525,6 +525,10 @@ fn a_message_is_short_however_long_what_it_tells_of() {
         let content = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         refused.push(ModelCheckpoint::load(directory.with("z", content)));
     }
+    // Of characters of two bytes, cut between two of them wherever they begin.
+    for name in ["\u{e9}".repeat(3000), format!("x{}", "\u{e9}".repeat(3000))] {
+        refused.push(ModelCheckpoint::load(directory.with("z", zip(&[(&name, b""), (&name, b"")], false))));
+    }
     for refused in refused {
         let error = refused.unwrap_err().to_string();
         assert!(error.len() < 10_000, "{} bytes", error.len());
