@@ -643,6 +643,26 @@ fn what_an_archive_says_of_its_members_is_held_against_their_bytes() {
 }
 
 #[test]
+fn what_is_loaded_at_once_is_what_is_had_one_by_one() {
+    let directory = Directory::new();
+    let array = |from: u32| {
+        common::npy(1, "<f4", false, "(300,)", (from..from + 300).map(|i| (i as f32).to_le_bytes()))
+    };
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap();
+    let whole = zip(&[("v.npy", &array(0)), ("w.npy", &array(1000))], false);
+    let checkpoint = load(&whole);
+    let all = checkpoint.load_to(&Device::host()).unwrap();
+    for name in ["v", "w"] {
+        assert_eq!(all[name], checkpoint.get(name).unwrap(), "{name}");
+    }
+    let damaged = load(&told_otherwise(whole, "w.npy", |told| told[0] ^= 1));
+    assert!(damaged.load_to(&Device::host()).unwrap_err().to_string().contains("damaged"));
+    let flags = common::npy(1, "|b1", false, "(100,)", [[2]; 100]);
+    let said = load(&zip(&[("f.npy", &flags)], false)).load_to(&Device::host()).unwrap_err().to_string();
+    assert!(said.contains("a bool is stored as 0 or 1, not 2"), "{said}");
+}
+
+#[test]
 fn arrays_of_any_order_are_the_same_packed_and_not() {
     let directory = Directory::new();
     let array = common::npy(1, ">f4", true, "(20, 3)", (0..60).map(|i| (i as f32).to_be_bytes()));
