@@ -621,6 +621,15 @@ fn what_an_archive_says_of_its_members_is_held_against_their_bytes() {
             assert_eq!(unchecked.get("w").unwrap().as_slice::<f32>().unwrap()[29], 29.0);
         }
     }
+    let refusal =
+        |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap_err().to_string();
+    for (deflated, unpacked) in [(false, array.len() as u32 - 1), (true, 1 << 24)] {
+        let told = |told: &mut [u8]| told[8..].copy_from_slice(&unpacked.to_le_bytes());
+        let said = refusal(&told_otherwise(zip(&members, deflated), "w.npy", told));
+        assert!(said.contains("which cannot be"), "{said}");
+    }
+    let said = refusal(&zip(&[("w.npy", &array), ("v.npy", &array), ("w.npy", &array)], false));
+    assert!(said.contains("a second \"w.npy\""), "{said}");
     // More is packed than is told of.
     for (at, (name, bytes)) in members.into_iter().enumerate() {
         let longer = [bytes, b"!"].concat();
