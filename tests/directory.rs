@@ -80,6 +80,19 @@ fn rules_keep_the_last_the_best_and_every_so_many() -> Result<()> {
     save(&dir, 2);
     save(&dir, 1);
     assert_eq!(dir.steps()?, [1], "the one just saved stays, whatever the rules say");
+
+    let every = tempdir()?;
+    let dir = CheckpointDir::open(every.path())?.keep_every(2);
+    (1..=5).for_each(|step| save(&dir, step));
+    assert_eq!(dir.steps()?, [2, 4, 5]);
+
+    let best = tempdir()?;
+    let dir = CheckpointDir::open(best.path())?.keep_best(Metric::lowest("loss"), 2);
+    for (step, loss) in [(1, "0.5"), (2, " 0.1\n"), (3, "0.5"), (4, "0.5"), (5, "0.9")] {
+        dir.save_with(step, [("w", &w(step))], [("loss", loss)])?;
+    }
+    dir.prune(None)?;
+    assert_eq!(dir.steps()?, [2, 4], "of equals the later, and numbers as programs print them");
     Ok(())
 }
 
@@ -126,6 +139,14 @@ fn a_checkpoint_that_cannot_be_opened_now_is_kept_and_none_older_is_taken_for_th
         "{error}"
     );
     assert_eq!(dir.latest_valid()?.map(|(step, _)| step), Some(3));
+    scope.set_limit(Kind::MappedBytes, 10_000);
+    let large = Tensor::zeros(&[10_000])?;
+    let far = tempdir()?;
+    let other = CheckpointDir::open(far.path())?;
+    other.save(1, [("w", &w(1))])?;
+    other.save(2, [("w", &large)])?;
+    let error = scope.run(|| other.latest_valid()).unwrap_err();
+    assert!(error.to_string().contains("checkpoint-2"), "there is room for an older one: {error}");
     save(4, "9.8")?;
     assert_eq!(dir.steps()?, [1, 2, 4], "now they can be told");
 
@@ -228,6 +249,30 @@ fn a_directory_that_cannot_be_made_is_an_error_that_names_it() {
             "{error}"
         );
     }
+    let temp = tempdir().unwrap();
+    let file = temp.path().join("file");
+    std::fs::write(&file, b"somebody's").unwrap();
+    let error = CheckpointDir::open(&file).unwrap_err().to_string();
+    assert!(error.starts_with("cannot create the checkpoint directory"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"somebody's");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_is_opened_where_nothing_can_be_synced_that_it_stands_in() {
+    if let Some(path) = child::child() {
+        return drop(CheckpointDir::open(path).unwrap());
+    }
+    let temp = tempdir().unwrap();
+    for (error, is_opened) in [("EINVAL", true), ("EROFS", true), ("EIO", false)] {
+        let inject = format!("inject=fsync:error={error}:when=1");
+        let log = temp.path().join("log");
+        let strace = ["strace", "-f", "-o", log.to_str().unwrap(), "-e", "trace=fsync", "-e", &inject];
+        let test = "a_directory_is_opened_where_nothing_can_be_synced_that_it_stands_in";
+        let output = child::command(&strace, test, temp.path()).output().unwrap();
+        assert!(std::fs::read_to_string(&log).unwrap().contains("(INJECTED)"), "{output:?}");
+        assert_eq!(output.status.success(), is_opened, "{error}: {output:?}");
+    }
 }
 
 #[test]
@@ -285,6 +330,15 @@ fn a_background_commit_saves_what_was_added_and_one_is_under_way_at_a_time() -> 
     assert_eq!(most.load(Ordering::SeqCst), 1);
     assert_eq!(ModelCheckpoint::load(path("a"))?.get("second")?, w(1), "as it was when it was added");
     assert_eq!(ModelCheckpoint::load(path("c"))?.get("second")?, w(9));
+
+    let (go_on, waits) = mpsc::channel::<()>();
+    let held = ModelCheckpoint::create(path("g"))?.add("w", &w(1))?.on_progress(move |_| {
+        let _ = waits.recv();
+    });
+    let held = held.commit_async()?;
+    assert!(!held.is_finished());
+    drop(go_on);
+    held.wait()?;
 
     let slow = ModelCheckpoint::create(path("d"))?.add("w", &w(1))?;
     drop(slow.on_progress(|_| std::thread::sleep(std::time::Duration::from_millis(50))).commit_async()?);
@@ -399,6 +453,26 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
     budget.set_limit(limit);
     assert!(error.contains("cannot create a temp file in") && error.contains("fs::descriptors()"), "{error}");
 
+    /// Keeps a temp file that could be done without.
+    struct Spare(Mutex<Option<fs::TempFile>>);
+    impl gc::Reclaim for Spare {
+        fn reclaimable_bytes(&self) -> u64 {
+            0
+        }
+        fn reclaim(&self, _target: u64, _until: gc::Deadline) -> u64 {
+            self.0.lock().unwrap().take().is_some().into()
+        }
+        fn resource(&self) -> gc::Resource {
+            gc::Resource::Files
+        }
+    }
+    let scope = Scope::new("one file");
+    scope.set_limit(Kind::Files, 1);
+    let spare = Spare(Mutex::new(Some(scope.run(fs::temp_file)?)));
+    let spare = gc::register("a temp file to spare", 0, spare);
+    drop(scope.run(fs::temp_file)?);
+    assert!(gc::unregister(spare));
+
     file.write_all(b"kept")?;
     file.persist(temp.path().join("kept"))?;
     drop(checkpoint);
@@ -447,11 +521,14 @@ fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
     std::fs::create_dir_all(path(".democratising-dir.tmp/inner"))?;
     std::fs::write(path("model.tmp"), b"somebody's")?;
     std::os::unix::fs::symlink("model.tmp", path(".democratising-link.tmp"))?;
+    std::fs::write(path(".democratising-notes"), b"somebody's")?;
+    assert!(std::process::Command::new("mkfifo").arg(path(".democratising-pipe.tmp")).status()?.success());
     let ours = fs::temp_dir_in(temp.path())?;
     assert_eq!(fs::sweep(temp.path())?, 2);
-    assert!(
-        ours.path().exists() && path("model.tmp").exists() && path(".democratising-link.tmp").is_symlink()
-    );
+    assert!(ours.path().exists() && path(".democratising-link.tmp").is_symlink());
+    for kept in ["model.tmp", ".democratising-notes", ".democratising-pipe.tmp"] {
+        assert!(path(kept).exists(), "{kept}");
+    }
     assert!(fs::sweep(path("missing")).is_err());
     Ok(())
 }
@@ -517,13 +594,41 @@ fn a_relative_directory_is_swept_wherever_the_process_is_by_then() -> Result<()>
     let (temp, before) = (tempdir()?, std::env::current_dir()?);
     std::env::set_current_dir(temp.path())?;
     std::fs::create_dir("here")?;
-    drop(fs::temp_file_in("here")?);
+    std::fs::create_dir("there")?;
+    drop((fs::temp_file_in("here")?, fs::temp_dir_in("there")?));
     std::env::set_current_dir(before)?;
-    let stale = temp.path().join("here/.democratising-dead.tmp");
-    std::fs::write(&stale, b"half")?;
+    let stale = ["here", "there"].map(|place| temp.path().join(place).join(".democratising-dead.tmp"));
+    for stale in &stale {
+        std::fs::write(stale, b"half")?;
+    }
     gc::collect()?;
-    assert!(!stale.exists());
+    for stale in &stale {
+        assert!(!stale.exists(), "{stale:?}");
+    }
     Ok(())
+}
+
+#[test]
+fn a_temp_file_is_there_when_it_was_made_however_many_sweep() {
+    let _alone = alone();
+    let temp = tempdir().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = fs::sweep(temp.path());
+                }
+            });
+        }
+        let missing = (0..2000).filter(|_| {
+            let file = fs::temp_file_in(temp.path());
+            !file.is_ok_and(|file| file.path().exists())
+        });
+        let missing = missing.count();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(missing, 0);
+    });
 }
 
 #[test]

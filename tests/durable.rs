@@ -119,6 +119,37 @@ fn the_same_content_makes_the_same_bytes() -> Result<()> {
 }
 
 #[test]
+fn a_view_is_saved_whatever_the_length_of_its_rows() -> Result<()> {
+    let (_directory, path) = with_old();
+    let numbers = Tensor::new(&[300, 1001], (0..300_300u32).collect::<Vec<_>>())?;
+    let view = numbers.narrow(1, 1, 999)?;
+    ModelCheckpoint::create(&path)?.add("view", &view)?.commit()?;
+    assert_eq!(ModelCheckpoint::load(&path)?.get("view")?.to_vec::<u32>()?, view.to_vec::<u32>()?);
+    Ok(())
+}
+
+#[test]
+fn the_end_of_a_name_chooses_the_format_in_whatever_case() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    for (name, format) in [
+        ("m.pt", "pt"),
+        ("m.PT", "pt"),
+        ("m.Pth", "pt"),
+        ("m.ckpt", "pt"),
+        ("m.bin", "pt"),
+        ("m.safetensors", "safetensors"),
+        ("pt", "safetensors"),
+    ] {
+        let path = directory.path().join(name);
+        ModelCheckpoint::create(&path)?.add("w", &ones(100))?.metadata("step", "7")?.commit()?;
+        let c = ModelCheckpoint::load(&path)?;
+        assert_eq!((c.format(), c.get("w")?), (format, ones(100)), "{name}");
+        assert_eq!(c.all_metadata().collect::<Vec<_>>(), [("step", "7")], "{name}");
+    }
+    Ok(())
+}
+
+#[test]
 fn names_are_taken_once_and_never_the_reserved_one() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("m");
@@ -127,6 +158,8 @@ fn names_are_taken_once_and_never_the_reserved_one() -> Result<()> {
     assert!(error.to_string().contains("tensor \"w\" is in the checkpoint already"), "{error}");
     let error = create()?.add("__metadata__", &ones(1)).unwrap_err();
     assert!(error.to_string().contains("tensor \"__metadata__\" is reserved"), "{error}");
+    let error = create()?.metadata("democratising.crc32", "1").unwrap_err();
+    assert!(error.to_string().contains("which is kept for checksums"), "{error}");
     let error = create()?.metadata("k", "1")?.metadata("k", "1").unwrap_err();
     assert!(error.to_string().contains("metadata key \"k\" has a value"), "{error}");
     assert_eq!(entries(directory.path()), [""; 0], "every refusal removed its temp file");
@@ -211,6 +244,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
     let (directory, path) = with_old();
     let at = |name: &str| directory.path().join(name);
     symlink(at("loop"), at("loop")).unwrap();
+    assert!(Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
     for (place, kind) in [
         (at("missing/m"), ErrorKind::NotFound),
         (path.join("m"), ErrorKind::NotADirectory),
@@ -221,7 +255,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
         (at(".."), ErrorKind::InvalidInput),
         (PathBuf::new(), ErrorKind::InvalidInput),
         ("/".into(), ErrorKind::InvalidInput),
-        ("/dev/full".into(), ErrorKind::InvalidInput),
+        (at("pipe"), ErrorKind::InvalidInput),
         (at("loop"), ErrorKind::Other),
     ] {
         for error in [
@@ -240,8 +274,8 @@ fn a_place_that_cannot_be_written_is_refused_before_the_work() {
         error.to_string().starts_with("cannot create a temp file beside /proc/model.safetensors"),
         "{error}"
     );
-    assert_eq!(entries(directory.path()), ["loop", "model.safetensors"]);
-    assert!(fs::metadata("/dev/full").unwrap().mode() & 0o170000 == 0o020000, "still a device");
+    assert_eq!(entries(directory.path()), ["loop", "model.safetensors", "pipe"]);
+    assert!(fs::metadata(at("pipe")).unwrap().mode() & 0o170000 == 0o010000, "still a pipe");
 }
 
 #[test]
@@ -254,7 +288,7 @@ fn a_link_stays_and_the_file_that_it_names_is_replaced() -> Result<()> {
     symlink("latest", &second)?;
     save(&second, "2")?;
     assert_eq!(step(&path), "2");
-    assert_eq!((fs::read_link(&link)?, fs::read_link(&second)?), (path, "latest".into()));
+    assert_eq!((fs::read_link(&link)?, fs::read_link(&second)?), (path.clone(), "latest".into()));
     assert_eq!(entries(directory.path()), ["model.safetensors"]);
 
     let dangling = elsewhere.path().join("dangling");
@@ -262,6 +296,23 @@ fn a_link_stays_and_the_file_that_it_names_is_replaced() -> Result<()> {
     save(&dangling, "3")?;
     assert_eq!(step(&elsewhere.path().join("made")), "3");
     assert!(dangling.is_symlink());
+
+    let chain = |length: usize| -> Result<PathBuf> {
+        let chain = tempfile::tempdir_in(elsewhere.path())?.keep();
+        symlink(&path, chain.join("1"))?;
+        (1..length).try_for_each(|at| symlink(at.to_string(), chain.join((at + 1).to_string())))?;
+        Ok(chain.join(length.to_string()))
+    };
+    let (longest, too_long) = (chain(40)?, chain(41)?);
+    assert_eq!(
+        (fs::read(&longest).is_ok(), fs::read(&too_long).is_ok()),
+        (true, false),
+        "what the system follows"
+    );
+    save(&longest, "4")?;
+    assert_eq!(step(&path), "4");
+    let refused = ModelCheckpoint::create(&too_long).unwrap_err().to_string();
+    assert!(refused.contains("too many symbolic links"), "{refused}");
 
     let of_a_directory = elsewhere.path().join("of a directory");
     symlink("nowhere/", &of_a_directory)?;
@@ -326,13 +377,17 @@ fn a_file_is_persisted_across_file_systems() -> Result<()> {
     );
     let mut temp_file = NamedTempFile::new_in(there.path())?;
     temp_file.write_all(b"0123456789")?;
-    temp_file.as_file().set_permissions(Permissions::from_mode(0o640))?;
+    temp_file.as_file().set_permissions(Permissions::from_mode(0o666))?;
     temp_file.seek(SeekFrom::Start(4))?;
     let mut file = persist(temp_file, &path)?;
     let mut rest = String::new();
     file.read_to_string(&mut rest)?;
     assert_eq!((rest.as_str(), fs::read(&path)?), ("456789", b"0123456789".to_vec()));
-    assert_eq!(fs::metadata(&path)?.mode() & 0o777, 0o640, "the permissions of the temp file");
+    assert_eq!(
+        fs::metadata(&path)?.mode() & 0o777,
+        0o666,
+        "the permissions of the temp file, whatever the mask"
+    );
     assert_eq!(entries(here.path()), ["model.safetensors"]);
     assert_eq!(entries(there.path()), [""; 0]);
     Ok(())
@@ -428,6 +483,20 @@ fn a_copy_from_another_file_system_goes_through_the_same_steps() {
         made.is_some_and(|line| line.contains(" 0600)")),
         "the copy is as private as the temp file: {made:?}"
     );
+    assert_eq!(entries(directory.path()), ["model.safetensors"]);
+}
+
+#[test]
+fn a_file_system_without_locks_is_written_all_the_same() {
+    if let Some(path) = child() {
+        return save(&path, "2").unwrap();
+    }
+    let (directory, path) = with_old();
+    let inject = ["-e", "trace=openat,flock", "-e", "inject=flock:error=ENOLCK"];
+    let (output, log) = traced(&inject, "a_file_system_without_locks_is_written_all_the_same", &path);
+    assert!(log.iter().any(|line| line.contains("ENOLCK")), "{log:#?}");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(step(&path), "2");
     assert_eq!(entries(directory.path()), ["model.safetensors"]);
 }
 

@@ -84,6 +84,25 @@ fn more_tensors_than_a_scope_has_room_for_are_kept_by_moving_those_wanted_longes
 }
 
 #[test]
+fn one_tensor_goes_at_a_time_and_it_is_that_wanted_longest_ago() {
+    let _turn = turn();
+    let scope = Scope::process().child("one at a time");
+    scope.set_limit(Kind::HostBytes, 3 * 4000);
+    let make = |name: &str| scope.run(|| tensor(1000, 1).evictable(name));
+    let (first, second) = (make("first"), make("second"));
+    drop(first.get().unwrap());
+    let third = make("third");
+    let kept = || [&first, &second, &third].map(|one| one.kept() == Kept::InPlace);
+    let mut held = Vec::new();
+    for in_place in [[true, false, true], [false, false, true], [false; 3]] {
+        held.push(scope.run(|| tensor(1000, 2)));
+        assert_eq!(kept(), in_place);
+    }
+    drop(held);
+    assert_eq!(first.get().unwrap().as_slice::<f32>().unwrap(), numbers(1000, 1));
+}
+
+#[test]
 fn a_full_scope_moves_its_own_tensors_and_leaves_those_of_others() {
     let _turn = turn();
     const BYTES: u64 = 400_000;

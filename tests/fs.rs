@@ -19,6 +19,7 @@ fn numbers_are_separated_by_whitespace_or_commas() -> Result<()> {
     for text in [
         "1 -2.5 3e2\n4 .5 6",
         "1,-2.5,300\n4,0.5,6\n",
+        "1\u{b}-2.5\u{c}3e2\n4 .5 6",
         "1, -2.5 ,\t3e2\r\n+4\t0.5 , 6.\r\n",
         "\u{feff}1 -2.5 300\n4 5e-1 6\n",
         "# x y z\n\n  1 -2.5 3e2 # the first\n\n#\n   \n4 0.5 6#the second\n\n",
@@ -381,6 +382,7 @@ fn a_collection_lets_the_pages_of_mapped_files_go_and_they_come_again() -> Resul
     assert!(after + (28 << 20) < before, "{before} {after}");
     assert_eq!(gc::collect()?.mapped_bytes, 0, "nobody looked since");
     assert_eq!(sum()?, first);
-    assert!(gc::collect_until(1 << 20, gc::Deadline::NEVER)?.mapped_bytes >= 1 << 20);
+    // Of mapped bytes: of any other kind, what the tests beside this one leave idle would be enough.
+    assert!(gc::collect_resource(gc::Resource::MappedBytes, 1 << 20)? >= 1 << 20);
     Ok(())
 }

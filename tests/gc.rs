@@ -7,7 +7,7 @@
 mod fork;
 
 use democratising::gc::{self, Collected, Deadline, Reclaim, ReclaimerId, Resource};
-use democratising::{DemoError, DeviceId, Result};
+use democratising::{DemoError, DeviceId, MemoryPool, Result, Tensor};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread;
@@ -150,6 +150,65 @@ fn a_target_is_asked_for_until_it_is_met_and_connections_are_left_alone() {
     assert_eq!((collected.host_bytes, collected.device_bytes, collected.connections), (70, 50, 0));
     assert_eq!(gc::collect_until(0, Deadline::NEVER).unwrap().host_bytes, 0);
     assert_eq!(log.take(), []);
+}
+
+#[test]
+fn no_more_connections_are_asked_for_than_are_missing() {
+    let _turn = turn();
+    let log = Log::default();
+    let connections = |name, count| log.cache(name, count, Resource::Connections);
+    let _registered = [
+        Registered::new("few", 0, connections("few", 2)),
+        Registered::new("enough", 1, connections("enough", 5)),
+        Registered::new("spared", 2, connections("spared", 9)),
+    ];
+    assert_eq!(gc::collect_resource(Resource::Connections, 6).unwrap(), 6);
+    assert_eq!(log.take(), [("few", 6), ("enough", 4)]);
+}
+
+#[test]
+fn what_reclaimers_gave_to_the_pool_goes_to_the_system() {
+    struct Tensors(Mutex<Option<Tensor>>);
+    impl Reclaim for Tensors {
+        fn reclaimable_bytes(&self) -> u64 {
+            self.0.lock().unwrap().as_ref().map_or(0, |tensor| tensor.byte_len() as u64)
+        }
+        fn reclaim(&self, _target_bytes: u64, _until: Deadline) -> u64 {
+            self.0.lock().unwrap().take().map_or(0, |tensor| tensor.byte_len() as u64)
+        }
+    }
+    let _turn = turn();
+    gc::collect().unwrap();
+    let before = MemoryPool::stats().reserved_bytes;
+    let tensor = Tensor::zeros(&[8 << 20]).unwrap();
+    let _registered = Registered::new("a tensor", 0, Tensors(Mutex::new(Some(tensor))));
+    assert!(MemoryPool::stats().reserved_bytes >= before + (32 << 20));
+    gc::collect().unwrap();
+    assert!(MemoryPool::stats().reserved_bytes <= before);
+}
+
+#[test]
+fn what_a_reclaimer_throws_may_throw_again_when_it_is_dropped() {
+    struct Bomb(u32);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 > 0 {
+                std::panic::panic_any(Bomb(self.0 - 1));
+            }
+        }
+    }
+    struct Throws;
+    impl Reclaim for Throws {
+        fn reclaimable_bytes(&self) -> u64 {
+            1
+        }
+        fn reclaim(&self, _target_bytes: u64, _until: Deadline) -> u64 {
+            std::panic::panic_any(Bomb(2))
+        }
+    }
+    let _turn = turn();
+    let _registered = Registered::new("throws", 0, Throws);
+    assert_eq!(gc::collect().unwrap().panicked, ["throws"]);
 }
 
 #[test]

@@ -112,6 +112,16 @@ fn the_memory_lives_as_long_as_whoever_took_it() -> Result<()> {
 
 /// A description of `shape` numbers in static memory, whose deleter counts. Without strides where there are none.
 fn described(shape: &[i64], strides: &[i64], byte_offset: u64, device: DLDevice) -> Result<Tensor> {
+    described_as(DLDataType::of::<u32>(), shape, strides, byte_offset, device)
+}
+
+fn described_as(
+    dtype: DLDataType,
+    shape: &[i64],
+    strides: &[i64],
+    byte_offset: u64,
+    device: DLDevice,
+) -> Result<Tensor> {
     use std::cell::Cell;
 
     struct Described {
@@ -135,7 +145,7 @@ fn described(shape: &[i64], strides: &[i64], byte_offset: u64, device: DLDevice)
             data: NUMBERS.as_ptr().cast_mut().cast(),
             device,
             ndim: shape.len() as i32,
-            dtype: DLDataType::of::<u32>(),
+            dtype,
             byte_offset,
             ..DLTensor::default()
         },
@@ -155,7 +165,7 @@ fn described(shape: &[i64], strides: &[i64], byte_offset: u64, device: DLDevice)
     LIVE.set(1);
     // SAFETY: 1. A description with a deleter, of numbers that nobody writes to. 2. Where it is of others, it is refused.
     let taken = unsafe { Tensor::from_dlpack(Managed::from_raw(tensor).unwrap()) };
-    assert_eq!(LIVE.get(), usize::from(taken.is_ok()), "what is refused is given back");
+    assert!(taken.is_ok() || LIVE.get() == 0, "what is refused is given back");
     taken
 }
 
@@ -165,6 +175,15 @@ fn a_stride_that_is_never_used_may_be_anything() -> Result<()> {
         let taken = described(&[1, 20], &[stride, 1], 0, DLDevice::CPU)?;
         assert_eq!((taken.shape(), taken.as_slice::<u32>()?), (&[1, 20][..], &[7; 20][..]), "{stride}");
     }
+    Ok(())
+}
+
+#[test]
+fn what_another_library_has_no_type_here_can_show_is_copied_or_refused() -> Result<()> {
+    let between = described(&[20], &[], 2, DLDevice::CPU)?;
+    assert_eq!(between.as_slice::<u32>()?, [7u32.rotate_left(16); 20], "not aligned for its type");
+    let refused = described_as(DLDataType::BOOL, &[100], &[], 0, DLDevice::CPU).unwrap_err().to_string();
+    assert!(refused.contains("a bool is stored as 0 or 1, not 7"), "{refused}");
     Ok(())
 }
 

@@ -127,6 +127,10 @@ fn a_limit_that_the_process_is_given_while_it_runs_holds() {
     for resource in [libc::RLIMIT_AS, libc::RLIMIT_DATA] {
         let mut blocks = Vec::with_capacity(1 << 11);
         within(resource, 256 << 20, || {
+            for _ in 0..3 {
+                let too_much = democratising::Global.allocate(Layout::new::<[u8; 300 << 20]>());
+                assert!(too_much.is_err(), "and nothing is left counted of it");
+            }
             while blocks.len() < blocks.capacity()
                 && let Ok(block) = democratising::Global.allocate(Layout::new::<[u8; 1 << 20]>())
             {

@@ -289,6 +289,101 @@ fn a_pickle_that_lies_is_refused() {
     assert!(load(&deep).unwrap_err().to_string().contains("nested more than"));
 }
 
+/// A pickle of one tensor of 20 numbers: its shape and strides, and where it stands.
+fn twenty(strides: u8) -> Vec<u8> {
+    [b"\x80\x02", TENSOR.as_bytes(), b"K\x00K\x14\x85K", &[strides], b"\x85\x89}tR."].concat()
+}
+
+fn floats(bytes: impl Fn(f32) -> [u8; 4]) -> Vec<u8> {
+    (0..20).flat_map(|i| bytes(i as f32)).collect()
+}
+
+#[test]
+fn bytes_of_either_order_are_read() {
+    let directory = Directory::new();
+    let wanted: Vec<f32> = (0..20).map(|i| i as f32).collect();
+    for (order, bytes) in [("little", floats(f32::to_le_bytes)), ("big", floats(f32::to_be_bytes))] {
+        let members =
+            [("x/data.pkl", &twenty(1)[..]), ("x/byteorder", order.as_bytes()), ("x/data/0", &bytes)];
+        let checkpoint = ModelCheckpoint::load(directory.with("x.pt", zip(&members, false))).unwrap();
+        assert_eq!(checkpoint.get("").unwrap().as_slice::<f32>().unwrap(), wanted, "{order}");
+        let read = checkpoint.load_to(&Device::host()).unwrap();
+        assert_eq!(read[""].as_slice::<f32>().unwrap(), wanted, "{order}");
+    }
+}
+
+#[test]
+fn what_pytorch_writes_seldom_is_read_or_named() {
+    let directory = Directory::new();
+    let bytes = floats(f32::to_le_bytes);
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.pt", content)).unwrap();
+    let of = |pickle: &[u8], deflated| zip(&[("x/data.pkl", pickle), ("x/data/0", &bytes)], deflated);
+    let get = |content: &[u8]| load(content).get("").unwrap().to_vec::<f32>().unwrap();
+    let expanded = zip(&[("x/data.pkl", &twenty(0)), ("x/data/0", &[0, 0, 128, 63])], false);
+    assert_eq!(get(&expanded), [1.0; 20], "expand() of one element");
+    let said = load(&of(&twenty(1), true)).get("").unwrap_err().to_string();
+    assert!(said.contains("\"x/data/0\" is compressed"), "{said}");
+
+    // It can be told to leave the checksums out: behind the name are 16 and 30 bytes to go back.
+    let mut unsummed = of(&twenty(1), false);
+    let is_name = |at: &usize| unsummed[*at..].starts_with(b"x/data/0");
+    let [local, table] = (0..unsummed.len()).filter(is_name).collect::<Vec<_>>()[..] else { panic!("two") };
+    unsummed[local - 16..local - 12].fill(0);
+    unsummed[table - 30..table - 26].fill(0);
+    assert_eq!(get(&unsummed).len(), 20);
+
+    let outermost = load(&zip(&[("data.pkl", &twenty(1)), ("data/0", &bytes)], false));
+    assert_eq!((outermost.format(), outermost.get("").unwrap().len()), ("pt", 20));
+    let array = common::npy(1, "<f4", false, "(2,)", [[0; 4]; 2]);
+    let deep = load(&zip(&[("a/b/data.pkl", &twenty(1)), ("w.npy", &array)], false));
+    assert_eq!((deep.format(), deep.get("w").unwrap().len()), ("npz", 2));
+}
+
+#[test]
+fn two_tensors_that_come_to_one_name_are_an_error() {
+    let tensor = [TENSOR.as_bytes(), b"K\x00K\x04\x85K\x01\x85\x89}tR"].concat();
+    let pickle =
+        [b"\x80\x02}(X\x03\0\0\0a.b", &tensor[..], b"X\x01\0\0\0a}X\x01\0\0\0b", &tensor, b"su."].concat();
+    let directory = Directory::new();
+    let said = ModelCheckpoint::load(directory.with("x.pt", with_pickle(&pickle))).unwrap_err().to_string();
+    assert!(said.contains("two tensors come to the name \"a.b\""), "{said}");
+}
+
+#[test]
+fn a_file_of_the_old_format_that_is_cut_in_its_bytes_is_refused() {
+    let whole = std::fs::read(data("bare_legacy.pt")).unwrap();
+    let directory = Directory::new();
+    for missing in [1, 4, 9] {
+        let path = directory.with("cut.pt", &whole[..whole.len() - missing]);
+        let said = ModelCheckpoint::load(path).unwrap_err().to_string();
+        assert!(said.contains("cut short in storage"), "{missing}: {said}");
+    }
+}
+
+#[test]
+fn a_tensor_may_be_larger_than_what_one_element_may_be_repeated_to() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("large.pt");
+    let large = Tensor::zeros_with(&[(64 << 20) + 1], DType::U8, &Device::host())?;
+    ModelCheckpoint::create(&path)?.add("large", &large)?.commit()?;
+    assert_eq!(ModelCheckpoint::load(&path)?.get("large")?.shape(), [(64 << 20) + 1]);
+    Ok(())
+}
+
+#[test]
+fn an_archive_is_read_from_where_its_file_stands_to_the_end() -> Result<()> {
+    use std::io::{Seek, SeekFrom};
+    let array = common::npy(1, "<f4", false, "(2,)", [[0; 4], [0, 0, 128, 63]]);
+    for before in [0, 7] {
+        let content = [&vec![b'x'; before][..], &zip(&[("a.npy", &array)], false)].concat();
+        let mut file = common::file(&content);
+        file.seek(SeekFrom::Start(before as u64)).unwrap();
+        assert_eq!(Tensor::from_file(&file)?, Tensor::new(&[2], [0.0f32, 1.0])?, "{before}");
+        assert_eq!(file.stream_position().unwrap(), content.len() as u64, "{before}");
+    }
+    Ok(())
+}
+
 /// Pickles of some hundred kilobytes that name one thing again and again, each with what is said of it, if anything.
 fn repeating() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     const MANY: usize = 400_000;
@@ -430,6 +525,10 @@ fn a_message_is_short_however_long_what_it_tells_of() {
         let content = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         refused.push(ModelCheckpoint::load(directory.with("z", content)));
     }
+    // Of characters of two bytes, cut between two of them wherever they begin.
+    for name in ["\u{e9}".repeat(3000), format!("x{}", "\u{e9}".repeat(3000))] {
+        refused.push(ModelCheckpoint::load(directory.with("z", zip(&[(&name, b""), (&name, b"")], false))));
+    }
     for refused in refused {
         let error = refused.unwrap_err().to_string();
         assert!(error.len() < 10_000, "{} bytes", error.len());
@@ -489,6 +588,98 @@ fn a_member_whose_name_or_number_is_damaged_is_told_and_none_is_left_out() {
         let path = directory.with("a.npz", bytes);
         let error = ModelCheckpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
+    }
+}
+
+/// Changes what both headers of a member say of it: its checksum, and how long it is packed and unpacked.
+fn told_otherwise(mut archive: Vec<u8>, name: &str, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    let is_name = |at: &usize| archive[*at..].starts_with(name.as_bytes());
+    let [local, table] = (0..archive.len()).filter(is_name).collect::<Vec<_>>()[..] else { panic!("two") };
+    change(&mut archive[local - 16..local - 4]);
+    change(&mut archive[table - 30..table - 18]);
+    archive
+}
+
+#[test]
+fn what_an_archive_says_of_its_members_is_held_against_their_bytes() {
+    let directory = Directory::new();
+    let array = common::npy(1, "<f4", false, "(30,)", (0..30).map(|i| (i as f32).to_le_bytes()));
+    let notes = b"by hand, by hand, by hand";
+    let members = [("w.npy", &array[..]), ("notes.txt", notes)];
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap();
+    for deflated in [false, true] {
+        let whole = zip(&members, deflated);
+        load(&whole).verify().unwrap();
+        for name in ["w.npy", "notes.txt"] {
+            let checkpoint = load(&told_otherwise(whole.clone(), name, |told| told[0] ^= 1));
+            let said = checkpoint.verify().unwrap_err().to_string();
+            assert!(said.contains("damaged"), "{name} {deflated}: {said}");
+            let elements = checkpoint.get("w").and_then(|w| w.to_vec::<f32>());
+            assert_eq!(elements.is_ok(), name != "w.npy", "{name} {deflated}");
+            let unchecked = ModelCheckpoint::load_unchecked(directory.path("x.npz")).unwrap();
+            unchecked.verify().unwrap();
+            assert_eq!(unchecked.get("w").unwrap().as_slice::<f32>().unwrap()[29], 29.0);
+        }
+    }
+    let refusal =
+        |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap_err().to_string();
+    for (deflated, unpacked) in [(false, array.len() as u32 - 1), (true, 1 << 24)] {
+        let told = |told: &mut [u8]| told[8..].copy_from_slice(&unpacked.to_le_bytes());
+        let said = refusal(&told_otherwise(zip(&members, deflated), "w.npy", told));
+        assert!(said.contains("which cannot be"), "{said}");
+    }
+    let said = refusal(&zip(&[("w.npy", &array), ("v.npy", &array), ("w.npy", &array)], false));
+    assert!(said.contains("a second \"w.npy\""), "{said}");
+    // More is packed than is told of.
+    for (at, (name, bytes)) in members.into_iter().enumerate() {
+        let longer = [bytes, b"!"].concat();
+        let mut longer_members = members;
+        longer_members[at].1 = &longer;
+        let told = |told: &mut [u8]| {
+            told[..4].copy_from_slice(&crc32fast::hash(bytes).to_le_bytes());
+            told[8..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+        };
+        let said =
+            load(&told_otherwise(zip(&longer_members, true), name, told)).verify().unwrap_err().to_string();
+        assert!(said.contains("more bytes than it says") || said.contains("or more are there"), "{said}");
+        if name == "w.npy" {
+            longer_members[1].0 = "v.npy";
+            longer_members[1].1 = &array;
+            let said = load(&zip(&longer_members, false)).get("w").unwrap_err().to_string();
+            assert!(said.contains("have 120 bytes, but 121 are there"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn what_is_loaded_at_once_is_what_is_had_one_by_one() {
+    let directory = Directory::new();
+    let array = |from: u32| {
+        common::npy(1, "<f4", false, "(300,)", (from..from + 300).map(|i| (i as f32).to_le_bytes()))
+    };
+    let load = |content: &[u8]| ModelCheckpoint::load(directory.with("x.npz", content)).unwrap();
+    let whole = zip(&[("v.npy", &array(0)), ("w.npy", &array(1000))], false);
+    let checkpoint = load(&whole);
+    let all = checkpoint.load_to(&Device::host()).unwrap();
+    for name in ["v", "w"] {
+        assert_eq!(all[name], checkpoint.get(name).unwrap(), "{name}");
+    }
+    let damaged = load(&told_otherwise(whole, "w.npy", |told| told[0] ^= 1));
+    assert!(damaged.load_to(&Device::host()).unwrap_err().to_string().contains("damaged"));
+    let flags = common::npy(1, "|b1", false, "(100,)", [[2]; 100]);
+    let said = load(&zip(&[("f.npy", &flags)], false)).load_to(&Device::host()).unwrap_err().to_string();
+    assert!(said.contains("a bool is stored as 0 or 1, not 2"), "{said}");
+}
+
+#[test]
+fn arrays_of_any_order_are_the_same_packed_and_not() {
+    let directory = Directory::new();
+    let array = common::npy(1, ">f4", true, "(20, 3)", (0..60).map(|i| (i as f32).to_be_bytes()));
+    for deflated in [false, true] {
+        let path = directory.with("x.npz", zip(&[("w.npy", &array)], deflated));
+        let w = ModelCheckpoint::load(path).unwrap().get("w").unwrap();
+        assert!(w.is_contiguous(), "{deflated}");
+        assert_eq!(w.as_slice::<f32>().unwrap()[..4], [0.0, 20.0, 40.0, 1.0], "{deflated}");
     }
 }
 

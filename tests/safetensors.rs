@@ -21,9 +21,22 @@ fn a_safetensors_file_with_one_tensor_is_that_tensor() -> Result<()> {
     for end in [9, 20, 63, whole.len() - 1] {
         assert!(refusal(&whole[..end]).contains("cut short"), "{end}");
     }
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert!(refusal(damaged).contains("its bytes are damaged"));
     let mut longer = whole;
     longer.push(0);
     assert!(refusal(longer).contains("belong to no tensor"));
+    Ok(())
+}
+
+#[test]
+fn a_header_that_no_reader_takes_is_refused_by_the_commit() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("m.safetensors");
+    let checkpoint = ModelCheckpoint::create(&path)?.metadata("notes", "x".repeat(100_000_000))?;
+    let said = checkpoint.commit().unwrap_err().to_string();
+    assert!(said.contains("more than the 100000000 of the format") && !path.exists(), "{said}");
     Ok(())
 }
 

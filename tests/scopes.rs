@@ -102,6 +102,12 @@ fn tensors_mappings_and_temp_files_are_charged_where_they_are_made() {
         let tensor = Tensor::zeros(&[1000]).unwrap();
         let clone = tensor.clone();
         let adopted = Tensor::new(&[100], vec![0u8; 100]).unwrap();
+        let mut roomy = Vec::with_capacity(1000);
+        roomy.resize(100, 0u8);
+        let before = Scope::current().used(Kind::HostBytes);
+        let roomy = Tensor::new(&[100], roomy).unwrap();
+        assert_eq!(Scope::current().used(Kind::HostBytes), before + 1000, "all that the vector holds");
+        drop(roomy);
         let tiny = Tensor::new(&[2], vec![0u8; 2]).unwrap();
         assert_eq!(tiny.byte_len(), 2, "held in the tensor itself, and not charged");
         fs::ModelCheckpoint::create(&path).unwrap().add("w", &tensor).unwrap().commit().unwrap();
@@ -149,6 +155,7 @@ fn out_of_memory_names_the_scope_its_limit_and_the_largest_holders() {
     let DemoError::OutOfMemory(report) = error else { panic!("{text}") };
     assert_eq!(report.scope(), Some("training step"));
     assert_eq!((report.requested_bytes, report.in_use_bytes, report.limit_bytes), (40_000, 80_000, 100_000));
+    assert!(report.largest_free_bytes <= 20_000, "{report:?}");
     let holder = |name| report.scopes().find(|scope| scope.name == name).map(|scope| scope.bytes);
     assert_eq!((holder("training step"), holder("activations")), (Some(80_000), Some(80_000)));
     assert!(text.contains("in scope training step") && text.contains("activations 80000"), "{text}");

@@ -27,6 +27,17 @@ fn views_share_the_memory_of_what_they_show() -> Result<()> {
 }
 
 #[test]
+fn a_view_of_nothing_lies_within_what_it_is_a_view_of() -> Result<()> {
+    let turned = numbers(&[2, 3]).transpose(0, 1)?;
+    let nothing = turned.narrow(0, 2, 1)?.narrow(1, 2, 0)?;
+    let of_nothing = numbers(&[0, 5]).narrow(1, 3, 2)?;
+    for (view, shape) in [(nothing, [1, 0]), (of_nothing, [0, 2])] {
+        assert_eq!((view.shape(), view.as_slice::<i32>()?, view.as_bytes()?.len()), (&shape[..], &[][..], 0));
+    }
+    Ok(())
+}
+
+#[test]
 fn elements_that_lie_apart_are_no_slice_and_say_so() -> Result<()> {
     let view = numbers(&[2, 3]).transpose(0, 1)?;
     assert!(!view.is_contiguous());

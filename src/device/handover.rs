@@ -292,6 +292,43 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_covers_what_was_recorded_and_nothing_later() {
+        let (mut table, a, b) = table();
+        table.freed(Slots::one(a), 3..4);
+        table.recorded(a);
+        table.freed(Slots::one(a), 4..5);
+        table.waits(b, a);
+        assert_eq!((owed(&table, b, 3), owed(&table, b, 4)), (Vec::new(), [a].into()));
+    }
+
+    #[test]
+    fn a_stream_that_has_the_slot_of_another_has_waited_for_nobody() {
+        let (mut table, a, b) = table();
+        table.freed(Slots::one(a), 3..4);
+        table.recorded(a);
+        table.waits(b, a);
+        assert!(owed(&table, b, 3).is_empty());
+        table.leave(b);
+        assert_eq!(table.enter(), Some(b));
+        assert_eq!(owed(&table, b, 3), [a]);
+    }
+
+    #[test]
+    fn each_stream_that_freed_in_a_frame_passes_by_its_own_frees() {
+        let (mut table, a, b) = table();
+        table.freed(Slots::one(a), 7..8);
+        table.recorded(a);
+        table.freed(Slots::one(b), 7..8);
+        assert_eq!(table.under_way(7..8), Slots::one(a).and(b));
+        table.passed(a, table.covered(a));
+        assert_eq!(table.under_way(7..8), Slots::one(b), "a freed nothing since");
+        table.recorded(b);
+        table.passed(b, table.covered(b));
+        table.passed(b, 1);
+        assert!(table.under_way(7..8).is_empty(), "what has passed stays so, told in whatever order");
+    }
+
+    #[test]
     fn frames_that_share_a_line_wait_too_often_and_never_too_rarely() {
         let (mut table, a, b) = table();
         table.freed(Slots::one(a), 1..2);

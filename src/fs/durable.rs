@@ -234,8 +234,8 @@ fn names_no_file(path: &Path) -> bool {
 
 /// The path that is left when no symbolic link stands at its end any more. It need not exist.
 fn follow_links(mut path: PathBuf) -> io::Result<PathBuf> {
-    // As many as Linux follows.
-    for _ in 0..40 {
+    // As many as Linux follows, and a look at what the last one names.
+    for _ in 0..=40 {
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => {
                 let to = fs::read_link(&path)?;

@@ -338,6 +338,24 @@ mod tests {
         let last = space.addr(Offset(3 * FRAME as u64 - 1));
         assert_eq!(space.offset(last), Some(Offset(3 * FRAME as u64 - 1)));
         assert_eq!(space.offset(NonNull::from(&space).cast()), None);
+        // SAFETY: 1. One behind the end of the range.
+        assert_eq!(space.offset(unsafe { last.add(1) }), None);
+    }
+
+    #[test]
+    fn a_frame_whose_backing_went_elsewhere_is_zero_when_it_is_committed_again() {
+        let space = Mapped::reserve(4 * FRAME).unwrap();
+        let frame = space.geometry().granules(FRAME as u64).unwrap();
+        let [from, to] = [1, 2].map(|at| Span::new(at * frame, frame));
+        assert_eq!(space.commit(from), Ok(Contents::Zeroed));
+        // SAFETY: 1. The frame is committed.
+        unsafe { space.addr(Offset(FRAME as u64)).write(7) };
+        for (from, to, at) in [(from, to, 2), (to, from, 1)] {
+            let contents = space.rehome(from, to).unwrap();
+            let at = space.addr(Offset(at * FRAME as u64));
+            // SAFETY: 1. The backing is here now.
+            assert!(contents != Contents::Zeroed || unsafe { at.read() } == 0);
+        }
     }
 
     #[cfg(target_pointer_width = "64")]

@@ -328,6 +328,8 @@ mod tests {
         assert_eq!(elements(cut), elements(turned));
         let column = layout(&[4, 6]).narrowed(1, 2, 3).reshaped(Shape::new(&[2, 2, 3, 1]).unwrap()).unwrap();
         assert_eq!(elements(column), [2, 3, 4, 8, 9, 10, 14, 15, 16, 20, 21, 22]);
+        let among_ones = turned.reshaped(Shape::new(&[1, 3, 1, 2, 4, 1]).unwrap()).unwrap();
+        assert_eq!(elements(among_ones), elements(turned));
     }
 
     #[test]
@@ -339,5 +341,7 @@ mod tests {
         assert!(Layout::checked(shape, &[usize::MAX, 1], 0, 6).is_none());
         assert!(Layout::checked(shape, &[3], 0, 6).is_none());
         assert!(Layout::checked(Shape::new(&[0]).unwrap(), &[1], 7, 6).is_none());
+        let without_end = Shape::new(&[usize::MAX, usize::MAX]).unwrap();
+        assert!(Layout::checked(without_end, &[0, 0], 0, 6).is_none(), "more than can be counted");
     }
 }

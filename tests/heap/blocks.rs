@@ -236,3 +236,27 @@ fn a_large_zeroed_block_does_not_become_real_because_a_little_of_it_was_used_bef
     let (code, error) = child(name, "sparse");
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[test]
+fn a_block_that_changes_its_alignment_has_it_and_keeps_its_bytes() {
+    use allocator_api2::alloc::Allocator;
+    for align in [1, 64, 4096, 1 << 16] {
+        for bytes in [1, 48, 80, 1000, 5000, 100_000] {
+            let (old, new) = (Layout::from_size_align(bytes, 16), Layout::from_size_align(2 * bytes, align));
+            let (old, new) = (old.unwrap(), new.unwrap());
+            let is_kept = |block: &[u8]| block[..bytes].iter().all(|byte| *byte == 5);
+            // SAFETY: 1. Each block comes from there with the layout that is told, has its bytes, and is used no more once it is given.
+            unsafe {
+                let mut block = Global.allocate(old).unwrap();
+                block.as_mut()[..bytes].fill(5);
+                let mut grown = Global.grow(block.cast(), old, new).unwrap();
+                assert!(grown.cast::<u8>().addr().get().is_multiple_of(align), "{bytes} bytes to {align}");
+                grown.as_mut()[bytes..].fill(6);
+                assert!(is_kept(grown.as_ref()), "{bytes} bytes to {align}");
+                let shrunk = Global.shrink(grown.cast(), new, old).unwrap();
+                assert!(shrunk.cast::<u8>().addr().get().is_multiple_of(16) && is_kept(shrunk.as_ref()));
+                Global.deallocate(shrunk.cast(), old);
+            }
+        }
+    }
+}

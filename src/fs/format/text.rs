@@ -208,7 +208,6 @@ impl Table {
         if self.after_comma {
             return Err(self.missing());
         }
-        self.in_comment = false;
         if self.in_row == 0 {
             return Ok(());
         }
