@@ -394,9 +394,10 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
         if let Some((to, _)) = self.allocate(new) {
             return Some(Some(to));
         }
-        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
+        // A block that has the bytes already needs no memory: it moves if there is a better place, and nobody is told if not.
         let is_aligned = may_stay || at as usize & (new.align() - 1) == 0;
-        let stays = is_aligned && new.size() <= old.size();
+        let has = if SLABS { self.usable_bytes(at)? as usize } else { old.size() };
+        let stays = is_aligned && new.size() <= has;
         if stays && !(self.resize(at, old, new.size(), false)? && may_stay) {
             let (arena, at) = self.arena_of(at)?;
             arena.stay(at);
