@@ -264,6 +264,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ///
     /// # Errors
     /// As for `refill`.
+    #[cfg(any(feature = "std", democratising_loom))]
     #[inline]
     pub(crate) fn refill_as<B: Name>(
         &self,
@@ -307,6 +308,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ///
     /// # Safety
     /// As for `flush`.
+    #[cfg(any(feature = "std", democratising_loom))]
     #[inline]
     pub(crate) unsafe fn flush_as<B: Name>(&self, class: SizeClass, blocks: &[B], base: u64) -> Flushed {
         self.flush_to(&mut self.shared.lock(), class, blocks, base)
