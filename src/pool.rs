@@ -250,9 +250,12 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// Blocks of one size class for a cache, until `out` is full, with at most one new slab.
     ///
     /// # Errors
-    /// [`NoBlock`] when there is not even one.
+    /// [`NoBlock`] when there is not even one, or no such class.
     pub fn refill(&self, class: SizeClass, out: &mut [Offset]) -> Result<Refilled, NoBlock> {
-        let refilled = self.refill_as(class, out, 0)?;
+        let mut shared = self.shared.lock();
+        shared.arena.known(class)?;
+        let refilled = self.refill_from(&mut shared, class, out, 0)?;
+        drop(shared);
         out[..refilled.blocks].reverse();
         Ok(refilled)
     }
@@ -261,6 +264,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     ///
     /// # Errors
     /// As for `refill`.
+    #[cfg(any(feature = "std", democratising_loom))]
     #[inline]
     pub(crate) fn refill_as<B: Name>(
         &self,
@@ -268,7 +272,18 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         out: &mut [B],
         base: u64,
     ) -> Result<Refilled, NoBlock> {
-        let mut shared = self.shared.lock();
+        self.refill_from(&mut self.shared.lock(), class, out, base)
+    }
+
+    /// The same, of a pool that is locked.
+    #[inline(always)]
+    fn refill_from<B: Name>(
+        &self,
+        shared: &mut Shared<S, M>,
+        class: SizeClass,
+        out: &mut [B],
+        base: u64,
+    ) -> Result<Refilled, NoBlock> {
         let creates = shared.arena.creates();
         let refilled = shared.arena.take_each(class, out, base, &Frames(&self.budget))?;
         if refilled.created {
@@ -282,21 +297,36 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Safety
     /// Nobody uses the blocks any more.
     pub unsafe fn flush(&self, class: SizeClass, blocks: &[Offset]) -> Flushed {
-        // SAFETY: 1. As the caller promises.
-        unsafe { self.flush_as(class, blocks, 0) }
+        let mut shared = self.shared.lock();
+        match shared.arena.known(class) {
+            Ok(()) => self.flush_to(&mut shared, class, blocks, 0),
+            Err(_) => shared.arena.refuse_all(blocks),
+        }
     }
 
     /// As [`flush`](Self::flush), with blocks named from `base` on.
     ///
     /// # Safety
     /// As for `flush`.
+    #[cfg(any(feature = "std", democratising_loom))]
     #[inline]
     pub(crate) unsafe fn flush_as<B: Name>(&self, class: SizeClass, blocks: &[B], base: u64) -> Flushed {
-        let mut shared = self.shared.lock();
+        self.flush_to(&mut self.shared.lock(), class, blocks, base)
+    }
+
+    /// The same, of a pool that is locked.
+    #[inline(always)]
+    fn flush_to<B: Name>(
+        &self,
+        shared: &mut Shared<S, M>,
+        class: SizeClass,
+        blocks: &[B],
+        base: u64,
+    ) -> Flushed {
         let grant = Frames(&self.budget);
         shared.rise();
         let flushed = shared.arena.give_each(class, blocks, base, &grant);
-        self.fall(&mut shared, &grant);
+        self.fall(shared, &grant);
         flushed
     }
 

@@ -66,13 +66,14 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     /// Blocks of one size class, until `out` is full, with at most one new slab.
     ///
     /// # Errors
-    /// [`NoBlock`] when there is not even one.
+    /// [`NoBlock`] when there is not even one, or no such class.
     pub fn take_many(
         &mut self,
         class: SizeClass,
         out: &mut [Offset],
         grant: &impl Grant,
     ) -> Result<Refilled, NoBlock> {
+        self.known(class)?;
         let refilled = self.take_each(class, out, 0, grant)?;
         out[..refilled.blocks].reverse();
         Ok(refilled)
@@ -116,7 +117,30 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 
     /// Gives blocks of one size class back, in order, up to the first that cannot be.
     pub fn give_many(&mut self, class: SizeClass, blocks: &[Offset], grant: &impl Grant) -> Flushed {
-        self.give_each(class, blocks, 0, grant)
+        match self.known(class) {
+            Ok(()) => self.give_each(class, blocks, 0, grant),
+            Err(_) => self.refuse_all(blocks),
+        }
+    }
+
+    /// Whether there is such a size class. (Who keeps to the geometry's need not ask.)
+    ///
+    /// # Errors
+    /// [`NoBlock::NoClass`].
+    #[inline]
+    pub(crate) fn known(&self, class: SizeClass) -> Result<(), NoBlock> {
+        let classes = self.slabs.as_ref().map_or(0, |slabs| slabs.count());
+        if (class.0 as usize) < classes { Ok(()) } else { Err(NoBlock::NoClass { class, classes }) }
+    }
+
+    /// Takes none of the blocks back, of a size class that there is not.
+    #[cold]
+    pub(crate) fn refuse_all(&self, blocks: &[Offset]) -> Flushed {
+        let refused = blocks.first().map(|&at| match at.0 < self.space.len_bytes() {
+            true => self.no_slot(at, 0),
+            false => BadFree::Foreign,
+        });
+        Flushed { blocks: 0, slabs: 0, refused }
     }
 
     /// As [`give_many`](Self::give_many), with blocks named from `base` on.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::metadata::NoTable;
+use crate::size::SizeClass;
 use crate::space::SpaceError;
 use core::fmt;
 
@@ -31,6 +32,13 @@ pub enum NoBlock {
     },
     /// The space had nothing to back it with.
     NotBacked(SpaceError),
+    /// The space has no such size class.
+    NoClass {
+        /// The class asked for.
+        class: SizeClass,
+        /// How many there are, counted from 0; none where the space has no slabs.
+        classes: usize,
+    },
 }
 
 impl fmt::Display for NoBlock {
@@ -49,6 +57,12 @@ impl fmt::Display for NoBlock {
                 write!(f, "{asked_bytes} more bytes are over the budget")
             }
             NoBlock::NotBacked(why) => why.fmt(f),
+            NoBlock::NoClass { class, classes } => {
+                write!(
+                    f,
+                    "no {class} in a space of {classes}, counted from 0: take one of its geometry's, or a block by its layout"
+                )
+            }
         }
     }
 }

@@ -217,6 +217,12 @@ impl<M: Metadata> Slabs<M> {
         self.classes
     }
 
+    /// How many classes there are.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.cuts.len()
+    }
+
     #[inline]
     fn cut(&self, class: SizeClass) -> Cut {
         Cut::read(self.cuts[class.0 as usize])

@@ -376,10 +376,9 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Default for FixedHeap<
 
 impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> fmt::Debug for FixedHeap<L, ARENAS, SLABS> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state.try_lock() {
-            Some(mut state) => {
-                f.debug_struct("FixedHeap").field("stats", &state.stats()).finish_non_exhaustive()
-            }
+        // Not locked while it is written: what it is written into may be a block of this heap that grows.
+        match self.state.try_lock().map(|mut state| state.stats()) {
+            Some(stats) => f.debug_struct("FixedHeap").field("stats", &stats).finish_non_exhaustive(),
             None => f.write_str("FixedHeap(<locked>)"),
         }
     }

@@ -1,8 +1,10 @@
 //! When a block that becomes shorter or longer stays where it stands in a long range, and when it moves.
 
 use crate::block::{Ram, layout};
+use allocator_api2::alloc::Allocator;
 use democratising::{FixedHeap, SpinLock};
 use std::alloc::GlobalAlloc;
+use std::ptr::NonNull;
 
 const LONG: usize = 5 << 20;
 
@@ -73,6 +75,36 @@ fn a_span_that_was_set_aside_serves_no_stricter_alignment() {
             assert!(block.addr().get().is_multiple_of(align), "{block:?} is to be aligned to {align}");
             // SAFETY: 1. Nobody uses the block.
             unsafe { heap.free(block, layout(2112, align)) }.unwrap();
+        }
+    }
+}
+
+/// What is kept for requests to come, a span that was set aside or an empty slab, is free when a request would fail.
+#[test]
+#[cfg_attr(miri, ignore = "a table of 80 KiB to clear, again and again")]
+fn a_block_grows_in_full_memory_into_what_was_kept_behind_it() {
+    // Where code is dear nothing is set aside.
+    let kept_bytes: &[usize] = if cfg!(target_pointer_width = "64") { &[3000, 100] } else { &[100] };
+    for &kept in kept_bytes {
+        for align in [8, 1] {
+            let ram = Ram::new(LONG);
+            let heap = heap(&ram);
+            // SAFETY: 1. No layout is empty. 2. What is given back is used by nobody.
+            unsafe {
+                let block = heap.alloc(layout(3008, 8));
+                let behind = heap.alloc(layout(kept, 8));
+                let rest = heap.stats().largest_free_bytes as usize;
+                heap.dealloc(behind, layout(kept, 8));
+                assert!(!heap.alloc(layout(rest, 8)).is_null());
+                block.write_bytes(7, 3008);
+                let grown = layout(4000, align);
+                let at = NonNull::new(block).unwrap();
+                let to = heap.grow(at, layout(3008, 8), grown).expect("there is room behind it").cast();
+                assert_eq!(to, at);
+                assert!((0..3008).all(|byte| block.add(byte).read() == 7));
+                heap.free(to, grown).unwrap();
+            }
+            assert_eq!(heap.stats().failures, 0);
         }
     }
 }

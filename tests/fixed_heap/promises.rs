@@ -298,6 +298,25 @@ fn before_a_request_fails_the_program_may_give_memory_back_once() {
     assert_eq!(SHORT.stats().in_use_bytes, 0);
 }
 
+/// The text may be a block of the heap that it is of: it grows, and a heap that is locked would wait for itself.
+#[test]
+fn a_heap_is_shown_into_memory_of_its_own() {
+    struct Text<'a>(&'a FixedHeap, usize);
+    impl std::fmt::Write for Text<'_> {
+        fn write_str(&mut self, part: &str) -> std::fmt::Result {
+            assert!(!self.0.is_locked(), "locked behind {} bytes", self.1);
+            self.1 += part.len();
+            Ok(())
+        }
+    }
+    let ram = Ram::new(4096);
+    let heap = FixedHeap::empty();
+    ram.give(&heap, 0, 4096).unwrap();
+    let mut text = Text(&heap, 0);
+    std::fmt::write(&mut text, format_args!("{heap:?} {:#?} {}", heap, heap.stats())).unwrap();
+    assert!(text.1 > 100);
+}
+
 #[test]
 fn a_static_array_serves_one_heap_only() {
     static MEMORY: StaticMemory<4096> = StaticMemory::new();

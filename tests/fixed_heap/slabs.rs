@@ -158,6 +158,33 @@ fn a_block_that_shrinks_to_a_lesser_alignment_stays_in_full_memory_if_it_cannot_
     }
 }
 
+/// It has the bytes: what serves its new size better need not be there.
+#[test]
+fn a_block_grows_in_full_memory_as_far_as_what_it_is_in() {
+    // In a slot that it shrank in, and in a span, which a slot would do for.
+    for (held, shrunk, grown, align) in
+        [(1290, 100, 1000, 1), (1290, 1, 1209, 1), (1024, 10, 500, 1), (1024, 10, 900, 8)]
+    {
+        let ram = Ram::new(512 << 10);
+        let heap = heap(&ram, 512 << 10);
+        heap.on_misuse(OnMisuse::Stop);
+        let at = shrunk_in_full_memory(&heap, held, shrunk);
+        let small = Live { at, layout: layout(shrunk, 1), pattern: 7 };
+        small.fill();
+        while heap.allocate(layout(8, 1)).is_ok() {}
+        let (usable, failures) = (heap.usable_bytes(at).unwrap() as usize, heap.stats().failures);
+        assert!(usable >= grown, "{usable}");
+        // SAFETY: 1. The block is used under its new address and layout only, and then by nobody.
+        unsafe {
+            let to = heap.grow(at, small.layout, layout(grown, align)).expect("it has the bytes").cast();
+            assert!(Live { at: to, ..small }.holds(shrunk, 7));
+            assert!(heap.grow(to, layout(grown, align), layout(usable + 4096, align)).is_err());
+            heap.free(to, layout(grown, align)).unwrap();
+        }
+        assert_eq!(heap.stats().failures, failures + 1);
+    }
+}
+
 #[test]
 fn a_block_that_stayed_in_full_memory_lets_no_others_be_freed_with_a_wrong_size() {
     let ram = Ram::new(512 << 10);

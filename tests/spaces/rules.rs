@@ -7,8 +7,10 @@ use allocator_api2::alloc::Allocator;
 use democratising::arena::{ByFit, ByTree, IndexKind, NoBlock};
 use democratising::error::BadFree;
 use democratising::pool::PoolConfig;
-use democratising::space::{Contents, Fixed, Geometry, Simulated};
+use democratising::size::SizeClass;
+use democratising::space::{Contents, Fixed, Geometry, Offset, Simulated, Space};
 use std::alloc::Layout;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
@@ -237,4 +239,41 @@ with_either_index! {
     a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
     growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
     a_block_is_said_to_be_zeros_only_where_all_of_it_was_backed_so_and_never_handed_out
+}
+
+/// A cache that names a class of another space, and one over a space without slabs, which small arrays have none of.
+#[test]
+fn a_size_class_that_a_space_has_not_is_refused_and_its_blocks_with_it() {
+    for (len, has_slabs) in [(4 << 10, false), (256 << 10, true)] {
+        let mut memory = vec![MaybeUninit::uninit(); len];
+        let pool = pool::<_, ByFit>(Fixed::new(&mut memory), PoolConfig::DEFAULT);
+        let block = pool.allocate(Layout::from_size_align(100, 8).unwrap()).unwrap();
+        let before = pool.stats();
+        let offset = (0..len as u64).map(Offset).find(|&at| {
+            // SAFETY: 1. A number is asked for its address.
+            unsafe { pool.with_space(|space| at.0 < space.len_bytes() && space.addr(at) == block.addr) }
+        });
+        let Err(NoBlock::NoClass { classes, .. }) = pool.refill(SizeClass(255), &mut [Offset(0)]) else {
+            panic!("no space has so many");
+        };
+        assert_eq!(classes > 0, has_slabs);
+        for class in (0..=255).map(SizeClass) {
+            let mut out = [Offset(0); 3];
+            if usize::from(class.0) < classes {
+                assert!(pool.refill(class, &mut out[..0]).is_ok());
+                continue;
+            }
+            assert_eq!(pool.refill(class, &mut out), Err(NoBlock::NoClass { class, classes }));
+            for at in [offset.unwrap(), Offset(len as u64 - 1), Offset(u64::MAX)] {
+                // SAFETY: 1. It is refused.
+                let flushed = unsafe { pool.flush(class, &[at]) };
+                assert!(flushed.blocks == 0 && flushed.refused.is_some(), "{class}, {at}: {flushed:?}");
+            }
+            // SAFETY: 1. There are no blocks.
+            assert_eq!(unsafe { pool.flush(class, &[]) }.refused, None);
+        }
+        assert_eq!(pool.stats(), before);
+        // SAFETY: 1. Nobody uses the block.
+        unsafe { pool.free_unsized(block.addr) }.unwrap();
+    }
 }

@@ -479,12 +479,17 @@ impl<const SLABS: bool> FixedArena<SLABS> {
         class < larger && self.slabs.bytes(larger) <= bytes + bytes / 16
     }
 
-    /// The slot at `at` has become too large for its block, and stays with it all the same: from then on those of its slab may be given
-    /// back with less than they hold.
-    pub(super) fn stay(&mut self, at: usize) {
-        if SLABS && let What::Slot(slot) = self.held(at).what {
+    /// The slot at `at` is too large for its block of so many bytes, and stays with it all the same: from then on those of its slab may be
+    /// given back with less than they hold. Whether it is a slot, and large enough.
+    pub(super) fn stay(&mut self, at: usize, bytes: usize) -> bool {
+        let held = self.held(at);
+        if let What::Slot(slot) = held.what
+            && bytes <= held.bytes
+        {
             self.slabs.let_stay(&mut self.runs, slot);
+            return true;
         }
+        false
     }
 
     /// Makes free what is kept for requests to come. Whether there was anything.

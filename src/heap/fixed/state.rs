@@ -394,12 +394,15 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
         if let Some((to, _)) = self.allocate(new) {
             return Some(Some(to));
         }
-        // A block that becomes smaller needs no memory: it moves if there is a better place, and nobody is told if not.
-        let is_aligned = may_stay || at as usize & (new.align() - 1) == 0;
-        let stays = is_aligned && new.size() <= old.size();
-        if stays && !(self.resize(at, old, new.size(), false)? && may_stay) {
-            let (arena, at) = self.arena_of(at)?;
-            arena.stay(at);
+        // What was kept for requests to come is free now: it may have its size where it stands. One that has the bytes already needs no
+        // memory; it would have moved if there were a better place, and nobody is told.
+        let mut stays = may_stay || at as usize & (new.align() - 1) == 0;
+        if stays {
+            stays = self.resize(at, old, new.size(), false)?;
+            if SLABS && !(stays && may_stay) {
+                let (arena, at) = self.arena_of(at)?;
+                stays |= arena.stay(at, new.size());
+            }
         }
         Some(if stays { NonNull::new(at) } else { None })
     }

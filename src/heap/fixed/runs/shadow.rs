@@ -220,7 +220,7 @@ impl Shadow {
 /// Whether a live span with that header has so many granules.
 #[inline]
 pub(super) fn is_live(header: &Header, granules: u32) -> bool {
-    word(header, 0) == granules.to_be()
+    word(header, 0) == granules.swap_bytes()
 }
 
 /// The live span with that header is set aside, before this one. (It is short: its first byte holds nothing else.)
