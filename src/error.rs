@@ -321,6 +321,8 @@ pub struct OutOfMemory {
     pub device: DeviceId,
     /// What was asked for.
     pub requested_bytes: u64,
+    /// What it was to start at a multiple of; 0 where that is not known, or no more than every block has.
+    pub align_bytes: u64,
     /// What live blocks held.
     pub in_use_bytes: u64,
     /// The limit in force, or `u64::MAX` without one.
@@ -408,6 +410,10 @@ impl fmt::Display for OutOfMemory {
             InScope(self),
             self.requested_bytes
         )?;
+        // Where a free block is long enough, it lies at the wrong place.
+        if self.align_bytes > 0 && self.largest_free_bytes >= self.requested_bytes {
+            write!(f, " at a multiple of {}", self.align_bytes)?;
+        }
         // An allocator that gives no numbers has none to be told.
         let known = self.in_use_bytes > 0 || self.largest_free_bytes > 0 || self.limit_bytes != u64::MAX;
         if known || self.free_bytes.is_some() {

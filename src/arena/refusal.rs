@@ -48,9 +48,12 @@ impl fmt::Display for NoBlock {
                 write!(f, "a block of {asked_bytes} bytes never fits a space of {space_bytes}")
             }
             NoBlock::NoRoom { asked_bytes, largest_free_bytes } => {
+                // Where a free run is long enough, it lies at the wrong place.
+                let place =
+                    if largest_free_bytes < asked_bytes { "" } else { " at a multiple of their alignment" };
                 write!(
                     f,
-                    "no room for {asked_bytes} bytes now: the largest free run has {largest_free_bytes}"
+                    "no room for {asked_bytes} bytes{place} now: the largest free run has {largest_free_bytes}"
                 )
             }
             NoBlock::OverBudget { asked_bytes } => {

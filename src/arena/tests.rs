@@ -310,6 +310,22 @@ fn a_block_that_becomes_nothing_keeps_a_granule() {
 }
 
 #[test]
+fn a_request_that_fails_for_its_alignment_alone_says_so() {
+    let mut arena = subject(0);
+    let halves: Vec<u64> = (0..2).map(|_| arena.allocate(mib(32), &Unlimited).unwrap().addr).collect();
+    arena.free(halves[1].max(halves[0]), mib(32), &Unlimited).unwrap();
+    let aligned = Layout::from_size_align(1 << 20, 64 << 20).unwrap();
+    let told =
+        |arena: &mut Subject, layout| std::format!("{}", arena.allocate(layout, &Unlimited).unwrap_err());
+    let run = "the largest free run has 33554432";
+    assert_eq!(
+        told(&mut arena, aligned),
+        std::format!("no room for 1048576 bytes at a multiple of their alignment now: {run}")
+    );
+    assert_eq!(told(&mut arena, mib(33)), std::format!("no room for 34603008 bytes now: {run}"));
+}
+
+#[test]
 fn a_block_resized_with_another_size_than_its_own_is_refused() {
     let mut arena = subject(0);
     for (held, given) in

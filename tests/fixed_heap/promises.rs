@@ -458,6 +458,24 @@ fn tensors_live_in_a_fixed_heap() {
 }
 
 #[test]
+fn a_request_that_fails_for_its_alignment_alone_says_so() {
+    let ram = Ram::new(8 << 10);
+    let heap = FixedHeap::<SpinLock>::empty();
+    ram.give(&heap, 0, 8 << 10).unwrap();
+    let refused =
+        |bytes, align| heap.allocate(layout(bytes, align)).unwrap_err();
+    let aligned = refused(1, 4 << 20);
+    assert_eq!((aligned.requested_bytes, aligned.align_bytes), (1, 4 << 20));
+    let told = aligned.to_string();
+    assert!(
+        told.starts_with("out of memory on host: 1 bytes requested at a multiple of 4194304, 0 in use"),
+        "{told}"
+    );
+    let long = refused(8 << 10, 64).to_string();
+    assert!(long.starts_with("out of memory on host: 8192 bytes requested, 0 in use"), "{long}");
+}
+
+#[test]
 fn the_heap_itself_is_small_enough_for_a_microcontroller() {
     let one = size_of::<FixedHeap<SpinLock, 1>>();
     let each = size_of::<FixedHeap<SpinLock, 2>>() - one;

@@ -436,6 +436,7 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
         OutOfMemory {
             device: DeviceId::Host,
             requested_bytes: layout.size() as u64,
+            align_bytes: layout.align() as u64,
             in_use_bytes: self.in_use_bytes() as u64,
             limit_bytes: self.bytes() as u64,
             largest_free_bytes: self.largest_free_bytes() as u64,
