@@ -462,8 +462,7 @@ fn a_request_that_fails_for_its_alignment_alone_says_so() {
     let ram = Ram::new(8 << 10);
     let heap = FixedHeap::<SpinLock>::empty();
     ram.give(&heap, 0, 8 << 10).unwrap();
-    let refused =
-        |bytes, align| heap.allocate(layout(bytes, align)).unwrap_err();
+    let refused = |bytes, align| heap.allocate(layout(bytes, align)).unwrap_err();
     let aligned = refused(1, 4 << 20);
     assert_eq!((aligned.requested_bytes, aligned.align_bytes), (1, 4 << 20));
     let told = aligned.to_string();
