@@ -41,6 +41,37 @@ fn huge_bytes(from: NonNull<u8>, len: usize) -> usize {
     bytes
 }
 
+/// What the kernel notes of the mapping of an address: `hg` where huge pages are asked for, `nh` where they are forbidden.
+fn flags(at: NonNull<u8>) -> String {
+    let mut inside = false;
+    for line in fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let range =
+            range.map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        if let Some((Ok(start), Ok(end))) = range {
+            inside = (start..end).contains(&at.as_ptr().addr());
+        } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+            return flags.to_owned();
+        }
+    }
+    panic!("nothing is mapped at {at:?}");
+}
+
+/// Where the system makes huge pages of all that it can (`always`), it would of the first memory too, and of what lies there in time.
+#[test]
+fn the_first_memory_is_on_small_pages_whatever_the_system_does_by_itself() {
+    let Some(memory) = Memory::reserve() else { return };
+    let (start, first) = (memory.start(), if cfg!(feature = "compact") { 4 } else { 2 });
+    // SAFETY: 1. In the reservation.
+    let behind = |frames: usize| unsafe { start.add(frames * FRAME) };
+    for (frames, flag) in [(0, " nh"), (first - 1, " nh"), (first, " hg"), (63, " hg")] {
+        assert!(flags(behind(frames)).contains(flag), "{frames}: {}", flags(behind(frames)));
+    }
+    let _ = memory.0.commit(memory.frames(first, 1)).unwrap();
+    let flag = if cfg!(feature = "compact") { " nh" } else { " hg" };
+    assert!(flags(start).contains(flag), "{}", flags(start));
+}
+
 /// Memory of the process, of which nothing is committed.
 struct Memory(Mapped);
 

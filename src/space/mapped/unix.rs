@@ -244,11 +244,16 @@ impl Range {
         unmap(end, room - head - len);
         let range = Range::of(aligned, len, open && !accounts(), 0, false);
         #[cfg(target_os = "linux")]
-        if len > HUGE_FROM && has_huge() {
-            // SAFETY: 1. Advice about this mapping; where it is refused, pages stay small.
+        {
+            // Said of both parts: where the system makes huge pages of all that it can, the first would be huge too.
+            let small = if has_huge() { HUGE_FROM.min(len) } else { len };
+            // SAFETY: 1. Advice about this mapping; where it is refused, pages are what they would be.
             unsafe {
-                libc::madvise(aligned.add(HUGE_FROM).as_ptr().cast(), len - HUGE_FROM, libc::MADV_HUGEPAGE)
-            };
+                libc::madvise(aligned.as_ptr().cast(), small, libc::MADV_NOHUGEPAGE);
+                if small < len {
+                    libc::madvise(aligned.add(small).as_ptr().cast(), len - small, libc::MADV_HUGEPAGE);
+                }
+            }
         }
         #[cfg(target_os = "linux")]
         if range.open {
@@ -416,7 +421,10 @@ impl Range {
             }
             if resident.iter().filter(|page| **page & 1 != 0).count() >= resident.len() / 16 * 15 {
                 // SAFETY: 1. As above.
-                unsafe { libc::madvise(place, HUGE, COLLAPSE) };
+                unsafe {
+                    libc::madvise(place, HUGE, libc::MADV_HUGEPAGE);
+                    libc::madvise(place, HUGE, COLLAPSE);
+                }
             }
         }
     }
