@@ -139,6 +139,20 @@ fn a_program_without_an_unwinder_gets_none() {
 }
 
 #[test]
+fn a_library_that_is_to_prefer_its_own_functions_has_this_heap_all_the_same() {
+    let folder = Folder::new("bound");
+    let inner = folder.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let program = compile("cc", &[], "bound.c", folder.path());
+    let plug_in = compile("cc", &["-shared", "-fPIC"], "plug_in.c", &inner);
+    let outer = compile("cc", &["-shared", "-fPIC", "-Wl,-rpath,$ORIGIN/inner"], "outer.c", folder.path());
+    let plain = run(&mut command(&program, [&plug_in, &outer]), false, folder.path());
+    let done = run(&mut command(&program, [&plug_in, &outer]), true, folder.path());
+    assert!(done.status.success() && done.out.starts_with("exchanged\nfound\n"), "{done:?}");
+    assert_eq!((&done.out, &done.err), (&plain.out, &plain.err));
+}
+
+#[test]
 fn the_first_use_of_the_heap_may_be_for_what_runs_around_forks() {
     let folder = Folder::new("first-fork");
     let program = compile("cc", &[], "first_fork.c", folder.path());
