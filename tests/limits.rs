@@ -175,6 +175,30 @@ fn a_process_whose_data_is_limited_while_it_runs_can_still_make_threads() {
     drop(tensor);
 }
 
+/// What others in the process hold counts too: then the kernel refuses what the limit alone would allow, as often as it is asked.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_kernel_refuses_can_be_had_once_there_is_room_for_it() {
+    use allocator_api2::alloc::Allocator;
+    const NAME: &str = "what_the_kernel_refuses_can_be_had_once_there_is_room_for_it";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    drop(allocator_api2::boxed::Box::new_in(0, democratising::Global));
+    let layout = Layout::new::<[u8; 100 << 20]>();
+    within(libc::RLIMIT_DATA, 400 << 20, || {
+        let others = vec![0u8; 280 << 20];
+        for _ in 0..100 {
+            assert!(democratising::Global.allocate(layout).is_err());
+        }
+        drop(others);
+        let block = democratising::Global.allocate(layout).unwrap();
+        // SAFETY: 1. It came from there with this layout, and nobody uses it.
+        unsafe { democratising::Global.deallocate(block.cast(), layout) };
+    });
+}
+
 /// Uses both heaps, and looks at what the kernel counts as theirs: tables for no more than all memory, which are a fortieth of it by far
 /// at most.
 #[cfg(target_os = "linux")]
