@@ -33,7 +33,7 @@ fn a_core_dump_has_what_was_used_and_little_more() {
     let blocks: Vec<Box<[u8; 1000]>> = (0..200_000).map(|at| Box::new([at as u8; 1000])).collect();
     let tensor = Tensor::zeros(&[50 << 20]).unwrap();
     let used = dumped_bytes();
-    // As many bytes as were used, each of the two heaps' rounded up to a power of two.
+    // As many bytes as were used, and what was opened beyond of the two heaps.
     assert!(used >= 390 * MIB && used < at_first + 800 * MIB, "{used} bytes with 390 MiB in use");
     assert_eq!(blocks.len() + tensor.len(), 200_000 + (50 << 20));
 }

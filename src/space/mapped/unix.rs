@@ -51,7 +51,7 @@ pub(super) struct Range {
     open: bool,
     /// What was opened in steps. The rest makes nothing resident where a program locks all that it has mapped, and is not counted as its data.
     opened: AtomicUsize,
-    /// Of a table less is opened at once, and a core dump has the longer ones not at all.
+    /// Of a table less is opened at once.
     is_table: bool,
     /// Of frames.
     committed_bytes: AtomicUsize,
@@ -255,11 +255,6 @@ impl Range {
                 }
             }
         }
-        #[cfg(target_os = "linux")]
-        if range.open {
-            // SAFETY: 1. As above; nothing that can be read there changes.
-            unsafe { libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_DONTDUMP) };
-        }
         Ok(range)
     }
 
@@ -375,7 +370,7 @@ impl Range {
         Ok(upto)
     }
 
-    /// Makes the pages of a place readable and writable; a core dump has them.
+    /// Makes the pages of a place readable and writable.
     pub(super) fn open_place(&self, at: usize, len: usize) -> Result<(), i32> {
         let first = at / PIECE * PIECE;
         let len = at + len - first;
@@ -383,11 +378,6 @@ impl Range {
         // SAFETY: 1. The place is this mapping's own. 2. It begins at a page, and its last page holds nothing else.
         if unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
             return Err(errno());
-        }
-        #[cfg(target_os = "linux")]
-        if self.open && !self.is_table {
-            // SAFETY: 1. Advice about this mapping; nothing that can be read there changes.
-            unsafe { libc::madvise(place, len, libc::MADV_DODUMP) };
         }
         Ok(())
     }
