@@ -175,6 +175,29 @@ fn a_process_whose_data_is_limited_while_it_runs_can_still_make_threads() {
     drop(tensor);
 }
 
+/// What was given back is others' to have: threads' stacks, files that are mapped.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_given_back_does_not_count_where_data_is_limited() {
+    use allocator_api2::alloc::Allocator;
+    const NAME: &str = "what_is_given_back_does_not_count_where_data_is_limited";
+    if child::child().is_none() {
+        let limited = ["sh", "-c", "ulimit -d 1000000 && exec \"$0\" \"$@\""];
+        let output = child::command(&limited, NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    drop(allocator_api2::boxed::Box::new_in(0, democratising::Global));
+    let layout = Layout::new::<[u8; 300 << 20]>();
+    let before_kib = kib("/proc/self/status", "VmData:");
+    let block = democratising::Global.allocate(layout).unwrap();
+    assert!(kib("/proc/self/status", "VmData:") >= before_kib + (300 << 10));
+    // SAFETY: 1. It came from there with this layout, and nobody uses it.
+    unsafe { democratising::Global.deallocate(block.cast(), layout) };
+    democratising::gc::collect().unwrap();
+    let after_kib = kib("/proc/self/status", "VmData:");
+    assert!(after_kib < before_kib + (8 << 10), "{after_kib} KiB, {before_kib} before");
+}
+
 /// What others in the process hold counts too: then the kernel refuses what the limit alone would allow, as often as it is asked.
 #[cfg(target_os = "linux")]
 #[test]
@@ -199,16 +222,19 @@ fn what_the_kernel_refuses_can_be_had_once_there_is_room_for_it() {
     });
 }
 
+/// A number of KiB in a file of the system's.
+#[cfg(target_os = "linux")]
+fn kib(file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Uses both heaps, and looks at what the kernel counts as theirs: tables for no more than all memory, which are a fortieth of it by far
 /// at most.
 #[cfg(target_os = "linux")]
 fn tables_are_few() {
     use allocator_api2::alloc::Allocator;
-    let kib = |file: &str, name: &str| -> u64 {
-        let text = std::fs::read_to_string(file).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    };
     let all_kib = kib("/proc/meminfo", "MemTotal:") + kib("/proc/meminfo", "SwapTotal:");
     let before_kib = kib("/proc/self/status", "VmData:");
     let block = democratising::Global.allocate(Layout::new::<[u8; 100]>()).unwrap();

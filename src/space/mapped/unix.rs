@@ -242,7 +242,9 @@ impl Range {
         let (aligned, end) = unsafe { (start.add(head), start.add(head + len)) };
         unmap(start, head);
         unmap(end, room - head - len);
-        let range = Range::of(aligned, len, open && !accounts(), 0, false);
+        // Where what can be written counts, what is given back is not to.
+        let open = open && limits().1 == usize::MAX && !accounts();
+        let range = Range::of(aligned, len, open, 0, false);
         #[cfg(target_os = "linux")]
         {
             // Said of both parts: where the system makes huge pages of all that it can, the first would be huge too.
