@@ -5,6 +5,8 @@ mod draw;
 #[cfg(unix)]
 #[path = "common/fork.rs"]
 mod fork;
+#[path = "common/over.rs"]
+mod over;
 
 use democratising::pool::budget::credit::Credit;
 use democratising::pool::budget::path::RefusedAt;
@@ -12,6 +14,7 @@ use democratising::pool::budget::scope::{self, Holding, Kind, Scope};
 use democratising::pool::budget::tree::{AccountId, Tree};
 use democratising::pool::budget::{Budget, OverBudget};
 use draw::Draw;
+use over::are_over;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Barrier, Mutex};
@@ -279,7 +282,7 @@ fn a_scope_that_nobody_has_ends_with_what_it_holds_however_that_grew() {
         held.resize(amount).unwrap();
     }
     drop(held);
-    assert!(!Scope::all().iter().any(|scope| scope.name() == "left alone"));
+    assert!(are_over(|scope| scope.name() == "left alone"));
 }
 
 #[test]
@@ -303,7 +306,7 @@ fn a_holding_of_nothing_keeps_a_scope_that_has_credit() {
     drop(some);
     assert_eq!(nothing.scope().name(), "nothing of much");
     drop(nothing);
-    assert!(!Scope::all().iter().any(|scope| scope.name() == "nothing of much"));
+    assert!(are_over(|scope| scope.name() == "nothing of much"));
 }
 
 const SHARE: u64 = 40 << 10;
@@ -412,7 +415,7 @@ fn scopes_that_come_and_go_under_eight_threads_leave_nothing_and_break_no_limit(
         }
     });
     left.into_inner().unwrap().clear();
-    assert!(!Scope::all().iter().any(|scope| scope.parent().as_ref() == Some(&root)), "all of them are over");
+    assert!(are_over(|scope| scope.parent().as_ref() == Some(&root)), "all of them are over");
     assert!(root.peak(Kind::HostBytes) > 50_000 && root.peak(Kind::HostBytes) <= 100_000);
     assert!(root.end().is_nothing());
 }
@@ -429,7 +432,7 @@ fn a_holding_of_nothing_keeps_its_scope_and_can_grow() {
     held.resize(0).unwrap();
     assert_eq!((held.scope().name(), held.scope().used(Kind::HostBytes)), ("of nothing", 0));
     drop(held);
-    assert!(!Scope::all().iter().any(|scope| scope.name() == "of nothing"));
+    assert!(are_over(|scope| scope.name() == "of nothing"));
 }
 
 #[test]
