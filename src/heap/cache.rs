@@ -18,7 +18,7 @@ use super::thread::{self, Word};
 use crate::size::{HOST_CLASSES, SizeClass};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::Relaxed};
 use crate::sync::{Blank, HostLock};
-use core::ptr::{NonNull, null_mut};
+use core::ptr::NonNull;
 
 /// The most blocks of a magazine: 32 costs 2 % of speed, 128 costs 4 % of memory (measured).
 pub(super) const MOST: usize = 63;
@@ -51,11 +51,17 @@ struct Back {
     batch: usize,
 }
 
+/// What the hits look at.
+#[repr(C)]
+struct Front {
+    tops: [*mut usize; HOST_CLASSES],
+    tags: Tags,
+}
+
 /// A thread's cache. All zeros, but for the tops, is one that was never used.
 #[repr(C)]
 pub(super) struct Cache {
-    tops: [*mut usize; HOST_CLASSES],
-    tags: Tags,
+    front: Front,
     links: Links<Cache>,
     /// Who may touch what follows, and by what the hits do not.
     seat: Seat<HostLock, Word>,
@@ -73,17 +79,22 @@ const fn no_top() -> *mut usize {
     NONE.get().wrapping_add(1).cast()
 }
 
-/// The cache of whoever has none. Nobody writes to it: the hits write only where a magazine is not empty or not full, and
+/// A front with nothing behind, as aligned as a cache.
+#[repr(C, align(512))]
+pub(super) struct FrontAlone(Front);
+
+const _: () = assert!(align_of::<FrontAlone>() == align_of::<Cache>());
+
+/// The front of whoever has no cache. Nobody writes to it: the hits write only where a magazine is not empty or not full, and
 /// here all are both.
-pub(super) static EMPTY: Blank<Cache> = Blank::new(Cache {
-    tops: [no_top(); HOST_CLASSES],
-    tags: Tags::none(),
-    links: Links::NONE,
-    seat: Seat::new(),
-    backs: [Back { behind: null_mut(), capacity: 0, batch: 0 }; HOST_CLASSES],
-    away: [Away::NONE; owner::CLASSES],
-    magazines: [[Magazine([0; WORDS]); 2]; HOST_CLASSES],
-});
+pub(super) static EMPTY: Blank<FrontAlone> =
+    Blank::new(FrontAlone(Front { tops: [no_top(); HOST_CLASSES], tags: Tags::none() }));
+
+/// The cache of whoever has none, of which there is no more than the front.
+#[inline(always)]
+pub(super) const fn empty() -> *mut Cache {
+    EMPTY.get().cast()
+}
 
 // SAFETY: 1. Only the lists of caches use the links.
 unsafe impl Linked for Cache {
@@ -104,7 +115,7 @@ impl Loaded {
     #[inline(always)]
     unsafe fn of(cache: *mut Cache, class: SizeClass) -> Loaded {
         // SAFETY: 1. The array has a top for each class.
-        unsafe { Loaded((&raw mut (*cache).tops).cast::<*mut usize>().add(class.0 as usize)) }
+        unsafe { Loaded((&raw mut (*cache).front.tops).cast::<*mut usize>().add(class.0 as usize)) }
     }
 }
 
@@ -171,7 +182,7 @@ pub(super) unsafe fn free(at: *mut u8, class: SizeClass) {
     let cache = thread::cache();
     // SAFETY: 1. and 2. as in `allocate`.
     unsafe {
-        if !(*cache).tags.keep(at, class) {
+        if !(*cache).front.tags.keep(at, class) {
             return exchange::send_back(at, class);
         }
         if !hit::push(&Loaded::of(cache, class), at as usize) {

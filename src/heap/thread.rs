@@ -6,7 +6,7 @@ mod place;
 
 pub(super) use barrier::{everyone, is_there};
 
-use super::cache::{self, Cache, EMPTY, Own};
+use super::cache::{self, Cache, Own};
 use super::shared;
 use super::stock::seat::{self, Inside};
 #[cfg(unix)]
@@ -44,7 +44,7 @@ impl Word {
 
 impl seat::Word for Word {
     fn part(&self) -> bool {
-        is_there() && self.put(EMPTY.get())
+        is_there() && self.put(cache::empty())
     }
 
     fn join(&self) {
@@ -150,7 +150,7 @@ fn end() {
     SEATED.with(|seated| seated.set(null_mut()));
     // SAFETY: 1. The cache is made, and for good.
     let inside = unsafe { cache::seat(cache) }.enter();
-    place::set(EMPTY.get());
+    place::set(cache::empty());
     // A thread that ends from inside, out of a hook, leaves the lock held: nobody ever visits its word.
     if let Some(inside) = inside {
         inside.rise();
@@ -206,7 +206,7 @@ pub(super) fn empty_own() {
 
 /// Empties the cache in which this thread is inside. Out of its place meanwhile: a hook that allocates goes past it.
 fn empty(own: Own) {
-    place::set(EMPTY.get());
+    place::set(cache::empty());
     own.empty();
     place::set(own.leave().as_ptr());
 }

@@ -5,6 +5,9 @@
 //! high frames idle, so the fewest have to be stolen. Where nothing backed fits, the free runs themselves are
 //! searched for the place that needs the fewest new frames.
 //!
+//! Space is used from its low end on, so the tree is no higher than what was ever backed: its root is the least half
+//! from the low end that holds all that is ready, and moves up.
+//!
 //! All zeros is the tree of a space that is free and not backed, so tables that are mapped cost nothing until used.
 
 use super::{NotLive, SpanIndex};
@@ -30,9 +33,11 @@ pub struct BuddyTree<M: Metadata> {
     starts: M::Table<u64>,
     /// One bit per granule: free and backed.
     ready: M::Table<u64>,
-    /// Node 1 is the root, the halves of `i` are `2 * i` and `2 * i + 1`, the words start at `leaves`.
+    /// The halves of node `i` are `2 * i` and `2 * i + 1`, of node 1 those of the space; the words start at `leaves`.
     nodes: M::Table<Node>,
     leaves: usize,
+    /// A node at the low end. Nothing behind its half is ready or ever was, and the nodes above it and there are zeros.
+    root: usize,
     granules: u32,
     skew: u32,
     /// Granules from here on have never been taken.
@@ -49,6 +54,7 @@ impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {
             ready: meta.table(words)?,
             nodes: meta.table(2 * leaves)?,
             leaves,
+            root: leaves,
             granules,
             skew,
             high: 0,
@@ -200,10 +206,10 @@ impl<M: Metadata> BuddyTree<M> {
     /// it holds such a run, else across the middle, else into the right half.
     #[inline]
     fn first_ready(&self, granules: u32) -> Option<u32> {
-        if self.nodes[1][RUN] < granules {
+        if self.nodes[self.root][RUN] < granules {
             return None;
         }
-        let (mut node, mut half, mut base) = (1, self.leaves as u64 * 64, 0u64);
+        let (mut node, mut half, mut base) = (self.root, self.words_of_root() as u64 * 64, 0u64);
         while node < self.leaves {
             half /= 2;
             let (left, right) = (self.nodes[2 * node], self.nodes[2 * node + 1]);
@@ -276,6 +282,25 @@ impl<M: Metadata> BuddyTree<M> {
         })
     }
 
+    /// The words of the half that the root stands for.
+    #[inline]
+    fn words_of_root(&self) -> usize {
+        // Both are powers of two.
+        self.leaves >> self.root.trailing_zeros()
+    }
+
+    /// Moves the root up until its half has a word.
+    #[cold]
+    #[inline(never)]
+    fn raise(&mut self, word: usize) {
+        let mut words = self.words_of_root();
+        while word >= words {
+            self.root /= 2;
+            refresh(&mut self.nodes, self.root, words as u32 * 64);
+            words *= 2;
+        }
+    }
+
     /// Marks `range` ready or not, and refreshes the two boundary paths; between them whole halves are filled, above
     /// them one path goes on until nothing changes.
     #[inline]
@@ -283,13 +308,22 @@ impl<M: Metadata> BuddyTree<M> {
         if range.is_empty() {
             return;
         }
-        let (first, last) = (range.start as usize / 64, (range.end - 1) as usize / 64);
+        let (first, mut last) = (range.start as usize / 64, (range.end - 1) as usize / 64);
+        let words = self.words_of_root();
         if READY {
+            if last >= words {
+                self.raise(last);
+            }
             bits::set_range(&mut self.ready, range);
         } else {
-            bits::clear_range(&mut self.ready, range);
+            // Nothing behind is.
+            if first >= words {
+                return;
+            }
+            last = last.min(words - 1);
+            bits::clear_range(&mut self.ready, range.start..range.end.min((words as u32).saturating_mul(64)));
         }
-        let (nodes, leaves) = (&mut *self.nodes, self.leaves);
+        let (nodes, leaves, root) = (&mut *self.nodes, self.leaves, self.root);
         let whole = |granules: u32| if READY { [granules; 3] } else { [0; 3] };
         nodes[leaves + first] = leaf(self.ready[first]);
         if last > first {
@@ -305,7 +339,7 @@ impl<M: Metadata> BuddyTree<M> {
             }
             (left, right, half) = (left / 2, right / 2, 2 * half);
         }
-        while left >= 1 && refresh(nodes, left, half) {
+        while left >= root && refresh(nodes, left, half) {
             left /= 2;
             // Wraps only above the root.
             half = half.wrapping_mul(2);

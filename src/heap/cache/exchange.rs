@@ -126,8 +126,8 @@ impl Own {
     pub(in crate::heap) unsafe fn make(memory: NonNull<Cache>, tags: Tags) -> Own {
         // SAFETY: 1. As the caller promises.
         unsafe {
-            (&raw mut (*memory.as_ptr()).tops).write([no_top(); HOST_CLASSES]);
-            (&raw mut (*memory.as_ptr()).tags).write(tags);
+            (&raw mut (*memory.as_ptr()).front.tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*memory.as_ptr()).front.tags).write(tags);
             (&raw mut (*memory.as_ptr()).seat).write(Seat::new());
         }
         Own(memory)
@@ -140,7 +140,7 @@ impl Own {
 
     pub(in crate::heap) fn tags(self) -> &'static Tags {
         // SAFETY: 1. The cache is made, and for good; its tags are only read, or atomic.
-        unsafe { &(*self.0.as_ptr()).tags }
+        unsafe { &(*self.0.as_ptr()).front.tags }
     }
 
     /// What the cache has of one class, made ready at its first use.
@@ -148,7 +148,7 @@ impl Own {
         let (cache, at) = (self.0.as_ptr(), class.0 as usize);
         // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places.
         unsafe {
-            let top = (&raw mut (*cache).tops).cast::<*mut usize>().add(at);
+            let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(at);
             let back = (&raw mut (*cache).backs).cast::<Back>().add(at);
             let mut bin = Bin { top, back, class };
             if (*back).behind.is_null() {
@@ -205,7 +205,7 @@ impl Own {
         // `bin` makes ready where there is no magazine behind. 3. Its memory is a table that was leaked, and
         // ends with it.
         unsafe {
-            (&raw mut (*cache).tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*cache).front.tops).write([no_top(); HOST_CLASSES]);
             (&raw mut (*cache).backs).write_bytes(0, 1);
             let start = (&raw mut (*cache).away).cast::<u8>();
             let bytes = size_of::<Cache>() - offset_of!(Cache, away);

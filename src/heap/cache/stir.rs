@@ -1,7 +1,7 @@
 //! Which block of the loaded magazine comes next, where that is drawn.
 
 use super::exchange::widen;
-use super::{EMPTY, MAGAZINE_BYTES};
+use super::{MAGAZINE_BYTES, empty};
 use crate::heap::thread;
 use crate::size::SizeClass;
 
@@ -24,7 +24,7 @@ pub(in crate::heap) fn stir(class: SizeClass, draw: impl FnOnce(usize) -> usize)
 /// Where the loaded blocks of this thread begin, and how many there are.
 fn loaded(class: SizeClass) -> (*mut usize, usize) {
     let cache = thread::cache();
-    if cache == EMPTY.get() || cache.is_null() {
+    if cache == empty() || cache.is_null() {
         return (core::ptr::null_mut(), 0);
     }
     let class = class.0 as usize;
@@ -36,7 +36,7 @@ fn loaded(class: SizeClass) -> (*mut usize, usize) {
         if capacity == 0 {
             return (core::ptr::null_mut(), 0);
         }
-        let top = (*cache).tops[class];
+        let top = (*cache).front.tops[class];
         let end = top.map_addr(|top| ((top - 1) | (MAGAZINE_BYTES - 1)) + 1);
         let bottom = end.sub(capacity);
         (bottom, top.offset_from_unsigned(bottom))

@@ -17,11 +17,6 @@ pub struct Links<T> {
     older: *mut T,
 }
 
-impl<T> Links<T> {
-    /// In no list.
-    pub const NONE: Links<T> = Links { spare: null_mut(), older: null_mut() };
-}
-
 /// What can be linked.
 ///
 /// # Safety

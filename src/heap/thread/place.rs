@@ -1,6 +1,6 @@
 //! Where a thread keeps the pointer to its cache: one word that is there from a thread's start to its very end.
 
-use crate::heap::cache::{Cache, EMPTY};
+use crate::heap::cache::Cache;
 
 pub(super) use word::{address, get, set};
 
@@ -8,7 +8,8 @@ pub(super) use word::{address, get, set};
 /// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined.
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib")))]
 mod word {
-    use super::{Cache, EMPTY};
+    use super::Cache;
+    use crate::heap::cache::EMPTY;
     use crate::sync::atomic::AtomicPtr;
     use core::arch::{asm, global_asm};
     use core::ptr::NonNull;
@@ -81,14 +82,15 @@ mod word {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib"))))]
 mod word {
-    use super::{Cache, EMPTY};
+    use super::Cache;
+    use crate::heap::cache::empty;
     use crate::sync::Cell;
     use crate::sync::atomic::AtomicPtr;
     use core::ptr::NonNull;
 
     std::thread_local! {
         /// Without a destructor it is one access, at any time of a thread's life.
-        static CACHE: Cell<*mut Cache> = const { Cell::new(EMPTY.get()) };
+        static CACHE: Cell<*mut Cache> = const { Cell::new(empty()) };
     }
 
     /// Nobody else may change it: a compiler may read it once for several hits.
