@@ -115,18 +115,23 @@ impl<S: Space, M: Metadata> Arena<S, M> {
 
     /// The bytes of tables that an arena over `space` takes from its [`Metadata`].
     pub fn metadata_bytes(space: &S) -> u64 {
+        let mut sizing = Sizing::default();
+        let counted = Self::count_tables(space, &mut sizing);
+        debug_assert!(counted.is_ok(), "counting cannot fail");
+        sizing.bytes()
+    }
+
+    /// Asks `counting` for the tables of an arena over `space`, as [`new`](Self::new) does.
+    pub(crate) fn count_tables<C: Metadata>(space: &S, counting: &mut C) -> Result<(), NoTable> {
         let geometry = space.geometry();
         let granules = (space.len_bytes() >> geometry.granule_shift()) as u32;
         let skew = (space.alignment().skew_bytes >> geometry.granule_shift()) as u32;
-        let mut sizing = Sizing::default();
-        let index = S::Index::<Sizing>::new(&mut sizing, granules, skew);
-        let slabs = Slabs::new(&mut sizing, geometry, granules, skew);
-        let commit = match (geometry.frame_granules_shift(), geometry.frame_bytes()) {
-            (Some(shift), Some(bytes)) => Commit::new(&mut sizing, granules, shift, bytes, 0).map(Some),
-            _ => Ok(None),
-        };
-        debug_assert!(index.is_ok() && slabs.is_ok() && commit.is_ok(), "counting cannot fail");
-        sizing.bytes()
+        S::Index::<C>::new(counting, granules, skew)?;
+        Slabs::new(counting, geometry, granules, skew)?;
+        if let (Some(shift), Some(bytes)) = (geometry.frame_granules_shift(), geometry.frame_bytes()) {
+            Commit::new(counting, granules, shift, bytes, 0)?;
+        }
+        Ok(())
     }
 
     /// The space.

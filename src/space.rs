@@ -13,6 +13,8 @@ pub use fixed::Fixed;
 pub(crate) use fixed::MAX_ALIGN;
 #[cfg(feature = "std")]
 pub use mapped::{Mapped, MappedTables};
+#[cfg(feature = "std")]
+pub(crate) use mapped::{Measure, Shelf};
 pub use simulated::{Simulated, SimulatedCounts};
 pub use with_index::WithIndex;
 

@@ -88,6 +88,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/fixed.rs", "turns offsets into addresses of the caller's bytes"),
     ("space/mapped.rs", "turns offsets into addresses of mapped memory"),
     ("space/mapped/other.rs", "takes its range from the system allocator"),
+    ("space/mapped/shelf.rs", "puts several tables into one mapping"),
+    ("space/mapped/tables.rs", "sees a mapping as a table"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
     ("space/with_index.rs", "implements the contract of a space by forwarding it"),

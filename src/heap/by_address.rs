@@ -14,13 +14,12 @@
 
 use super::{Global, cache, errno, hardened, misuse, shared};
 use crate::size::{HOST, HOST_CLASSES, HOST_GEOMETRY, SizeClass};
-use crate::space::{Mapped, Space};
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
 
 /// log2 of the bytes of a slab unit.
-const UNIT_SHIFT: u32 = match HOST_GEOMETRY.slab_shift() {
+pub(super) const UNIT_SHIFT: u32 = match HOST_GEOMETRY.slab_shift() {
     Some(shift) => shift,
     None => panic!("the host's memory has slabs"),
 };
@@ -51,19 +50,14 @@ static UNITS: Units =
     Units { base: AtomicUsize::new(0), bytes: AtomicUsize::new(0), classes: AtomicPtr::new(null_mut()) };
 
 /// The bytes of a range's last unit count as a whole one, too.
-fn table_len(bytes: u64) -> usize {
+pub(super) fn table_len(bytes: u64) -> usize {
     (bytes >> UNIT_SHIFT) as usize + 1
-}
-
-/// Makes the table of a range that starts at a unit; `None`: there is no memory for it.
-pub(super) fn accompany(space: &mut Mapped) -> Option<NonNull<u8>> {
-    space.accompany(UNIT_SHIFT, table_len(space.len_bytes()), 0)
 }
 
 /// From now on the table is that of the process's range, which nobody has a block of yet. To be called once.
 ///
 /// # Safety
-/// The table was [made](accompany) for that range and lives for good.
+/// The table is of that [length](table_len), goes along with that range, which starts at a unit, and lives for good.
 pub(super) unsafe fn cover(start: NonNull<u8>, bytes: u64, classes: NonNull<u8>) {
     debug_assert!(start.as_ptr().addr().is_multiple_of(1 << UNIT_SHIFT), "{start:?} is no unit's");
     UNITS.classes.store(classes.as_ptr().cast(), Ordering::Relaxed);

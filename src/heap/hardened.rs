@@ -16,13 +16,13 @@
 mod fill;
 
 use super::dispatch::class;
-use super::marks::{self, Marks};
+use super::marks::Marks;
 use super::{by_address, cache, errno, misuse, shared};
 use crate::arena::Block;
 use crate::arena::draw::{Draw, mix};
 use crate::error::BadFree;
 use crate::size::SizeClass;
-use crate::space::{Contents, Mapped, Space};
+use crate::space::Contents;
 use crate::sync::atomic::AtomicU8;
 use crate::sync::{Cell, OnceLock};
 use core::alloc::Layout;
@@ -41,15 +41,15 @@ struct Guard {
 
 static GUARD: OnceLock<Guard> = OnceLock::new();
 
-/// Makes the marks of a range; `None`: there is no memory for them.
-pub(super) fn accompany(space: &mut Mapped) -> Option<NonNull<u8>> {
-    space.accompany(marks::SHIFT, Marks::len_for(space.len_bytes()) as usize, 0)
+/// The length of the marks of a range.
+pub(super) fn table_len(bytes: u64) -> usize {
+    Marks::len_for(bytes) as usize
 }
 
 /// From now on the marks are those of the process's range, which nobody has a block of yet.
 ///
 /// # Safety
-/// They were [made](accompany) for that range and live for good.
+/// They are of that [length](table_len), go along with that range, and live for good.
 pub(super) unsafe fn cover(start: NonNull<u8>, bytes: u64, table: NonNull<u8>) {
     let bits = table.as_ptr().cast::<AtomicU8>();
     // SAFETY: 1. An atomic byte is laid out as a byte. 2. As the caller promises; the table is seen in no other way.

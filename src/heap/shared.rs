@@ -5,21 +5,21 @@ use super::stock::Stock;
 use super::stock::owner::{self, Owners, Tags};
 use super::stock::seat::Parting;
 use super::stock::spare::Caches;
-use super::{by_address, decay, errno, hardened, misuse, numbers, thread};
+use super::{by_address, decay, errno, hardened, marks, misuse, numbers, thread};
 use crate::arena::metadata::Metadata;
 use crate::arena::{Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
 use crate::size::{HOST_CLASSES, Offset, SizeClass};
-use crate::space::{Mapped, MappedTables, Space};
+use crate::space::{Mapped, MappedTables, Measure, Shelf, Space};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::forks::{Forked, around_forks};
 use crate::sync::{HostLock, Lock, OnceLock};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
 
-pub(super) type HeapPool = Pool<Mapped, HostLock>;
+pub(super) type HeapPool = Pool<Mapped, HostLock, Shelf>;
 
 static POOL: OnceLock<HeapPool> = OnceLock::new();
 /// Held while the pool is made.
@@ -55,24 +55,26 @@ fn make() -> Option<&'static HeapPool> {
     around_forks(&IS_KNOWN, &ThisHeap);
     let _making = MAKING.lock();
     if POOL.get().is_none() {
-        let (pool, along) = largest()?;
+        let (pool, along, sets) = largest()?;
         // SAFETY: 1. The pool is kept for good below, and with it its range and what goes along.
         unsafe { along.announce() };
-        furnish();
+        furnish(sets);
         POOL.get_or_init(|| pool);
     }
     POOL.get()
 }
 
 /// A pool of as much as can be had with its tables, which may be more than the system grants: then a quarter.
-fn largest() -> Option<(HeapPool, Along)> {
+fn largest() -> Option<(HeapPool, Along, Table<u64>)> {
     let mut space = Mapped::reserve_default().ok()?;
     loop {
         let bytes = space.len_bytes();
-        if let Some(along) = Along::of(&mut space)
-            && let Ok(pool) = Pool::new(space, MappedTables, decay::CONFIG)
+        if let Some(mut shelf) = shelf(&space)
+            && let Ok(sets) = shelf.table(SETS_LEN)
+            && let Some(along) = Along::of(&mut space, &mut shelf)
+            && let Ok(pool) = Pool::new(space, shelf, decay::CONFIG)
         {
-            return Some((pool, along));
+            return Some((pool, along, sets));
         }
         let less = bytes as usize / 4;
         if less < Mapped::LEAST_BYTES {
@@ -82,14 +84,26 @@ fn largest() -> Option<(HeapPool, Along)> {
     }
 }
 
-/// Gives the depots their room, of which a page becomes real when it is first used. Without memory they take nothing.
-fn furnish() {
-    type Set = Magazine<usize, MOST>;
-    const SETS: usize = DEPTH * HOST_CLASSES;
+type Table<T> = <Shelf as Metadata>::Table<T>;
+type Set = Magazine<usize, MOST>;
+const SETS: usize = DEPTH * HOST_CLASSES;
+/// The words of all sets.
+const SETS_LEN: usize = (SETS * size_of::<Set>()).div_ceil(size_of::<u64>());
+
+/// Room for all tables of a heap in a space.
+fn shelf(space: &Mapped) -> Option<Shelf> {
+    let mut measure = Measure::NEW;
+    measure.table::<u64>(SETS_LEN).ok()?;
+    for len in Along::lens(space.len_bytes()).into_iter().flatten() {
+        measure.growing::<u8>(len).ok()?;
+    }
+    HeapPool::count_tables(space, &mut measure).ok()?;
+    Shelf::new(&measure)
+}
+
+/// Gives the depots their room, of which a page becomes real when it is first used.
+fn furnish(words: Table<u64>) {
     const _: () = assert!(align_of::<Set>() <= align_of::<u64>());
-    let Ok(words) = MappedTables.table::<u64>((SETS * size_of::<Set>()).div_ceil(size_of::<u64>())) else {
-        return;
-    };
     // SAFETY: 1. The table is as long and as aligned as so many sets, lives for good, and is nobody else's. 2. A set is words,
     // and all zeros is an empty one.
     let sets = unsafe { core::slice::from_raw_parts_mut(words.leak().as_mut_ptr().cast::<Set>(), SETS) };
@@ -103,20 +117,28 @@ struct Along {
     bytes: u64,
     /// What each unit is.
     classes: NonNull<u8>,
-    /// A heap without it does not ask whose a block is.
-    owners: Option<NonNull<u8>>,
+    owners: NonNull<u8>,
     /// Only of a hardened heap.
     marks: Option<NonNull<u8>>,
 }
 
 impl Along {
-    /// The tables of a range; `None`: there is no memory for what has to be.
-    fn of(space: &mut Mapped) -> Option<Along> {
+    /// The lengths of the tables of a range.
+    fn lens(bytes: u64) -> [Option<usize>; 3] {
+        let marks = if hardened::ON { Some(hardened::table_len(bytes)) } else { None };
+        [Some(by_address::table_len(bytes)), Some(Owners::table_len(bytes)), marks]
+    }
+
+    /// The tables of a range; `None`: there is no memory for them.
+    fn of(space: &mut Mapped, shelf: &mut Shelf) -> Option<Along> {
         let (start, bytes) = (space.addr(Offset(0)), space.len_bytes());
-        let classes = by_address::accompany(space)?;
-        let marks = if hardened::ON { Some(hardened::accompany(space)?) } else { None };
-        let first = start.as_ptr().addr() >> owner::SHIFT;
-        let owners = space.accompany(owner::SHIFT, Owners::table_len(bytes), first);
+        let [classes, owners, marks] = Along::lens(bytes);
+        let classes = space.accompany(shelf, by_address::UNIT_SHIFT, classes?, 0)?;
+        let owners = space.accompany(shelf, owner::SHIFT, owners?, start.as_ptr().addr() >> owner::SHIFT)?;
+        let marks = match marks {
+            Some(len) => Some(space.accompany(shelf, marks::SHIFT, len, 0)?),
+            None => None,
+        };
         Some(Along { start, bytes, classes, owners, marks })
     }
 
@@ -129,10 +151,8 @@ impl Along {
         // laid out as bytes.
         unsafe {
             by_address::cover(self.start, self.bytes, self.classes);
-            if let Some(owners) = self.owners {
-                let owners = owners.as_ptr().cast::<AtomicU8>();
-                OWNERS.furnish(core::slice::from_raw_parts(owners, Owners::table_len(self.bytes)));
-            }
+            let owners = self.owners.as_ptr().cast::<AtomicU8>();
+            OWNERS.furnish(core::slice::from_raw_parts(owners, Owners::table_len(self.bytes)));
             if let Some(marks) = self.marks {
                 hardened::cover(self.start, self.bytes, marks);
             }

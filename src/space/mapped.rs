@@ -9,14 +9,17 @@ mod os;
 mod os;
 
 mod along;
+mod shelf;
+mod tables;
 
 use super::{Alignment, Contents, Geometry, HostSpace, Offset, Space, SpaceError, Span};
 use crate::arena::index::BuddyTree;
-use crate::arena::metadata::{Metadata, NoTable, Plain};
+use crate::arena::metadata::Metadata;
 use crate::size::HOST_GEOMETRY;
 use along::Along;
-use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+pub(crate) use shelf::{Measure, Shelf};
+pub use tables::MappedTables;
 
 /// A frame of the host, and what every reservation is a multiple of.
 const FRAME: usize = 2 << 20;
@@ -95,9 +98,16 @@ impl Mapped {
     /// A table that goes along: a byte for each `1 << shift` bytes of the reservation, which can be written when these are committed. Those of
     /// its first are the table's at `first`, and its start follows its end, as often as that takes. It holds zeros, lives as long as the
     /// reservation, and can be read as a whole. `None`: there is no memory for it.
-    pub(crate) fn accompany(&mut self, shift: u32, len: usize, first: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn accompany(
+        &mut self,
+        shelf: &mut Shelf,
+        shift: u32,
+        len: usize,
+        first: usize,
+    ) -> Option<NonNull<u8>> {
         let place = self.along.iter_mut().find(|place| place.is_none())?;
-        Some(place.insert(Along::new(shift, len, first)?).start())
+        let table = shelf.growing(len).ok()?;
+        Some(place.insert(Along::new(table, shift, first)).start())
     }
 
     /// What goes along with the first `end` bytes can be written.
@@ -169,114 +179,6 @@ unsafe impl Space for Mapped {
 
 // SAFETY: 1. Committed frames are mapped readable and writable until the reservation is dropped.
 unsafe impl HostSpace for Mapped {}
-
-/// Tables in mappings of their own: what is never used costs no memory, and what a program writes past a block
-/// cannot reach them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MappedTables;
-
-/// One such table. All of it can be read, and of one that grows the first entries written: what is borrowed to be written ends there.
-#[derive(Debug)]
-pub struct MappedTable<T> {
-    range: Option<os::Range>,
-    start: NonNull<T>,
-    len: usize,
-    /// The entries that can be written.
-    grown: usize,
-}
-
-/// A table that grows is whole from the start if it is no longer.
-const WHOLE_TABLE: usize = 1 << 20;
-
-impl<T: Plain> MappedTable<T> {
-    fn new(len: usize, grows: bool) -> Result<MappedTable<T>, NoTable> {
-        let no_table = |needed: u64| NoTable { needed_bytes: needed, left_bytes: None };
-        let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize);
-        let bytes = bytes.ok_or(no_table(u64::MAX))?;
-        if bytes == 0 {
-            return Ok(MappedTable { range: None, start: NonNull::dangling(), len, grown: len });
-        }
-        let grows = grows && bytes > WHOLE_TABLE;
-        let range = os::Range::table(bytes, grows).map_err(|_| no_table(bytes as u64))?;
-        let start = range.start().cast();
-        Ok(MappedTable { range: Some(range), start, len, grown: if grows { 0 } else { len } })
-    }
-}
-
-// SAFETY: 1. A table is a mapping of its own, which holds zeros, or nothing.
-unsafe impl Metadata for MappedTables {
-    type Table<T: Plain> = MappedTable<T>;
-
-    fn table<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {
-        MappedTable::new(len, false)
-    }
-
-    fn growing<T: Plain>(&mut self, len: usize) -> Result<MappedTable<T>, NoTable> {
-        MappedTable::new(len, true)
-    }
-
-    fn grow<T: Plain>(table: &mut MappedTable<T>, len: usize) -> Result<(), NoTable> {
-        if len <= table.grown {
-            return Ok(());
-        }
-        assert!(len <= table.len, "{len} entries of a table of {}", table.len);
-        let Some(range) = &table.range else { return Ok(()) };
-        let bytes = len * size_of::<T>();
-        let no_table = NoTable { needed_bytes: bytes as u64, left_bytes: None };
-        let opened = range.open(bytes).map_err(|_| no_table)?;
-        table.grown = opened / size_of::<T>();
-        Ok(())
-    }
-}
-
-impl MappedTables {
-    /// Gives the pages of a table from a place on up that hold nothing any more, but for the one that begins before it, where that can be done:
-    /// then they are zeros.
-    ///
-    /// # Safety
-    /// The table was [leaked](MappedTable::leak), the place goes to its end and is in the caller's hands alone, and zeros are as good there as what
-    /// it holds.
-    pub(crate) unsafe fn forget(start: NonNull<u8>, len: usize) {
-        // SAFETY: 1. A table is a mapping of its own, or what the system's allocator gave, where nothing happens. 2. The rest as the caller
-        // promises.
-        unsafe { os::forget_rest(start, len) }
-    }
-}
-
-impl<T: Plain> MappedTable<T> {
-    /// The table for good, or what it was grown to: its mapping is never given back.
-    pub fn leak(self) -> &'static mut [T] {
-        let table = core::mem::ManuallyDrop::new(self);
-        let (start, len) = (table.start, table.grown);
-        // SAFETY: 1. to 3. as in `deref_mut`; the mapping is not dropped any more, and nobody else has the table.
-        unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), len) }
-    }
-}
-
-// SAFETY: 1. A table owns its mapping; moving it to another thread moves plain integers.
-unsafe impl<T: Plain> Send for MappedTable<T> {}
-// SAFETY: 1. Shared access is read-only.
-unsafe impl<T: Plain> Sync for MappedTable<T> {}
-
-impl<T: Plain> Deref for MappedTable<T> {
-    type Target = [T];
-
-    #[inline]
-    fn deref(&self) -> &[T] {
-        debug_assert!(self.range.is_some() || self.len * size_of::<T>() == 0);
-        // SAFETY: 1. `start` is the page-aligned start of a mapping of `len * size_of::<T>()` bytes, all of them zero
-        // or written through this table. 2. `T: Plain` has a value for every bit pattern. 3. The mapping lives as long as `self`.
-        unsafe { core::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-    }
-}
-
-impl<T: Plain> DerefMut for MappedTable<T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: 1. to 3. as in `deref`, since a table has no fewer entries than it was grown to. 4. `&mut self` is exclusive.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.grown) }
-    }
-}
 
 /// The portable back end, tested where it is not used too.
 #[cfg(all(test, unix, not(miri)))]
@@ -376,33 +278,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn tables_start_as_zeros_and_keep_what_is_written() {
-        let mut table = MappedTables.table::<[u32; 3]>(100_000).unwrap();
-        assert!(table.iter().all(|entry| *entry == [0; 3]));
-        table[99_999] = [1, 2, 3];
-        assert_eq!(table[99_999], [1, 2, 3]);
-        assert!(MappedTables.table::<u64>(0).unwrap().is_empty());
-        assert_eq!(MappedTables.table::<u64>(usize::MAX).unwrap_err().needed_bytes, u64::MAX);
-    }
-
-    #[test]
-    fn a_table_that_grows_can_be_read_as_a_whole_and_written_as_far_as_it_was_grown() {
-        const LEN: usize = 3 << 20;
-        let mut table = MappedTables.growing::<u64>(LEN).unwrap();
-        for len in [1, 7, 40_000, 1 << 20, 1_000, LEN] {
-            MappedTables::grow(&mut table, len).unwrap();
-            table[len - 1] = len as u64;
-            assert!((len..=LEN).contains(&DerefMut::deref_mut(&mut table).len()), "{len}");
-            assert_eq!((table.len(), table[len - 1], table[LEN - 2]), (LEN, len as u64, 0));
-            // Where tables are mapped, no more of it than was asked for and a little.
-            let most = if cfg!(all(unix, not(miri))) && len < LEN / 2 { LEN / 2 } else { LEN };
-            assert!(DerefMut::deref_mut(&mut table).len() <= most, "{len}");
-        }
-        let short = &mut *MappedTables.growing::<u8>(WHOLE_TABLE).unwrap();
-        assert_eq!(short.len(), WHOLE_TABLE);
-    }
-
     #[cfg(all(unix, not(miri)))]
     #[test]
     fn the_portable_back_end_gives_aligned_memory_and_says_what_it_does_not_know() {
@@ -414,7 +289,7 @@ mod tests {
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
         let table = other::Range::table(4096, true).unwrap();
-        assert_eq!((table.open(1), table.open_place(0, 1)), (Ok(4096), Ok(())));
+        assert_eq!(table.open_place(0, 1), Ok(()));
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
         assert!(range.is_open() && other::reserve_limit() > FRAME);

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{WHOLE_TABLE, os};
+use super::tables::MappedTable;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::ptr::NonNull;
 
@@ -12,7 +12,7 @@ const STEP: usize = 32 << 20;
 /// One such table. All of it can be read.
 #[derive(Debug)]
 pub(super) struct Along {
-    table: os::Range,
+    table: MappedTable<u8>,
     /// log2 of the bytes of the range that have one of the table.
     shift: u32,
     /// Where in the table those are that the first of the range have; its start follows its end.
@@ -22,11 +22,11 @@ pub(super) struct Along {
 }
 
 impl Along {
-    pub(super) fn new(shift: u32, len: usize, first: usize) -> Option<Along> {
-        let grows = len > WHOLE_TABLE;
-        let table = os::Range::table(len, grows).ok()?;
-        let reached = AtomicUsize::new(if grows { 0 } else { usize::MAX });
-        Some(Along { table, shift, first: first % len, reached })
+    /// The table is new.
+    pub(super) fn new(table: MappedTable<u8>, shift: u32, first: usize) -> Along {
+        let reached = AtomicUsize::new(if table.is_whole() { usize::MAX } else { 0 });
+        let first = first % table.len();
+        Along { table, shift, first, reached }
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -52,10 +52,10 @@ impl Along {
         let behind = from.min(turn)..upto.min(turn);
         let before = from.max(turn) - turn..upto.max(turn) - turn;
         if !behind.is_empty() {
-            self.table.open_place(self.first + behind.start, behind.len())?;
+            self.table.open(self.first + behind.start, behind.len())?;
         }
         if !before.is_empty() {
-            self.table.open_place(before.start, before.len())?;
+            self.table.open(before.start, before.len())?;
         }
         self.reached.fetch_max(if upto == len { usize::MAX } else { end }, Relaxed);
         Ok(())
@@ -64,10 +64,12 @@ impl Along {
 
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
+    use super::super::MappedTables;
     use super::*;
+    use crate::arena::metadata::Metadata;
 
     /// The parts of a table that can be written, as the kernel says.
-    fn written(table: &os::Range) -> std::vec::Vec<core::ops::Range<usize>> {
+    fn written(table: &MappedTable<u8>) -> std::vec::Vec<core::ops::Range<usize>> {
         let start = table.start().as_ptr().addr();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let mut parts = std::vec![];
@@ -86,8 +88,8 @@ mod tests {
     fn a_table_can_be_written_as_far_as_its_range_is_there_and_turns_at_its_end() {
         const LEN: usize = 4 << 20;
         for first in [0, 1 << 20, LEN - (1 << 20), LEN + 4096, 2 * LEN - 1] {
-            let along = Along::new(10, LEN, first).unwrap();
-            assert_eq!(written(&along.table), []);
+            let along = Along::new(MappedTables.growing(LEN).unwrap(), 10, first);
+            assert!(written(&along.table).is_empty());
             for mib in [1, 40, 41, 1100, 2000, 3900, 4096, 1 << 20] {
                 along.reach(mib << 20).unwrap();
                 let parts = written(&along.table);
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_short_table_is_whole() {
-        let along = Along::new(10, 4096, 5).unwrap();
+        let along = Along::new(MappedTables.growing(4096).unwrap(), 10, 5);
         assert_eq!(along.reach(usize::MAX), Ok(()));
         assert_eq!(along.table.len(), 4096);
     }

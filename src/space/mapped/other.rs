@@ -65,11 +65,6 @@ impl Range {
     }
 
     /// All of it is open.
-    pub(super) fn open(&self, _end: usize) -> Result<usize, i32> {
-        Ok(self.len())
-    }
-
-    /// As above.
     pub(super) fn open_place(&self, _at: usize, _len: usize) -> Result<(), i32> {
         Ok(())
     }

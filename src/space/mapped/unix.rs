@@ -19,11 +19,10 @@ const HUGE: usize = 2 << 20;
 /// The least page of any system: how many of them a huge one may have.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
-/// The least that is opened of a range at once, and of a table.
+/// The least that is opened of a range at once.
 const STEP: usize = 32 << 20;
-const TABLE_STEP: usize = 256 << 10;
-/// What is opened of a table is a multiple of this, of which every system's page is a part; of a range it is frames.
-const PIECE: usize = 64 << 10;
+/// Where what is opened begins is a multiple of this, of which every system's page is a part.
+const PIECE: usize = super::tables::PIECE;
 /// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened.
 #[cfg(target_os = "linux")]
 const DUMPED_TABLE: usize = 1 << 20;
@@ -51,8 +50,6 @@ pub(super) struct Range {
     open: bool,
     /// What was opened in steps. The rest makes nothing resident where a program locks all that it has mapped, and is not counted as its data.
     opened: AtomicUsize,
-    /// Of a table less is opened at once.
-    is_table: bool,
     /// Of frames.
     committed_bytes: AtomicUsize,
     /// Whether memory from `HUGE_FROM` on was committed.
@@ -244,18 +241,12 @@ impl Range {
         unmap(end, room - head - len);
         // Where what can be written counts, what is given back is not to.
         let open = open && limits().1 == usize::MAX && !accounts();
-        let range = Range::of(aligned, len, open, 0, false);
+        let range = Range::of(aligned, len, open);
+        // Where the system makes huge pages of all that it can, the first would be huge too. Those behind become so in `join`.
         #[cfg(target_os = "linux")]
-        {
-            // Said of both parts: where the system makes huge pages of all that it can, the first would be huge too.
-            let small = if has_huge() { HUGE_FROM.min(len) } else { len };
-            // SAFETY: 1. Advice about this mapping; where it is refused, pages are what they would be.
-            unsafe {
-                libc::madvise(aligned.as_ptr().cast(), small, libc::MADV_NOHUGEPAGE);
-                if small < len {
-                    libc::madvise(aligned.add(small).as_ptr().cast(), len - small, libc::MADV_HUGEPAGE);
-                }
-            }
+        // SAFETY: 1. Advice about this mapping; where it is refused, pages are what they would be.
+        unsafe {
+            libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
         }
         Ok(range)
     }
@@ -273,16 +264,15 @@ impl Range {
                 libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTDUMP);
             }
         };
-        Ok(Range::of(start, len, true, if grows { 0 } else { len }, true))
+        Ok(Range::of(start, len, true))
     }
 
-    fn of(start: NonNull<u8>, len: usize, open: bool, opened: usize, is_table: bool) -> Range {
+    fn of(start: NonNull<u8>, len: usize, open: bool) -> Range {
         Range {
             start,
             len,
             open,
-            opened: AtomicUsize::new(opened),
-            is_table,
+            opened: AtomicUsize::new(0),
             committed_bytes: AtomicUsize::new(0),
             #[cfg(target_os = "linux")]
             large: AtomicBool::new(false),
@@ -352,24 +342,23 @@ impl Range {
         self.committed_bytes.fetch_sub(len, Relaxed);
     }
 
-    /// Makes what lies before `end` readable and writable for good. So much of it is after that.
+    /// Makes what lies before `end` readable and writable for good.
     #[inline]
-    pub(super) fn open(&self, end: usize) -> Result<usize, i32> {
+    fn open(&self, end: usize) -> Result<(), i32> {
         // Relaxed: whoever sees the number comes behind the call that it tells of. Who comes second does it again.
         let opened = self.opened.load(Relaxed);
-        if end <= opened { Ok(opened) } else { self.open_from(opened, end) }
+        if end <= opened { Ok(()) } else { self.open_from(opened, end) }
     }
 
     /// The same of what is not: an eighth more than is asked for, or just that, where no more is allowed.
     #[cold]
-    fn open_from(&self, opened: usize, end: usize) -> Result<usize, i32> {
-        let (piece, step) = if self.is_table { (PIECE, TABLE_STEP) } else { (FRAME, STEP) };
-        let upto = |end: usize| end.div_ceil(piece).saturating_mul(piece).min(self.len);
-        let (least, most) = (upto(end), upto(end.saturating_add(step.max(end / 8))));
+    fn open_from(&self, opened: usize, end: usize) -> Result<(), i32> {
+        let upto = |end: usize| end.div_ceil(FRAME).saturating_mul(FRAME).min(self.len);
+        let (least, most) = (upto(end), upto(end.saturating_add(STEP.max(end / 8))));
         let open = |upto: usize| self.open_place(opened, upto - opened).map(|()| upto);
         let upto = open(most).or_else(|_| open(least))?;
         self.opened.fetch_max(upto, Relaxed);
-        Ok(upto)
+        Ok(())
     }
 
     /// Makes the pages of a place readable and writable.
@@ -384,7 +373,7 @@ impl Range {
         Ok(())
     }
 
-    /// The program is not small: its first memory becomes huge pages like the rest. What is on small pages there is copied into
+    /// The program is not small: all its memory is on huge pages from now on, and its first becomes so. What is on small pages there is copied into
     /// huge ones at once (`MADV_COLLAPSE`, Linux 6.1), since programs keep there what they use most: a random walk through it
     /// takes up to 1.5 times as long on small ones. Of a frame where nothing is resident nothing becomes so; of a compact heap's, where more than
     /// a 16th is not.
@@ -394,10 +383,12 @@ impl Range {
         if !has_huge() {
             return;
         }
+        // SAFETY: 1. Advice about this mapping, which is longer than that; nothing that can be read there changes. Where it is refused,
+        // pages stay small.
+        unsafe { libc::madvise(self.at(HUGE_FROM, 0), self.len - HUGE_FROM, libc::MADV_HUGEPAGE) };
         if !COMPACT {
             let first = self.start.as_ptr().cast();
-            // SAFETY: 1. Advice about this mapping, which is longer than that; nothing that can be read there changes. Where it is
-            // refused, pages stay small.
+            // SAFETY: 1. As above.
             unsafe {
                 libc::madvise(first, HUGE_FROM, libc::MADV_HUGEPAGE);
                 libc::madvise(first, HUGE_FROM, COLLAPSE);
