@@ -435,6 +435,27 @@ mod tests {
         }
 
         #[test]
+        fn the_tree_is_no_higher_than_what_was_ever_ready(
+            ranges in prop::collection::vec((0..N, 1..200u32, any::<bool>()), 1..12),
+        ) {
+            let mut tree = BuddyTree::<Heap>::new(&mut Heap, N, 0).unwrap();
+            let mut words = 1;
+            for (start, granules, ready) in ranges {
+                let span = Span::new(start, granules.min(N - start));
+                if ready {
+                    tree.backed(span);
+                    words = words.max(span.end().div_ceil(64).next_power_of_two());
+                } else {
+                    tree.unbacked(span);
+                }
+                prop_assert_eq!(tree.words_of_root(), words as usize);
+                for above in core::iter::successors(Some(tree.root / 2), |node| Some(node / 2)).take_while(|&node| node > 0) {
+                    prop_assert_eq!([tree.nodes[above], tree.nodes[2 * above + 1]], [[0; 3]; 2]);
+                }
+            }
+        }
+
+        #[test]
         fn the_longest_run_of_a_word_is_counted(a in any::<u64>(), b in any::<u64>()) {
             for word in [a, a & b, a | b, a | b | a.rotate_left(3), 1, 1 << 63, !0 >> 1] {
                 if word == 0 || word == !0 {
