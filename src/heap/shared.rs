@@ -55,9 +55,9 @@ fn make() -> Option<&'static HeapPool> {
     around_forks(&IS_KNOWN, &ThisHeap);
     let _making = MAKING.lock();
     if POOL.get().is_none() {
-        let (pool, along, sets) = largest()?;
+        let (pool, companions, sets) = largest()?;
         // SAFETY: 1. The pool is kept for good below, and with it its range and what goes along.
-        unsafe { along.announce() };
+        unsafe { companions.announce() };
         furnish(sets);
         POOL.get_or_init(|| pool);
     }
@@ -65,16 +65,16 @@ fn make() -> Option<&'static HeapPool> {
 }
 
 /// A pool of as much as can be had with its tables, which may be more than the system grants: then a quarter.
-fn largest() -> Option<(HeapPool, Along, Table<u64>)> {
+fn largest() -> Option<(HeapPool, Companions, Table<u64>)> {
     let mut space = Mapped::reserve_default().ok()?;
     loop {
         let bytes = space.len_bytes();
         if let Some(mut shelf) = shelf(&space)
             && let Ok(sets) = shelf.table(SETS_LEN)
-            && let Some(along) = Along::of(&mut space, &mut shelf)
+            && let Some(companions) = Companions::of(&mut space, &mut shelf)
             && let Ok(pool) = Pool::new(space, shelf, decay::CONFIG)
         {
-            return Some((pool, along, sets));
+            return Some((pool, companions, sets));
         }
         let less = bytes as usize / 4;
         if less < Mapped::LEAST_BYTES {
@@ -94,7 +94,7 @@ const SETS_LEN: usize = (SETS * size_of::<Set>()).div_ceil(size_of::<u64>());
 fn shelf(space: &Mapped) -> Option<Shelf> {
     let mut measure = Measure::NEW;
     measure.table::<u64>(SETS_LEN).ok()?;
-    for len in Along::lens(space.len_bytes()).into_iter().flatten() {
+    for len in Companions::lens(space.len_bytes()).into_iter().flatten() {
         measure.growing::<u8>(len).ok()?;
     }
     HeapPool::count_tables(space, &mut measure).ok()?;
@@ -112,7 +112,7 @@ fn furnish(words: Table<u64>) {
 }
 
 /// The tables that go along with the range of the heap.
-struct Along {
+struct Companions {
     start: NonNull<u8>,
     bytes: u64,
     /// What each unit is.
@@ -122,7 +122,7 @@ struct Along {
     marks: Option<NonNull<u8>>,
 }
 
-impl Along {
+impl Companions {
     /// The lengths of the tables of a range.
     fn lens(bytes: u64) -> [Option<usize>; 3] {
         let marks = if hardened::ON { Some(hardened::table_len(bytes)) } else { None };
@@ -130,16 +130,16 @@ impl Along {
     }
 
     /// The tables of a range; `None`: there is no memory for them.
-    fn of(space: &mut Mapped, shelf: &mut Shelf) -> Option<Along> {
+    fn of(space: &mut Mapped, shelf: &mut Shelf) -> Option<Companions> {
         let (start, bytes) = (space.addr(Offset(0)), space.len_bytes());
-        let [classes, owners, marks] = Along::lens(bytes);
+        let [classes, owners, marks] = Companions::lens(bytes);
         let classes = space.accompany(shelf, by_address::UNIT_SHIFT, classes?, 0)?;
         let owners = space.accompany(shelf, owner::SHIFT, owners?, start.as_ptr().addr() >> owner::SHIFT)?;
         let marks = match marks {
             Some(len) => Some(space.accompany(shelf, marks::SHIFT, len, 0)?),
             None => None,
         };
-        Some(Along { start, bytes, classes, owners, marks })
+        Some(Companions { start, bytes, classes, owners, marks })
     }
 
     /// Tells whoever needs them, before there is a block.

@@ -25,6 +25,8 @@ pub use tables::MappedTables;
 const FRAME: usize = 2 << 20;
 /// The least that is worth reserving.
 const LEAST: usize = 16 * FRAME;
+/// The least of a range that is opened at once, with what goes along.
+const STEP: usize = 16 * FRAME;
 
 /// A reservation of the process's addresses. Dropping it gives addresses and memory back.
 #[derive(Debug)]

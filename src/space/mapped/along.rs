@@ -2,12 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+use super::STEP;
 use super::tables::MappedTable;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::ptr::NonNull;
-
-/// The bytes of the range that a table is readied for at once, at least.
-const STEP: usize = 32 << 20;
 
 /// One such table. All of it can be read.
 #[derive(Debug)]

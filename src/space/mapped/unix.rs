@@ -1,6 +1,6 @@
 //! Reserving, backing and giving up memory with `mmap(2)`, `mprotect(2)` and `madvise(2)`.
 
-use super::{Contents, FRAME};
+use super::{Contents, FRAME, STEP};
 #[cfg(target_os = "linux")]
 use crate::sync::atomic::AtomicBool;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -19,8 +19,6 @@ const HUGE: usize = 2 << 20;
 /// The least page of any system: how many of them a huge one may have.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
-/// The least that is opened of a range at once.
-const STEP: usize = 32 << 20;
 /// Where what is opened begins is a multiple of this, of which every system's page is a part.
 const PIECE: usize = super::tables::PIECE;
 /// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened.
