@@ -58,6 +58,9 @@ fn a_program_that_locks_its_memory_has_what_it_uses_resident_and_little_more() {
     }
     let locked_mib = status_mib("VmRSS");
     assert!(locked_mib < 400, "{locked_mib} MiB are resident");
+    // Of all that can be read the lock made page tables, too.
+    let tables_mib = status_mib("VmPTE");
+    assert!(tables_mib < 4, "{tables_mib} MiB of page tables");
     assert!(are_whole(&kept));
 
     // From here on all that is mapped is resident at once. What is freed is given up all the same, and zeros are zeros.

@@ -62,8 +62,8 @@ pub unsafe trait Metadata {
     /// [`NoTable`] when there is no memory for it.
     fn table<T: Plain>(&mut self, len: usize) -> Result<Self::Table<T>, NoTable>;
 
-    /// A table of `len` zeros that is written from its start on, as the space is used: all of it can be read, and
-    /// what it was [grown](Self::grow) to can be written.
+    /// A table of `len` zeros that is used from its start on, as the space is: what it was [grown](Self::grow) to is there, or
+    /// more.
     ///
     /// # Errors
     /// [`NoTable`] when there is no memory for it.
@@ -71,7 +71,7 @@ pub unsafe trait Metadata {
         self.table(len)
     }
 
-    /// The first `len` entries of a [growing](Self::growing) table can be written from now on.
+    /// The first `len` entries of a [growing](Self::growing) table are there from now on.
     ///
     /// # Errors
     /// [`NoTable`] when there is no memory for that; it is as it was.

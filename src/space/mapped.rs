@@ -109,7 +109,7 @@ impl Mapped {
     ) -> Option<NonNull<u8>> {
         let place = self.along.iter_mut().find(|place| place.is_none())?;
         let table = shelf.growing(len).ok()?;
-        Some(place.insert(Along::new(table, shift, first)).start())
+        Some(place.insert(Along::new(table, shift, first).ok()?).start())
     }
 
     /// What goes along with the first `end` bytes can be written.
@@ -291,7 +291,7 @@ mod tests {
         range.forget(0, FRAME);
         range.decommit(0, FRAME);
         let table = other::Range::table(4096, true).unwrap();
-        assert_eq!(table.open_place(0, 1), Ok(()));
+        assert_eq!((table.let_read(0, 1), table.open_place(0, 1)), (Ok(()), Ok(())));
         // SAFETY: 1. Nothing is done.
         unsafe { other::forget_rest(table.start(), 4096) };
         assert!(range.is_open() && other::reserve_limit() > FRAME);

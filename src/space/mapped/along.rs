@@ -20,11 +20,15 @@ pub(super) struct Along {
 }
 
 impl Along {
-    /// The table is new.
-    pub(super) fn new(table: MappedTable<u8>, shift: u32, first: usize) -> Along {
-        let reached = AtomicUsize::new(if table.is_whole() { usize::MAX } else { 0 });
-        let first = first % table.len();
-        Along { table, shift, first, reached }
+    /// The table is new. The error is the system's.
+    pub(super) fn new(table: MappedTable<u8>, shift: u32, first: usize) -> Result<Along, i32> {
+        let is_whole = table.is_whole();
+        if !is_whole {
+            table.let_read()?;
+        }
+        let reached = AtomicUsize::new(if is_whole { usize::MAX } else { 0 });
+        let first = first % table.most();
+        Ok(Along { table, shift, first, reached })
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -42,7 +46,7 @@ impl Along {
     /// The same from where it cannot be, for an eighth more than is asked for.
     #[cold]
     fn reach_from(&self, reached: usize, end: usize) -> Result<(), i32> {
-        let len = self.table.len();
+        let len = self.table.most();
         let end = end.saturating_add(STEP.max(end / 8));
         let (from, upto) = (reached >> self.shift, (end >> self.shift).min(len));
         // The part up to the table's end, and the part from its start.
@@ -75,8 +79,8 @@ mod tests {
             let (place, rest) = line.split_once(' ').unwrap();
             let (from, upto) = place.split_once('-').unwrap();
             let [from, upto] = [from, upto].map(|at| usize::from_str_radix(at, 16).unwrap());
-            if rest.starts_with("rw") && from < start + table.len() && upto > start {
-                parts.push(from.saturating_sub(start)..(upto - start).min(table.len()));
+            if rest.starts_with("rw") && from < start + table.most() && upto > start {
+                parts.push(from.saturating_sub(start)..(upto - start).min(table.most()));
             }
         }
         parts
@@ -86,7 +90,7 @@ mod tests {
     fn a_table_can_be_written_as_far_as_its_range_is_there_and_turns_at_its_end() {
         const LEN: usize = 4 << 20;
         for first in [0, 1 << 20, LEN - (1 << 20), LEN + 4096, 2 * LEN - 1] {
-            let along = Along::new(MappedTables.growing(LEN).unwrap(), 10, first);
+            let along = Along::new(MappedTables.growing(LEN).unwrap(), 10, first).unwrap();
             assert!(written(&along.table).is_empty());
             for mib in [1, 40, 41, 1100, 2000, 3900, 4096, 1 << 20] {
                 along.reach(mib << 20).unwrap();
@@ -105,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_short_table_is_whole() {
-        let along = Along::new(MappedTables.growing(4096).unwrap(), 10, 5);
+        let along = Along::new(MappedTables.growing(4096).unwrap(), 10, 5).unwrap();
         assert_eq!(along.reach(usize::MAX), Ok(()));
-        assert_eq!(along.table.len(), 4096);
+        assert_eq!(along.table.most(), 4096);
     }
 }

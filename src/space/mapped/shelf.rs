@@ -98,7 +98,7 @@ impl Shelf {
         };
         self.plan = plan;
         let place = Place { shelf: self.shared.clone(), at: if grows { self.turn + at } else { at } };
-        // SAFETY: 1. The plan has no two tables in one place, nor one that reaches beyond its part; the front was opened, and all can be read.
+        // SAFETY: 1. The plan has no two tables in one place, nor one that reaches beyond its part; the front was opened.
         // 2. A mapping begins at a page, so a multiple of a line or of a piece in it is aligned. 3. It lives as long as there is a place.
         Ok(unsafe { MappedTable::at(place.start(), len, grows, Home::Shelf(place)) })
     }
@@ -136,7 +136,12 @@ impl Place {
         unsafe { range.start().add(self.at) }
     }
 
-    /// Makes a part of the table writable.
+    /// Makes the whole table, of so many bytes, readable.
+    pub(super) fn let_read(&self, len: usize) -> Result<(), i32> {
+        self.shelf.range().let_read(self.at, len)
+    }
+
+    /// Makes a part of the table readable and writable.
     pub(super) fn open(&self, at: usize, len: usize) -> Result<(), i32> {
         self.shelf.range().open_place(self.at + at, len)
     }
@@ -225,10 +230,16 @@ mod tests {
         const STEP: usize = if cfg!(miri) { 997 } else { 1 };
         for (at, (table, grown)) in tables.iter_mut().enumerate() {
             assert!(table.iter().step_by(STEP).all(|&entry| entry == 0));
-            assert!(grown.iter().step_by(STEP).all(|&entry| entry == [0; 2]));
             table.iter_mut().step_by(STEP).for_each(|entry| *entry = at as u32 + 1);
-            for len in [grown.len() / 3, grown.len()] {
+            for len in [lens[at] / 3, lens[at]] {
                 Shelf::grow(grown, len).unwrap();
+                assert!(
+                    grown
+                        .iter()
+                        .skip(at)
+                        .step_by(STEP)
+                        .all(|&entry| entry == [0; 2] || entry == [at as u64 + 77; 2])
+                );
                 grown[..len].iter_mut().step_by(STEP).for_each(|entry| *entry = [at as u64 + 77; 2]);
             }
         }

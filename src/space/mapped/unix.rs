@@ -151,6 +151,8 @@ fn whole_pages(at: usize, len: usize, page: usize) -> Option<(usize, usize)> {
     (start < end).then(|| (start, end - start))
 }
 
+/// What can be read and written.
+const OPEN: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// New pages of the process's own, for which no memory is set aside before they are touched; some BSDs never do, and have no flag for it.
 const NEW_PAGES: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | NO_RESERVE;
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly", target_os = "openbsd")))]
@@ -189,7 +191,7 @@ unsafe fn forget(place: *mut libc::c_void, len: usize) -> bool {
     // SAFETY: 1. As the caller promises: what the new pages replace is the caller's own.
     unsafe {
         let flags = NEW_PAGES | libc::MAP_FIXED;
-        libc::mmap(place, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED
+        libc::mmap(place, len, OPEN, flags, -1, 0) != libc::MAP_FAILED
     }
 }
 
@@ -249,11 +251,10 @@ impl Range {
         Ok(range)
     }
 
-    /// Zeroed memory for a table, on small pages only: most of it is never touched. Of one that grows nothing can be written before it is
-    /// opened.
+    /// Zeroed memory for a table, on small pages only: most of it is never touched. One that grows is not there before it is opened: a program that
+    /// locks all that it has mapped would wait for a page table of all that can be read.
     pub(super) fn table(len: usize, grows: bool) -> Result<Range, i32> {
-        let written = if grows { 0 } else { libc::PROT_WRITE };
-        let start = map(len, libc::PROT_READ | written)?;
+        let start = map(len, if grows { libc::PROT_NONE } else { OPEN })?;
         #[cfg(target_os = "linux")]
         // SAFETY: 1. Advice about this mapping.
         unsafe {
@@ -361,11 +362,20 @@ impl Range {
 
     /// Makes the pages of a place readable and writable.
     pub(super) fn open_place(&self, at: usize, len: usize) -> Result<(), i32> {
+        self.protect(at, len, OPEN)
+    }
+
+    /// Makes the pages of a place readable alone.
+    pub(super) fn let_read(&self, at: usize, len: usize) -> Result<(), i32> {
+        self.protect(at, len, libc::PROT_READ)
+    }
+
+    fn protect(&self, at: usize, len: usize, protection: i32) -> Result<(), i32> {
         let first = at / PIECE * PIECE;
         let len = at + len - first;
         let place = self.at(first, len);
         // SAFETY: 1. The place is this mapping's own. 2. It begins at a page, and its last page holds nothing else.
-        if unsafe { libc::mprotect(place, len, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        if unsafe { libc::mprotect(place, len, protection) } != 0 {
             return Err(errno());
         }
         Ok(())
