@@ -103,26 +103,37 @@ mod tests {
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn who_waits_long_for_the_host_lock_sleeps() {
-        fn sleeps() -> libc::c_long {
-            // SAFETY: 1. All zeros is a value, and the place for the answer is valid.
-            unsafe {
-                let mut usage: libc::rusage = core::mem::zeroed();
-                libc::getrusage(libc::RUSAGE_THREAD, &mut usage);
-                usage.ru_nvcsw
-            }
-        }
+        use core::sync::atomic::{AtomicI32, Ordering::SeqCst};
+        use std::time::{Duration, Instant};
+
+        let sleeps = |thread: i32| {
+            let status = std::fs::read_to_string(std::format!("/proc/self/task/{thread}/status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        };
         let lock: Lock<HostLock, ()> = Lock::new(());
         let held = lock.lock();
+        let waiter = AtomicI32::new(0);
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| {
-                let before = sleeps();
+            scope.spawn(|| {
+                // SAFETY: 1. Asks for a number.
+                waiter.store(unsafe { libc::gettid() }, SeqCst);
                 drop(lock.lock());
-                sleeps() - before
             });
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            let end = Instant::now() + Duration::from_secs(60);
+            while waiter.load(SeqCst) == 0 {
+                assert!(Instant::now() < end, "the thread does not begin");
+                std::thread::yield_now();
+            }
+            let before = sleeps(waiter.load(SeqCst));
+            while sleeps(waiter.load(SeqCst)) < before + 3 {
+                if Instant::now() > end {
+                    drop(held);
+                    panic!("the waiter does not sleep");
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
             drop(held);
-            let slept = waiter.join().unwrap();
-            assert!(slept >= 3, "{slept} times");
         });
     }
 }
