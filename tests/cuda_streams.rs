@@ -116,6 +116,19 @@ fn a_device_has_128_streams_at_most_and_gets_them_back() {
 }
 
 #[test]
+fn streams_that_ended_with_work_under_way_make_room_for_others() {
+    in_modes("streams_that_ended_with_work_under_way_make_room_for_others", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        for number in 0..300 {
+            let stream = cuda::Stream::new(&device).unwrap_or_else(|error| panic!("{number}: {error}"));
+            let here = Tensor::new(&[1000], vec![number as u8; 1000]).unwrap();
+            drop(here.to_device_on(&device, &stream).unwrap());
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn a_tensor_does_not_keep_the_streams_that_used_it_and_ended() {
     in_modes("a_tensor_does_not_keep_the_streams_that_used_it_and_ended", ALL, || {
         let device = Device::cuda(0).unwrap();
