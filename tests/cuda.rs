@@ -123,6 +123,41 @@ fn a_source_may_be_dropped_and_changed_while_its_copy_is_under_way() {
 }
 
 #[test]
+fn a_pinned_source_may_be_changed_while_its_copy_is_under_way() {
+    use cudarc::driver::CudaContext;
+    use democratising::cuda::DeviceBuf;
+
+    in_modes("a_pinned_source_may_be_changed_while_its_copy_is_under_way", ALL, || {
+        Device::cuda(0).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        for bytes in [1, 5000, 64 << 10, (64 << 10) + 1, 3 * MIB] {
+            // SAFETY: 1. All of it is written before it is read.
+            let mut pinned = unsafe { context.alloc_pinned::<u8>(bytes) }.unwrap();
+            pinned.as_mut_slice().unwrap().fill(1);
+            let there = DeviceBuf::from_slice(&stream, pinned.as_slice().unwrap()).unwrap();
+            pinned.as_mut_slice().unwrap().fill(2);
+            assert!(there.to_vec().unwrap() == vec![1; bytes], "{bytes} bytes");
+        }
+        drop(stream);
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn what_streams_keep_in_caches_is_no_live_block() {
+    in_modes("what_streams_keep_in_caches_is_no_live_block", &[EAGER, RANGES], || {
+        let device = Device::cuda(0).unwrap();
+        let held = || cuda::MemoryPool::stats(0).unwrap().pool;
+        let kept: Vec<Tensor> = (0..3).map(|_| Tensor::zeros_on(&[100], &device).unwrap()).collect();
+        assert_eq!((held().blocks, held().in_use_bytes), (3, 3 * 512));
+        drop(kept);
+        assert_eq!((held().blocks, held().in_use_bytes), (0, 0));
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn a_block_freed_on_one_stream_is_waited_for_on_another() {
     in_modes("a_block_freed_on_one_stream_is_waited_for_on_another", ALL, || {
         let device = Device::cuda(0).unwrap();
@@ -413,6 +448,8 @@ fn a_buffer_goes_where_cudarc_wants_a_slice() {
         assert_eq!((target.len(), target.is_empty()), (300_000, false));
         assert!(DeviceBuf::<f64>::zeros(&a, usize::MAX / 4).is_err());
         drop((slice, target, overwriting));
+        // cudarc's own slice is free when its stream has come to that.
+        b.synchronize().unwrap();
         drop((a, b, context));
         assert!(cuda::Stream::new(&device).is_ok());
         nothing_is_left();

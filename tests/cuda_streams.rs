@@ -52,6 +52,33 @@ fn the_default_stream_of_another_device_is_another_stream() {
     });
 }
 
+#[test]
+fn the_default_stream_of_another_device_waits_for_what_a_buffers_own_does() {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+
+    in_modes("the_default_stream_of_another_device_waits_for_what_a_buffers_own_does", ALL, || {
+        if Device::cuda_all().unwrap().len() < 2 || !harness::is_soft() {
+            return;
+        }
+        let (here, there) = (CudaContext::new(0).unwrap(), CudaContext::new(1).unwrap().default_stream());
+        let (own, other) = (here.new_stream().unwrap(), here.new_stream().unwrap());
+        let out = DeviceBuf::<u8>::zeros(&there, 5000).unwrap();
+        let buf = DeviceBuf::from_slice(&own, &[7u8; 5000]).unwrap();
+        {
+            let (at, _until) = buf.device_ptr(&other);
+            harness::fill(at, 8, 1000, other.cu_stream() as usize);
+        }
+        let (from, until) = buf.device_ptr(&there);
+        there.context().bind_to_thread().unwrap();
+        harness::copy(out.device_ptr(&there).0, from, 5000, 0);
+        drop(until);
+        assert!(out.to_vec().unwrap() == [vec![8u8; 1000], vec![7; 4000]].concat());
+        drop((buf, out));
+        nothing_is_left();
+    });
+}
+
 /// Two streams read a buffer of a third at the same time, and it is dropped before they have; nothing that takes its memory is seen by
 /// them.
 fn use_on_two_streams(bytes: usize, before_the_drop: impl Fn()) {
@@ -110,6 +137,19 @@ fn a_device_has_128_streams_at_most_and_gets_them_back() {
                 .collect();
             drop((tensors, streams));
             gc::collect().unwrap();
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn streams_that_ended_with_work_under_way_make_room_for_others() {
+    in_modes("streams_that_ended_with_work_under_way_make_room_for_others", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        for number in 0..300 {
+            let stream = cuda::Stream::new(&device).unwrap_or_else(|error| panic!("{number}: {error}"));
+            let here = Tensor::new(&[1000], vec![number as u8; 1000]).unwrap();
+            drop(here.to_device_on(&device, &stream).unwrap());
         }
         nothing_is_left();
     });

@@ -2,7 +2,7 @@
 
 use super::block::Block;
 use super::result::Refused;
-use super::stream::Stream;
+use super::stream::{PER_THREAD, Stream};
 use super::uses::Uses;
 use crate::device::DeviceMemory;
 use crate::error::{DemoError, OutOfMemory, Result};
@@ -118,6 +118,13 @@ impl<T> DeviceBuf<T> {
         self.used.events().try_for_each(|event| context.wait(stream, event.cu_event() as usize))
     }
 
+    /// This thread waits for everything that was queued on the memory.
+    fn finish(&self) -> Result<(), Refused> {
+        let context = self.block.gpu().context();
+        context.wait_here(self.block.mark()?)?;
+        self.used.events().try_for_each(|event| context.wait_here(event.cu_event() as usize))
+    }
+
     /// `stream` waits for everything that was queued on the memory; what it does then is behind what this returns.
     fn used_on<'a>(&'a self, stream: &'a CudaStream) -> SyncOnDrop<'a> {
         // Default streams of two devices have the same handle.
@@ -127,8 +134,13 @@ impl<T> DeviceBuf<T> {
             return SyncOnDrop::Record(None);
         }
         let (gpu, other) = (self.block.gpu(), stream.cu_stream() as usize);
-        let behind = self.block.mark().and_then(|event| gpu.context().wait(other, event));
-        let waits = behind.and_then(|()| self.await_uses(other));
+        // The name of a default stream means the one of the device that is asked: another device's cannot be made to wait from here.
+        let waits = if is_of_context || other > PER_THREAD {
+            let behind = self.block.mark().and_then(|event| gpu.context().wait(other, event));
+            behind.and_then(|()| self.await_uses(other))
+        } else {
+            self.finish()
+        };
         self.note(waits.map_err(|refused| gpu.failed(refused)));
         // An event belongs to the context that it was made in; a stream of another one is waited for.
         match is_of_context.then(|| self.used.event_of(stream)).flatten() {

@@ -72,6 +72,11 @@ impl Cache {
         self.classes[class.0 as usize].iter().any(|blocks| blocks.as_slice().contains(&block))
     }
 
+    /// How many blocks are in it.
+    pub(super) fn len(&self) -> usize {
+        self.classes.iter().flatten().map(|blocks| blocks.as_slice().len()).sum()
+    }
+
     /// Everything in it, class by class.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (SizeClass, Vec<u64>)> + '_ {
         self.classes.iter_mut().enumerate().filter_map(|(class, [loaded, other])| {
@@ -95,6 +100,7 @@ mod tests {
         }
         assert_eq!(cache.push(class, 999).map(|blocks| blocks.len()), Some(most as usize), "the older one");
         assert_eq!((cache.pop(class), cache.pop(class)), (Some(999), Some(2 * most - 1)));
+        assert_eq!(cache.len() as u64, most - 1);
         assert!(cache.holds(class, most) && !cache.holds(class, 0) && !cache.holds(SizeClass(1), most));
         assert_eq!(cache.drain().map(|(_, blocks)| blocks.len() as u64).sum::<u64>(), most - 1);
         assert_eq!(cache.pop(class), None);

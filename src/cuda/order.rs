@@ -60,17 +60,25 @@ impl Order {
         Ok(Order { context, state: Lock::new(State { handover, streams }), entered: AtomicUsize::new(0) })
     }
 
-    /// A stream begins.
+    /// A stream begins. Where streams that ended have all the slots there are, one of them is waited for.
     pub(super) fn enter(&self, stream: Handle) -> Result<Slot> {
         self.poll();
-        let mut state = self.state.lock();
-        let slot = state.handover.enter().ok_or(DemoError::DeviceUnavailable {
-            device: DeviceId::Cuda(self.context.ordinal()),
-            problem: "128 streams of it are in use; drop some, or let work share them",
-        })?;
-        state.streams[slot.index()].stream = stream;
-        self.entered.fetch_add(1, Relaxed);
-        Ok(slot)
+        loop {
+            let mut state = self.state.lock();
+            if let Some(slot) = state.handover.enter() {
+                state.streams[slot.index()].stream = stream;
+                self.entered.fetch_add(1, Relaxed);
+                return Ok(slot);
+            }
+            let next = state.handover.next_to_pass().ok_or(DemoError::DeviceUnavailable {
+                device: DeviceId::Cuda(self.context.ordinal()),
+                problem: "128 streams of it are in use; drop some, or let work share them",
+            })?;
+            drop(state);
+            // Its slot may be another thread's by then, and the next one is waited for.
+            self.wait_for(|handover| handover.all_under_way().only(next))
+                .map_err(|refused| refused.on(self.context.ordinal()))?;
+        }
     }
 
     /// A stream ends: an event behind its frees stays, since its stream cannot be asked any more.

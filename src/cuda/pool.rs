@@ -30,7 +30,8 @@ pub struct MemoryPool;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// The pool; what streams keep in caches is not in use.
+    /// The pool; what streams keep in caches is not in use and no live block. The peak of what was in use, and the blocks that were handed
+    /// out, count it.
     pub pool: Stats,
     /// Every stream and what was taken on it, largest first.
     pub streams: Vec<StreamUse>,
@@ -102,6 +103,7 @@ impl MemoryPool {
         let gpu = gpu::get(ordinal)?;
         let mut pool = gpu.memory.stats();
         pool.in_use_bytes = gpu.in_use_bytes();
+        pool.blocks = pool.blocks.saturating_sub(gpu.cached_blocks());
         Ok(PoolStats { pool, streams: gpu.table() })
     }
 

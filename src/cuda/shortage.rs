@@ -117,6 +117,11 @@ impl Gpu {
         self.memory.stats().in_use_bytes.saturating_sub(cached)
     }
 
+    /// How many blocks streams keep in their caches.
+    pub(super) fn cached_blocks(&self) -> u64 {
+        self.streams().iter().map(|stream| stream.cache.lock().len() as u64).sum()
+    }
+
     /// Every stream and what was taken on it, largest first.
     pub(super) fn table(&self) -> Vec<StreamUse> {
         let row = |stream: &Inner| {

@@ -5,6 +5,8 @@
 //! 2. The blocks of an upload are kept until an event behind its copies is over. At most [`MOST_UNDER_WAY`] bytes are: then the
 //!    oldest is waited for.
 //! 3. Where nothing can be pinned, the bytes are copied as they are, and waited for.
+//! 4. A few bytes, up to [`SMALL`], are taken over into memory that nobody has pinned, and the driver has read them when its call
+//!    returns.
 
 use super::context::Context;
 use super::gpu::Gpu;
@@ -52,7 +54,14 @@ unsafe impl Send for Upload {}
 impl Gpu {
     /// Queues a copy of `bytes` to a block; they may be dropped at once.
     pub(super) fn upload(&self, to: u64, bytes: &[u8], stream: &Inner) -> Result<(), Refused> {
-        if bytes.len() > SMALL {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.len() <= SMALL {
+            if let Some(own) = taken_over(bytes) {
+                return drop_into_place(self.context(), to, &own, stream);
+            }
+        } else {
             let mut staging = self.staging.lock();
             if staging.is_none() {
                 *staging = Staging::new(self.context().clone());
@@ -67,8 +76,8 @@ impl Gpu {
             }
         }
         drop_into_place(self.context(), to, bytes, stream)?;
-        // A driver may read what is larger while it runs.
-        if bytes.len() > SMALL { self.context().synchronize(stream.handle) } else { Ok(()) }
+        // A driver may read what is larger, or pinned, while it runs.
+        self.context().synchronize(stream.handle)
     }
 
     /// Gives back the staging memory of copies that are over. Returns the bytes of the host.
@@ -83,13 +92,19 @@ impl Gpu {
     }
 }
 
-/// A copy from memory that is not pinned.
+/// The same bytes in memory of our own: those handed in may be pinned by whoever has them, and the driver reads pinned memory only when
+/// the copy runs. `None` where there is no room.
+fn taken_over(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut own = Vec::new();
+    own.try_reserve_exact(bytes.len()).ok()?;
+    own.extend_from_slice(bytes);
+    Some(own)
+}
+
+/// A copy by the driver itself.
 fn drop_into_place(context: &Context, to: u64, bytes: &[u8], stream: &Inner) -> Result<(), Refused> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: 1. The block is the caller's, and as long as the bytes. 2. They are not pinned by us; up to 64 KiB the driver has
-    // copied them when it returns, and for more the caller waits for the stream.
+    // SAFETY: 1. The block is the caller's, and as long as the bytes. 2. Up to 64 KiB that are not pinned the driver has copied when it
+    // returns; for all else the caller waits for the stream.
     unsafe { context.copy_to_device(to, bytes.as_ptr(), bytes.len(), stream.handle) }
 }
 

@@ -80,6 +80,12 @@ impl Slots {
         self
     }
 
+    /// One of these, or nobody where it is none.
+    pub const fn only(self, slot: Slot) -> Slots {
+        let Slots([low, high]) = Slots::one(slot);
+        Slots([self.0[0] & low, self.0[1] & high])
+    }
+
     /// All of both.
     pub const fn union(self, other: Slots) -> Slots {
         Slots([self.0[0] | other.0[0], self.0[1] | other.0[1]])
@@ -127,6 +133,13 @@ impl<M: Metadata> Handover<M> {
         self.streams[at].live = true;
         self.waited[at * MOST_STREAMS..(at + 1) * MOST_STREAMS].fill(0);
         Some(Slot(at as u8))
+    }
+
+    /// The stream that ended with frees under way whose last free is the oldest: a new one gets its slot first when they have passed.
+    pub fn next_to_pass(&self) -> Option<Slot> {
+        let ended =
+            self.streams.iter().enumerate().filter(|(_, known)| !known.live && known.passed < known.freed);
+        ended.min_by_key(|(_, known)| known.freed).map(|(at, _)| Slot(at as u8))
     }
 
     /// The stream ends. Its slot is taken again when its frees have passed.
@@ -282,9 +295,14 @@ mod tests {
         table.freed(Slots::one(one), 2..3);
         table.leave(one);
         assert_eq!(table.enter(), None);
+        assert_eq!(table.next_to_pass(), Some(one));
+        table.freed(Slots::one(other), 3..4);
+        assert_eq!(table.all_under_way().only(one), Slots::one(one));
+        assert_eq!(table.next_to_pass(), Some(one), "the other one has not ended");
         assert_eq!(owed(&table, other, 2), [one]);
         table.recorded(one);
         table.passed(one, table.covered(one));
+        assert_eq!(table.next_to_pass(), None);
         assert_eq!(table.enter(), Some(one));
         assert!(owed(&table, other, 2).is_empty());
         table.freed(Slots::one(one), 2..3);
@@ -342,6 +360,7 @@ mod tests {
         let set = slots.iter().fold(Slots::NONE, |set, slot| set.and(*slot));
         assert_eq!(set.iter().collect::<Vec<_>>(), slots);
         assert_eq!(set.without(Slot(63)).iter().count(), 3);
+        assert_eq!((set.only(Slot(64)), set.only(Slot(65))), (Slots::one(Slot(64)), Slots::NONE));
         assert!(Slots::NONE.is_empty() && !set.is_empty());
     }
 }

@@ -228,10 +228,10 @@ api! {
         Ok(())
     }
     fn cuStreamDestroy_v2(state, stream: u64) {
-        if stream <= 2 || !state.streams.contains_key(&stream) { return Err(INVALID_HANDLE) }
-        // What is in it still runs. Here: at once.
-        state.drain(stream)?;
-        state.streams.remove(&stream);
+        if stream <= 2 { return Err(INVALID_HANDLE) }
+        let ended = state.streams.get_mut(&stream).filter(|stream| !stream.destroyed).ok_or(INVALID_HANDLE)?;
+        ended.destroyed = true;
+        state.forget_ended(stream);
         Ok(())
     }
     fn cuStreamSynchronize(state, stream: u64) {

@@ -80,7 +80,7 @@ pub extern "C" fn softcuda_held(what: u32) -> u64 {
         2 => state.reservations.len(),
         3 => state.allocations.len(),
         4 => state.pinned.len(),
-        5 => state.streams.len() - state.devices.len(),
+        5 => state.streams.values().filter(|stream| !stream.destroyed).count() - state.devices.len(),
         6 => state.events.values().filter(|event| !event.hidden).count(),
         _ => 0,
     };

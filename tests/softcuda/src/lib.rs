@@ -6,6 +6,7 @@
 //! 2. With `SOFTCUDA_LAZY=1` nothing that is put into a stream runs before somebody waits for it, and then no more runs than that
 //!    somebody asked for: the worst schedule that is still legal. Memory that is unmapped or freed under queued work counts as a
 //!    violation (`softcuda_violations`).
+//!    A stream that is destroyed runs no sooner than others.
 //! 3. A copy from pinned memory reads it when it runs; from other memory it is read at the call.
 //!
 //! Settings are read from the environment at the first call: `SOFTCUDA_DEVICES` (2), `SOFTCUDA_MEM_MIB` of each (1024),

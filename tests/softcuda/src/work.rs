@@ -38,11 +38,13 @@ pub struct Stream {
     /// Whether it and the null stream wait for each other.
     pub blocking: bool,
     pub queue: VecDeque<Work>,
+    /// Nobody may name it any more; what is in it still runs.
+    pub destroyed: bool,
 }
 
 impl Stream {
     pub fn new(device: usize, blocking: bool) -> Stream {
-        Stream { device, blocking, queue: VecDeque::new() }
+        Stream { device, blocking, queue: VecDeque::new(), destroyed: false }
     }
 }
 
@@ -74,7 +76,11 @@ impl State {
         if handle <= 2 {
             return Ok(null_stream(self.current()?));
         }
-        if self.streams.contains_key(&handle) { Ok(handle) } else { Err(INVALID_HANDLE) }
+        if self.streams.get(&handle).is_some_and(|stream| !stream.destroyed) {
+            Ok(handle)
+        } else {
+            Err(INVALID_HANDLE)
+        }
     }
 
     pub fn put(&mut self, handle: u64, work: Work) -> Answer {
@@ -118,7 +124,15 @@ impl State {
         while let Some(work) = self.streams.get_mut(&stream).and_then(|stream| stream.queue.pop_front()) {
             self.run(work)?;
         }
+        self.forget_ended(stream);
         Ok(())
+    }
+
+    /// Forgets a stream that is destroyed and has run to its end.
+    pub fn forget_ended(&mut self, id: u64) {
+        if self.streams.get(&id).is_some_and(|stream| stream.destroyed && stream.queue.is_empty()) {
+            self.streams.remove(&id);
+        }
     }
 
     fn run(&mut self, work: Work) -> Answer {
@@ -183,6 +197,7 @@ impl State {
                 return Ok(());
             };
             self.run(work)?;
+            self.forget_ended(holder);
         }
         self.sweep(event);
         Ok(())
