@@ -243,7 +243,7 @@ impl core::error::Error for DemoError {}
 #[cfg(feature = "std")]
 impl From<std::io::Error> for DemoError {
     fn from(source: std::io::Error) -> Self {
-        DemoError::Io { action: "do a file operation", path: None, source }
+        DemoError::Io { action: "do an I/O operation", path: None, source }
     }
 }
 
@@ -430,11 +430,11 @@ impl fmt::Display for OutOfMemory {
         }
         #[cfg(feature = "std")]
         for (i, consumer) in self.consumers.iter().filter(|it| it.role == Role::Reclaimer).enumerate() {
-            write!(f, "{} {} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
+            write!(f, "{} {:?} {}", if i == 0 { "; held by" } else { "," }, consumer.name, consumer.bytes)?;
         }
         #[cfg(feature = "std")]
         for (i, scope) in self.scopes().enumerate() {
-            write!(f, "{} {} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
+            write!(f, "{} {:?} {}", if i == 0 { "; in scopes:" } else { "," }, scope.name, scope.bytes)?;
         }
         #[cfg(feature = "std")]
         for (i, row) in self.streams.iter().enumerate() {
@@ -445,14 +445,14 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
-/// " in scope NAME", or nothing.
+/// " in scope "NAME"", or nothing.
 struct InScope<'a>(&'a OutOfMemory);
 
 impl fmt::Display for InScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "std")]
         if let Some(scope) = self.0.scope() {
-            return write!(f, " in scope {scope}");
+            return write!(f, " in scope {scope:?}");
         }
         let _ = (f, self.0);
         Ok(())

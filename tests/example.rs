@@ -9,7 +9,7 @@ fn program() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let path = tests.parent().and_then(Path::parent).unwrap().join("examples/train_and_serve");
     let path = path.with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(path.exists(), "{} is not built: cargo test --examples --tests", path.display());
+    assert!(path.exists(), "{} is not built: cargo build --example train_and_serve", path.display());
     path
 }
 

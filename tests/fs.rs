@@ -5,11 +5,28 @@
 mod common;
 
 use common::{Directory, file, npy, npy_with, read, refusal, saved};
-use democratising::{DType, MemoryPool, Result, Tensor};
+use democratising::fs::ModelCheckpoint;
+use democratising::{DType, DemoError, MemoryPool, Result, Tensor};
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Error, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+
+// ---- what is said ----
+
+#[test]
+fn an_empty_file_is_said_to_be_empty_and_not_to_be_of_a_format() {
+    let directory = Directory::new();
+    let path = directory.with("model.npz", "");
+    let said = ModelCheckpoint::load(&path).map(drop).unwrap_err().to_string();
+    assert_eq!(said, format!("cannot read checkpoint {}: the file is empty", path.display()));
+}
+
+#[test]
+fn an_error_of_a_connection_that_a_program_passes_on_is_not_said_to_be_of_a_file() {
+    let error = DemoError::from(Error::from(ErrorKind::ConnectionReset));
+    assert_eq!(error.to_string(), "cannot do an I/O operation: connection reset");
+}
 
 // ---- text ----
 

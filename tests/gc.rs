@@ -525,5 +525,5 @@ fn a_report_names_the_largest_holders_of_host_memory() {
     let named: Vec<_> =
         report.consumers.iter().map(|consumer| (consumer.name.as_str(), consumer.bytes)).collect();
     assert_eq!((named.len(), named[0], named[9]), (10, ("k11", 12), ("k2", 3)));
-    assert!(report.to_string().contains("held by k11 12, k10 11"), "{report}");
+    assert!(report.to_string().contains("held by \"k11\" 12, \"k10\" 11"), "{report}");
 }

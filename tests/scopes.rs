@@ -160,7 +160,18 @@ fn out_of_memory_names_the_scope_its_limit_and_the_largest_holders() {
     assert!(report.largest_free_bytes <= 20_000, "{report:?}");
     let holder = |name| report.scopes().find(|scope| scope.name == name).map(|scope| scope.bytes);
     assert_eq!((holder("training step"), holder("activations")), (Some(80_000), Some(80_000)));
-    assert!(text.contains("in scope training step") && text.contains("activations 80000"), "{text}");
+    assert!(text.contains("in scope \"training step\"") && text.contains("\"activations\" 80000"), "{text}");
+}
+
+#[test]
+fn a_name_that_ends_in_a_number_is_told_from_what_it_holds() {
+    let request = alone("request 7");
+    request.set_limit(Kind::HostBytes, 10_000);
+    let held = request.run(|| Tensor::zeros(&[1000]).unwrap());
+    let text = request.run(|| Tensor::zeros(&[2000])).unwrap_err().to_string();
+    assert!(text.contains("in scope \"request 7\": 8000 bytes requested"), "{text}");
+    assert!(text.contains("\"request 7\" 4000"), "{text}");
+    drop(held);
 }
 
 #[test]

@@ -117,6 +117,7 @@ pub(super) fn contents(bytes: &[u8], checksums: bool) -> Result<Contents> {
             let mut source = Source::of(bytes, Some(bytes.len() as u64));
             Ok(one("text", text::read(&mut source)?))
         }
+        Kind::Text if bytes.is_empty() => Err(wrong("checkpoint", String::new(), "the file is empty")),
         // The most common format says best what is wrong with a file that is none.
         Kind::Safetensors | Kind::Text | Kind::Nothing => safetensors::contents(bytes, checksums),
     }

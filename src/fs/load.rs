@@ -113,7 +113,8 @@ impl Checkpoint {
     }
 
     /// The names of all tensors, sorted. Those of nested dictionaries and lists are joined by dots; a tensor that a file
-    /// holds without a name has the empty one.
+    /// holds without a name has the empty one. What cannot be read as a tensor here, as an array of strings in an `.npz`, is among
+    /// them: [`info`](Self::info) has nothing of it, and [`get`](Self::get) says why.
     pub fn names(&self) -> Vec<&str> {
         self.inner.entries.keys().map(String::as_str).collect()
     }
