@@ -1,6 +1,7 @@
 //! How much idle memory a pool keeps, on a space that counts what it is asked for.
 
-use democratising::arena::ByFit;
+use democratising::arena::{ByFit, NoBlock};
+use democratising::size::{Offset, SizeClass};
 use democratising::space::{MappedTables, Simulated, WithIndex};
 use democratising::{Pool, PoolConfig, SpinLock};
 use std::alloc::Layout;
@@ -63,6 +64,75 @@ fn what_is_soon_needed_again_was_given_up_too_early_and_more_is_kept() {
     assert_eq!(idle_frames(&pool), 0);
     pool.settle();
     assert_eq!(round(), 2, "what was given up before has nothing to do with what is needed now");
+}
+
+#[test]
+fn a_bound_holds_for_what_comes_back_without_its_size_and_half_of_that_gone_is_an_ebb() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(FRAMES).ebb_bytes(4 * FRAMES));
+    let give = |blocks: &[u64]| {
+        // SAFETY: 1. A simulated block has no bytes that anybody could use.
+        blocks.iter().for_each(|&addr| unsafe { pool.free_unsized(addr).unwrap() });
+    };
+    let blocks = take(&pool, 40, FRAME / 2);
+    // Of each frame a block stays, so none is idle.
+    let (one, other): (Vec<_>, Vec<_>) = blocks.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
+    give(&one);
+    assert!(!pool.take_ebb(), "just half is not less");
+    give(&other[..1]);
+    assert!(pool.take_ebb());
+    give(&other[1..]);
+    assert_eq!((idle_frames(&pool), pool.stats().unmaps), (1, 19));
+}
+
+/// What caches take and give back is no less needed than other blocks are.
+#[test]
+fn what_caches_soon_need_again_was_given_up_too_early_too() {
+    let config = PoolConfig::DEFAULT.retain_bytes(2 * FRAMES).retain_most_bytes(6 * FRAMES);
+    let pool = pool(config);
+    let Err(NoBlock::NoClass { classes, .. }) = pool.refill(SizeClass(255), &mut [Offset(0)]) else {
+        panic!("no space has so many");
+    };
+    let largest = SizeClass(classes as u8 - 1);
+    let round = || {
+        let mut blocks = Vec::new();
+        while pool.stats().reserved_bytes < 10 * FRAMES {
+            let mut some = [Offset(0); 8];
+            let taken = pool.refill(largest, &mut some).unwrap().blocks;
+            assert!(some[..taken].is_sorted() && taken > 0, "the lowest come first: {some:?}");
+            blocks.extend_from_slice(&some[..taken]);
+        }
+        // SAFETY: 1. A simulated block has no bytes that anybody could use.
+        let flushed = unsafe { pool.flush(largest, &blocks) };
+        assert_eq!(flushed.refused, None);
+        idle_frames(&pool)
+    };
+    assert_eq!([round(), round(), round()], [2, 6, 6]);
+}
+
+#[test]
+fn settings_that_are_changed_hold_at_once() {
+    let pool = pool(PoolConfig::DEFAULT);
+    let blocks = take(&pool, 10, FRAME);
+    give(&pool, blocks, FRAME);
+    pool.configure(PoolConfig::DEFAULT.retain_bytes(3 * FRAMES));
+    assert_eq!((idle_frames(&pool), pool.stats().reserved_bytes), (3, 3 * FRAMES));
+    pool.configure(PoolConfig::DEFAULT.initial_bytes(8 * FRAMES));
+    assert_eq!((idle_frames(&pool), pool.stats().reserved_bytes), (8, 8 * FRAMES));
+    pool.configure(PoolConfig::DEFAULT.initial_bytes(20 * FRAMES).max_bytes(9 * FRAMES));
+    assert_eq!(pool.stats().reserved_bytes, 9 * FRAMES, "as far as the limit goes");
+}
+
+#[test]
+fn how_many_frames_may_be_created_before_idle_ones_are_moved_can_be_changed() {
+    for (permille, steals) in [(1000, 0), (0, 2)] {
+        let pool = pool(PoolConfig::DEFAULT);
+        let blocks = take(&pool, 6, FRAME);
+        give(&pool, [blocks[1], blocks[3]], FRAME);
+        pool.configure(PoolConfig::DEFAULT.slack_permille(permille));
+        take(&pool, 1, 2 * FRAME);
+        let stats = pool.stats();
+        assert_eq!((stats.steals, stats.reserved_bytes), (steals, (8 - steals) * FRAMES), "{permille}");
+    }
 }
 
 #[test]
