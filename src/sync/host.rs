@@ -103,7 +103,7 @@ mod tests {
     #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn who_waits_long_for_the_host_lock_sleeps() {
-        use core::sync::atomic::{AtomicI32, Ordering::SeqCst};
+        use crate::sync::atomic::{AtomicI32, Ordering::SeqCst};
         use std::time::{Duration, Instant};
 
         let sleeps = |thread: i32| {
