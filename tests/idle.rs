@@ -98,7 +98,11 @@ fn what_caches_soon_need_again_was_given_up_too_early_too() {
         while pool.stats().reserved_bytes < 10 * FRAMES {
             let mut some = [Offset(0); 8];
             let taken = pool.refill(largest, &mut some).unwrap().blocks;
-            assert!(some[..taken].is_sorted() && taken > 0, "the lowest come first: {some:?}");
+            // Hardened, places are drawn.
+            assert!(
+                taken > 0 && (cfg!(feature = "hardened") || some[..taken].is_sorted()),
+                "the lowest come first: {some:?}"
+            );
             blocks.extend_from_slice(&some[..taken]);
         }
         // SAFETY: 1. A simulated block has no bytes that anybody could use.

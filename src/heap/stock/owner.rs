@@ -172,6 +172,10 @@ pub struct Away<const N: usize> {
 }
 
 impl<const N: usize> Away<N> {
+    /// None.
+    #[cfg(democratising_loom)]
+    pub const NONE: Self = Away { blocks: [0; N], len: 0 };
+
     /// Adds one to those that are not full. Whether they are now, and have to be taken.
     pub fn push(&mut self, block: usize) -> bool {
         self.blocks[self.len] = block;

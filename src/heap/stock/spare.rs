@@ -17,6 +17,12 @@ pub struct Links<T> {
     older: *mut T,
 }
 
+#[cfg(democratising_loom)]
+impl<T> Links<T> {
+    /// In no list.
+    pub const NONE: Links<T> = Links { spare: null_mut(), older: null_mut() };
+}
+
 /// What can be linked.
 ///
 /// # Safety
