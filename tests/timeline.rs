@@ -4,19 +4,16 @@
 #[path = "common/fork.rs"]
 mod fork;
 
+// A process has one recording.
+#[path = "common/alone.rs"]
+mod alone;
+
+use alone::alone;
 use democratising::pool::budget::scope::Scope;
 use democratising::timeline::{self, Action, Event, Options, Place, Timeline};
 use democratising::{DemoError, MemoryPool, Tensor};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// A process has one recording: whoever makes one holds this.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn named<'a>(timeline: &'a Timeline, name: &'a str) -> impl Iterator<Item = &'a Event> {
     timeline.events().iter().filter(move |event| timeline.name(event.name) == name)
