@@ -177,8 +177,8 @@ std::thread_local! {
     pub(crate) static HEAP_GROWS: crate::sync::Cell<usize> = const { crate::sync::Cell::new(usize::MAX) };
 }
 
-// SAFETY: 1. A table is zeros in a `Vec` of its own.
 #[cfg(test)]
+// SAFETY: 1. A table is zeros in a `Vec` of its own.
 unsafe impl Metadata for Heap {
     type Table<T: Plain> = std::vec::Vec<T>;
 

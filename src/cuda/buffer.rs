@@ -60,9 +60,9 @@ impl<T: DeviceRepr> DeviceBuf<T> {
     /// As [`DeviceBuf::zeros`].
     pub fn from_slice(stream: &Arc<CudaStream>, elements: &[T]) -> Result<DeviceBuf<T>> {
         let len = elements.len();
+        let first = elements.as_ptr().cast::<u8>();
         // SAFETY: 1. `DeviceRepr` says that the type is copied to a device byte by byte, as cudarc does it too.
-        let bytes =
-            unsafe { core::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) };
+        let bytes = unsafe { core::slice::from_raw_parts(first, size_of_val(elements)) };
         let block = Block::of(bytes, &Stream::from_cudarc(stream)?)?;
         Ok(DeviceBuf { block, len, stream: stream.clone(), used: Uses::none(), elements: PhantomData })
     }

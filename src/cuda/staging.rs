@@ -145,10 +145,10 @@ impl Staging {
             // SAFETY: 1. The block is ours alone, and as long as its layout.
             unsafe { at.copy_from_nonoverlapping(NonNull::from(piece).cast(), piece.len()) };
             pieces.push((at, layout));
+            let to = to + staged as u64;
             // SAFETY: 1. The target is the caller's, and as long as all bytes. 2. The piece is kept until an event behind the
             // copy is over: `keep`.
-            let queued =
-                unsafe { self.context.copy_to_device(to + staged as u64, at.as_ptr(), piece.len(), stream) };
+            let queued = unsafe { self.context.copy_to_device(to, at.as_ptr(), piece.len(), stream) };
             if let Err(refused) = queued {
                 failure = Some(refused);
                 break;

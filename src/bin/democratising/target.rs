@@ -156,11 +156,11 @@ pub fn fixed<S: Space>(setup: &Setup, divide: fn(Fixed<'static>) -> S) -> Result
     let mut options = MmapOptions::new();
     options.len(len).no_reserve_swap();
     let mut memory = options.map_anon().map_err(|error| no_range(&error))?;
+    let (first, len) = (memory.as_mut_ptr().cast(), memory.len());
     // SAFETY: 1. The pointer and the length are those of a mapping that is readable, writable and nobody else's.
     // 2. Any byte is a `MaybeUninit<u8>`. 3. It is used as long as the pool lives, and `Pooled` drops its pool before
     // its memory, which it never touches or lends in between; moving the owner of a mapping does not move the mapping.
-    let range: &'static mut [MaybeUninit<u8>] =
-        unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), memory.len()) };
+    let range: &'static mut [MaybeUninit<u8>] = unsafe { std::slice::from_raw_parts_mut(first, len) };
     Pooled::new(divide(Fixed::new(range)), setup, HOST_ALIGN, Some(memory))
 }
 

@@ -21,8 +21,8 @@ static HEAP: Nothing = Nothing;
 #[cfg(not(any(feature = "small", feature = "talc")))]
 struct Nothing;
 
-// SAFETY: 1. It hands nothing out.
 #[cfg(not(any(feature = "small", feature = "talc")))]
+// SAFETY: 1. It hands nothing out.
 unsafe impl GlobalAlloc for Nothing {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
         core::ptr::null_mut()
