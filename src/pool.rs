@@ -177,15 +177,6 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         Arena::<S, M>::metadata_bytes(space)
     }
 
-    /// Asks `counting` for the tables of a pool over `space`, as [`new`](Self::new) does.
-    #[cfg(feature = "std")]
-    pub(crate) fn count_tables<C: Metadata>(
-        space: &S,
-        counting: &mut C,
-    ) -> Result<(), crate::arena::NoTable> {
-        Arena::<S, M>::count_tables(space, counting)
-    }
-
     /// Changes how it grows and what it keeps. Nothing live is lost: where more than the new maximum is backed, idle
     /// frames are given up at once, and requests that need more fail until it fits.
     pub fn configure(&self, config: PoolConfig) {

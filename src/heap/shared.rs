@@ -7,7 +7,7 @@ use super::stock::seat::Parting;
 use super::stock::spare::Caches;
 use super::{by_address, decay, errno, hardened, marks, misuse, numbers, thread};
 use crate::arena::metadata::Metadata;
-use crate::arena::{Block, NoBlock};
+use crate::arena::{Arena, Block, NoBlock};
 use crate::error::BadFree;
 use crate::pool::magazine::Magazine;
 use crate::pool::{Pool, Stats};
@@ -94,10 +94,10 @@ const SETS_LEN: usize = (SETS * size_of::<Set>()).div_ceil(size_of::<u64>());
 fn shelf(space: &Mapped) -> Option<Shelf> {
     let mut measure = Measure::NEW;
     measure.table::<u64>(SETS_LEN).ok()?;
-    for len in Companions::lens(space.len_bytes()).into_iter().flatten() {
+    for len in Companions::lens(space.len_bytes()) {
         measure.growing::<u8>(len).ok()?;
     }
-    HeapPool::count_tables(space, &mut measure).ok()?;
+    Arena::<Mapped, Shelf>::count_tables(space, &mut measure).ok()?;
     Shelf::new(&measure)
 }
 
@@ -124,21 +124,19 @@ struct Companions {
 
 impl Companions {
     /// The lengths of the tables of a range.
-    fn lens(bytes: u64) -> [Option<usize>; 3] {
-        let marks = if hardened::ON { Some(hardened::table_len(bytes)) } else { None };
-        [Some(by_address::table_len(bytes)), Some(Owners::table_len(bytes)), marks]
+    fn lens(bytes: u64) -> [usize; 3] {
+        let marks = if hardened::ON { hardened::table_len(bytes) } else { 0 };
+        [by_address::table_len(bytes), Owners::table_len(bytes), marks]
     }
 
     /// The tables of a range; `None`: there is no memory for them.
     fn of(space: &mut Mapped, shelf: &mut Shelf) -> Option<Companions> {
         let (start, bytes) = (space.addr(Offset(0)), space.len_bytes());
         let [classes, owners, marks] = Companions::lens(bytes);
-        let classes = space.accompany(shelf, by_address::UNIT_SHIFT, classes?, 0)?;
-        let owners = space.accompany(shelf, owner::SHIFT, owners?, start.as_ptr().addr() >> owner::SHIFT)?;
-        let marks = match marks {
-            Some(len) => Some(space.accompany(shelf, marks::SHIFT, len, 0)?),
-            None => None,
-        };
+        let first = start.as_ptr().addr() >> owner::SHIFT;
+        let classes = space.accompany(shelf, by_address::UNIT_SHIFT, classes, 0)?;
+        let owners = space.accompany(shelf, owner::SHIFT, owners, first)?;
+        let marks = if hardened::ON { Some(space.accompany(shelf, marks::SHIFT, marks, 0)?) } else { None };
         Some(Companions { start, bytes, classes, owners, marks })
     }
 

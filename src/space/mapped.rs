@@ -28,6 +28,20 @@ const LEAST: usize = 16 * FRAME;
 /// The least of a range that is opened at once, with what goes along.
 const STEP: usize = 16 * FRAME;
 
+/// Opens what lies between `opened` and `end` by `open`, and an eighth more, `step` at least, or just that, where no more is allowed; in multiples
+/// of `piece`, up to `most`. How much of it is open then.
+fn open_ahead(
+    opened: usize,
+    end: usize,
+    (piece, step): (usize, usize),
+    most: usize,
+    open: impl Fn(usize, usize) -> Result<(), i32>,
+) -> Result<usize, i32> {
+    let upto = |end: usize| end.div_ceil(piece).saturating_mul(piece).min(most);
+    let open = |upto: usize| open(opened, upto - opened).map(|()| upto);
+    open(upto(end.saturating_add(step.max(end / 8)))).or_else(|_| open(upto(end)))
+}
+
 /// A reservation of the process's addresses. Dropping it gives addresses and memory back.
 #[derive(Debug)]
 pub struct Mapped {

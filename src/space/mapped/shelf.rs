@@ -223,8 +223,13 @@ mod tests {
             (&table.home(), &grown.home()),
             (Home::Own(_), _) | (_, Home::Own(_))
         )));
-        let more = shelf.table::<u8>(PIECE).unwrap();
-        assert!(matches!(more.home(), Home::Own(_)), "what was not measured lies elsewhere");
+        let (short, long) =
+            (shelf.table::<u8>(PIECE).unwrap(), shelf.growing::<u8>(WHOLE_TABLE + 1).unwrap());
+        assert!(
+            matches!((short.home(), long.home()), (Home::Own(_), Home::Own(_))),
+            "what was not measured lies elsewhere"
+        );
+        assert!(short.is_whole() && !long.is_whole());
         drop(shelf);
         // An interpreter looks at some entries only.
         const STEP: usize = if cfg!(miri) { 997 } else { 1 };

@@ -1,7 +1,7 @@
 //! Tables in mapped memory.
 
-use super::os;
 use super::shelf::Place;
+use super::{open_ahead, os};
 use crate::arena::metadata::{Metadata, NoTable, Plain};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -65,6 +65,10 @@ pub(super) fn table_bytes<T>(len: usize) -> Result<usize, NoTable> {
     bytes.ok_or(NoTable { needed_bytes: u64::MAX, left_bytes: None })
 }
 
+fn no_table(bytes: usize) -> NoTable {
+    NoTable { needed_bytes: bytes as u64, left_bytes: None }
+}
+
 impl<T: Plain> MappedTable<T> {
     fn new(len: usize, grows: bool) -> Result<MappedTable<T>, NoTable> {
         let bytes = table_bytes::<T>(len)?;
@@ -72,8 +76,7 @@ impl<T: Plain> MappedTable<T> {
             return Ok(MappedTable { home: Home::Nowhere, start: NonNull::dangling(), len, grown: len });
         }
         let grows = grows && bytes > WHOLE_TABLE;
-        let no_table = NoTable { needed_bytes: bytes as u64, left_bytes: None };
-        let range = os::Range::table(bytes, grows).map_err(|_| no_table)?;
+        let range = os::Range::table(bytes, grows).map_err(|_| no_table(bytes))?;
         let start = range.start();
         // SAFETY: 1. A mapping of so many bytes begins there, at a page.
         Ok(unsafe { MappedTable::at(start, len, grows, Home::Own(range)) })
@@ -127,12 +130,9 @@ impl<T: Plain> MappedTable<T> {
         }
         assert!(len <= self.len, "{len} entries of a table of {}", self.len);
         let (opened, bytes) = (self.grown * size_of::<T>(), len * size_of::<T>());
-        let upto = |end: usize| end.div_ceil(PIECE).saturating_mul(PIECE).min(self.len * size_of::<T>());
-        let (least, most) = (upto(bytes), upto(bytes.saturating_add(STEP.max(bytes / 8))));
-        let open = |upto: usize| self.home.open(opened, upto - opened).map(|()| upto);
-        let no_table = NoTable { needed_bytes: bytes as u64, left_bytes: None };
-        let opened = open(most).or_else(|_| open(least)).map_err(|_| no_table)?;
-        self.grown = opened / size_of::<T>();
+        let most = self.len * size_of::<T>();
+        let opened = open_ahead(opened, bytes, (PIECE, STEP), most, |at, len| self.home.open(at, len));
+        self.grown = opened.map_err(|_| no_table(bytes))? / size_of::<T>();
         Ok(())
     }
 }
@@ -169,7 +169,7 @@ impl MappedTables {
 }
 
 impl<T: Plain> MappedTable<T> {
-    /// The table for good, or what it was grown to: its mapping is never given back.
+    /// The table for good, or what it was grown to: the mapping that it lies in is never given back.
     pub fn leak(self) -> &'static mut [T] {
         let table = core::mem::ManuallyDrop::new(self);
         let (start, len) = (table.start, table.grown);
@@ -178,7 +178,7 @@ impl<T: Plain> MappedTable<T> {
     }
 }
 
-// SAFETY: 1. A table owns its mapping; moving it to another thread moves plain integers.
+// SAFETY: 1. A table has its part of a mapping alone; moving it to another thread moves plain integers.
 unsafe impl<T: Plain> Send for MappedTable<T> {}
 // SAFETY: 1. Shared access is read-only.
 unsafe impl<T: Plain> Sync for MappedTable<T> {}

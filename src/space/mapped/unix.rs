@@ -1,6 +1,6 @@
 //! Reserving, backing and giving up memory with `mmap(2)`, `mprotect(2)` and `madvise(2)`.
 
-use super::{Contents, FRAME, STEP};
+use super::{Contents, FRAME, STEP, open_ahead};
 #[cfg(target_os = "linux")]
 use crate::sync::atomic::AtomicBool;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -349,13 +349,10 @@ impl Range {
         if end <= opened { Ok(()) } else { self.open_from(opened, end) }
     }
 
-    /// The same of what is not: an eighth more than is asked for, or just that, where no more is allowed.
+    /// The same of what is not.
     #[cold]
     fn open_from(&self, opened: usize, end: usize) -> Result<(), i32> {
-        let upto = |end: usize| end.div_ceil(FRAME).saturating_mul(FRAME).min(self.len);
-        let (least, most) = (upto(end), upto(end.saturating_add(STEP.max(end / 8))));
-        let open = |upto: usize| self.open_place(opened, upto - opened).map(|()| upto);
-        let upto = open(most).or_else(|_| open(least))?;
+        let upto = open_ahead(opened, end, (FRAME, STEP), self.len, |at, len| self.open_place(at, len))?;
         self.opened.fetch_max(upto, Relaxed);
         Ok(())
     }
