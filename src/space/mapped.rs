@@ -250,6 +250,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_opened_is_an_eighth_ahead_or_just_what_is_needed_where_no_more_is_allowed() {
+        for (end, allowed, open) in [
+            (1, 1000, Ok(50)),
+            (11, 1000, Ok(60)),
+            (320, 1000, Ok(360)),
+            (801, 1000, Ok(910)),
+            (801, 909, Ok(810)),
+            (801, 809, Err(12)),
+            (990, 1000, Ok(1000)),
+        ] {
+            let opened = if end > 10 { 10 } else { 0 };
+            let answer = open_ahead(opened, end, (10, 40), 1000, |at, len| {
+                assert_eq!(at, opened);
+                if at + len <= allowed { Ok(()) } else { Err(12) }
+            });
+            assert_eq!(answer, open, "{end} of {allowed}");
+        }
+    }
+
+    #[test]
     fn a_reservation_is_aligned_to_a_frame_and_knows_its_own_addresses() {
         let space = Mapped::reserve(3 * FRAME - 1).unwrap();
         assert_eq!((space.len_bytes(), space.alignment().skew_bytes % FRAME as u64), (3 * FRAME as u64, 0));

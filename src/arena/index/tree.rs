@@ -436,7 +436,7 @@ mod tests {
 
         #[test]
         fn the_tree_is_no_higher_than_what_was_ever_ready(
-            ranges in prop::collection::vec((0..N, 1..200u32, any::<bool>()), 1..12),
+            ranges in prop::collection::vec((prop_oneof![0..N, 0..500u32], 1..600u32, any::<bool>()), 1..12),
         ) {
             let mut tree = BuddyTree::<Heap>::new(&mut Heap, N, 0).unwrap();
             let mut words = 1;

@@ -255,4 +255,18 @@ mod tests {
             assert!(grown.iter().step_by(STEP).all(|&entry| entry == [at as u64 + 77; 2]), "{at}");
         }
     }
+
+    /// More of them than a process has addresses for, one after the other.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(miri)))]
+    #[test]
+    fn the_mapping_is_given_back_with_the_last_table() {
+        const LEN: usize = 64 << 30;
+        for _ in 0..2500 {
+            let mut measure = Measure::NEW;
+            measure.growing::<u8>(LEN).unwrap();
+            let mut shelf = Shelf::new(&measure).expect("addresses that were given back");
+            let table = shelf.growing::<u8>(LEN).unwrap();
+            assert!(matches!(table.home(), Home::Shelf(_)));
+        }
+    }
 }
