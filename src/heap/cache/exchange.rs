@@ -146,13 +146,16 @@ impl Own {
     /// What the cache has of one class, made ready at its first use.
     fn bin(self, class: SizeClass) -> Bin {
         let (cache, at) = (self.0.as_ptr(), class.0 as usize);
-        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places.
+        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places, and each class takes its magazines once.
         unsafe {
             let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(at);
             let back = (&raw mut (*cache).backs).cast::<Back>().add(at);
             let mut bin = Bin { top, back, class };
             if (*back).behind.is_null() {
-                let magazines = (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(at).cast::<usize>();
+                let next = &mut (*cache).ready;
+                let magazines =
+                    (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(*next).cast::<usize>();
+                *next += 1;
                 let words = MAGAZINE_BYTES / size_of::<usize>();
                 (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
                 (*back).capacity = capacity(class);
@@ -207,6 +210,7 @@ impl Own {
         unsafe {
             (&raw mut (*cache).front.tops).write([no_top(); HOST_CLASSES]);
             (&raw mut (*cache).backs).write_bytes(0, 1);
+            (*cache).ready = 0;
             let start = (&raw mut (*cache).away).cast::<u8>();
             let bytes = size_of::<Cache>() - offset_of!(Cache, away);
             MappedTables::forget(NonNull::new_unchecked(start), bytes);
@@ -423,5 +427,39 @@ impl Bin {
     fn push(&mut self, block: usize) {
         let pushed = hit::push(&Loaded(self.top), block);
         debug_assert!(pushed);
+    }
+}
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::Metadata;
+
+    /// How many magazines lie before the loaded one of a class, and before the one behind it.
+    fn places(own: Own, class: u8) -> [usize; 2] {
+        let bin = own.bin(SizeClass(class));
+        // SAFETY: 1. The cache is made.
+        let start = unsafe { &raw const (*own.0.as_ptr()).magazines }.addr();
+        [bin.top(), bin.back().behind].map(|top| (end(top).addr() - start) / MAGAZINE_BYTES - 1)
+    }
+
+    #[test]
+    fn classes_have_magazines_one_behind_the_other_in_the_order_of_their_first_uses() {
+        let words = size_of::<Cache>().div_ceil(size_of::<u64>());
+        let memory = MappedTables.table::<u64>(words).unwrap().leak();
+        // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
+        let own = unsafe { Own::make(NonNull::from(memory).cast(), Tags::none()) };
+        let last = HOST_CLASSES as u8 - 1;
+        assert_eq!([last, 3, 17].map(|class| places(own, class)), [[0, 1], [2, 3], [4, 5]]);
+        assert_eq!([17, last, 3].map(|class| places(own, class)), [[4, 5], [0, 1], [2, 3]], "they keep them");
+        own.empty();
+        own.give_back();
+        assert_eq!(
+            [3, last].map(|class| places(own, class)),
+            [[0, 1], [2, 3]],
+            "one that was given back begins anew"
+        );
+        let all: std::collections::BTreeSet<_> = classes().flat_map(|class| places(own, class.0)).collect();
+        assert_eq!(all.len(), 2 * HOST_CLASSES, "no two classes share one, and there are enough");
     }
 }
