@@ -1,7 +1,8 @@
 //! A server that takes no more connections than it may, and ends in good order.
 //!
 //! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing.
-//! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on.
+//! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on. It ends only where
+//!    the listening socket is none any more: whatever else the system says may be over in a moment, as a firewall's refusal (`EPERM`).
 //! 3. A handler that panics ends its connection, and is counted.
 //! 4. A **shutdown** stops accepting at once, tells the handlers, waits for them until the drain deadline, and ends those that are
 //!    left. Dropping a server, or the future that serves, ends all of them.
@@ -97,11 +98,11 @@ pub struct Served {
     pub panicked: u64,
     /// Handlers that were still at it at the drain deadline, and were ended.
     pub aborted: u64,
-    /// How often accepting paused since descriptors, memory or the ledger had run out.
+    /// How often accepting paused since descriptors, memory or the ledger had run out, or the system refused to accept.
     pub pauses: u64,
 }
 
-/// So long accepting pauses where descriptors have run out: each that is closed meanwhile helps.
+/// So long accepting pauses where descriptors have run out, each that is closed meanwhile helps; or where the system refuses.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Server {
@@ -116,11 +117,11 @@ impl Server {
             peer: name.as_str().into(),
             source,
         };
-        let scope = Scope::new(std::format!("server at {name}"));
-        let listening =
-            scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
         let listener = TcpListener::bind(address).await.map_err(|error| failed(with_advice(error).into()))?;
         let address = listener.local_addr().map_err(|error| failed(error.into()))?;
+        let scope = Scope::new(std::format!("server at {}", with_port(&name, address)));
+        let listening =
+            scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
         Ok(Server {
             listener,
             address,
@@ -180,7 +181,7 @@ impl Server {
     /// Takes connections until the shutdown, and runs `handler` for each in a task of its own and in the server's scope.
     ///
     /// # Errors
-    /// [`DemoError::Connection`] where the listening socket itself fails. The handlers' own errors are counted.
+    /// [`DemoError::Connection`] where the listening socket is none any more. The handlers' own errors are counted.
     pub async fn serve<H, F>(self, handler: H) -> Result<Served>
     where
         H: Fn(Socket) -> F,
@@ -294,7 +295,8 @@ async fn accept(
         match listener.accept().await {
             Ok(taken) => break taken,
             Err(error) if of_the_peer(&error) => {}
-            Err(error) if out_of_room(&error) => pause(pauses).await?,
+            Err(error) if out_of_room(&error) => pause_for_room(pauses).await?,
+            Err(error) if !of_the_listener(&error) => pause(pauses).await,
             Err(source) => {
                 let peer: String = listener.local_addr().map_or("a listener".into(), |at| at.to_string());
                 return Err(DemoError::Connection {
@@ -308,17 +310,30 @@ async fn accept(
     loop {
         match scope.charge(Kind::Connections, 1) {
             Ok(held) => return Ok((stream, peer, held)),
-            Err(_) => pause(pauses).await?,
+            Err(_) => pause_for_room(pauses).await?,
         }
     }
 }
 
 /// Idle connections of pools give way, and time passes.
-async fn pause(pauses: &AtomicUsize) -> Result<()> {
-    pauses.fetch_add(1, Relaxed);
+async fn pause_for_room(pauses: &AtomicUsize) -> Result<()> {
     gc::collect_resource(gc::Resource::Connections, 1)?;
-    tokio::time::sleep(PAUSE).await;
+    pause(pauses).await;
     Ok(())
+}
+
+/// Time passes: who asks again at once may be told the same, and keep a processor busy with it.
+async fn pause(pauses: &AtomicUsize) {
+    pauses.fetch_add(1, Relaxed);
+    tokio::time::sleep(PAUSE).await;
+}
+
+/// The address that was asked for, with the port that is listened at where any free one was.
+fn with_port(name: &str, address: SocketAddr) -> String {
+    match name.rsplit_once(':') {
+        Some((host, port)) if port.parse() == Ok(0u16) => std::format!("{host}:{}", address.port()),
+        _ => name.into(),
+    }
 }
 
 /// Of one peer alone: it went away before it was accepted, or the network between. Linux tells what has happened to a connection
@@ -345,6 +360,21 @@ fn of_its_network(error: &io::Error) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn of_its_network(_: &io::Error) -> bool {
     false
+}
+
+/// Of the listening socket itself: there is none, or it does not listen, and asking again changes nothing.
+#[cfg(unix)]
+fn of_the_listener(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::BADF, Errno::NOTSOCK, Errno::INVAL, Errno::FAULT, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn of_the_listener(error: &io::Error) -> bool {
+    // Of Windows: no handle, no socket.
+    matches!(error.raw_os_error(), Some(10_009 | 10_038)) || error.kind() == io::ErrorKind::InvalidInput
 }
 
 /// Descriptors or memory have run out, and may be there again in a moment.

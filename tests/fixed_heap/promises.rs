@@ -298,6 +298,48 @@ fn before_a_request_fails_the_program_may_give_memory_back_once() {
     assert_eq!(SHORT.stats().in_use_bytes, 0);
 }
 
+static NEXT: FixedHeap<SpinLock, 1> = FixedHeap::over(&NEXT_MEMORY);
+static NEXT_MEMORY: StaticMemory<8192> = StaticMemory::new();
+
+#[test]
+fn a_block_grows_into_what_the_program_gives_back_right_behind_it() {
+    NEXT.on_low_memory(Some(|_| {
+        let Some(block) = SPARE.take() else { return false };
+        // SAFETY: 1. The spare block is used by nobody.
+        unsafe { NEXT.free(block, layout(3000, 8)) }.unwrap();
+        true
+    }));
+    let (short, long) = (layout(3000, 8), layout(5500, 8));
+    let all_bytes = NEXT.stats().limit_bytes;
+    for global in [false, true] {
+        let block = NEXT.allocate(short).unwrap().addr;
+        SPARE.set(Some(NEXT.allocate(short).unwrap().addr));
+        assert!(
+            SPARE.get() > Some(block) && all_bytes < 3000 + 5500,
+            "there is room for it in no other place"
+        );
+        let failures_before = NEXT.stats().failures;
+        // SAFETY: 1. The block is live and has that layout, and nobody uses it beside.
+        let grown = unsafe {
+            block.write_bytes(7, 3000);
+            match global {
+                true => NonNull::new(GlobalAlloc::realloc(&NEXT, block.as_ptr(), short, 5500)),
+                false => Allocator::grow(&NEXT, block, short, long).ok().map(NonNull::cast),
+            }
+        };
+        assert_eq!((grown, NEXT.stats().failures), (Some(block), failures_before));
+        // SAFETY: 1. The block has these bytes, and nobody uses it. 2. Nothing is left that could be given back, so it stays as it is.
+        unsafe {
+            assert_eq!(std::slice::from_raw_parts(block.as_ptr(), 3000), [7; 3000]);
+            assert!(GlobalAlloc::realloc(&NEXT, block.as_ptr(), long, 9000).is_null());
+            assert_eq!(NEXT.stats().failures, failures_before + 1);
+            NEXT.free(block, long).unwrap();
+        }
+    }
+    NEXT.on_low_memory(None);
+    assert_eq!(NEXT.stats().in_use_bytes, 0);
+}
+
 /// The text may be a block of the heap that it is of: it grows, and a heap that is locked would wait for itself.
 #[test]
 fn a_heap_is_shown_into_memory_of_its_own() {
