@@ -5,7 +5,7 @@ use allocator_api2::alloc::Allocator;
 use democratising::error::{BadFree, OutOfMemory};
 use democratising::heap::OnMisuse;
 use democratising::heap::fixed::NotClaimed;
-use democratising::{FixedHeap, SmallHeap, SpinLock, StaticMemory, TensorBuf};
+use democratising::{FixedHeap, NoLock, SingleCore, SmallHeap, SpinLock, StaticMemory, TensorBuf};
 use std::alloc::GlobalAlloc;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -357,6 +357,21 @@ fn a_heap_is_shown_into_memory_of_its_own() {
     let mut text = Text(&heap, 0);
     std::fmt::write(&mut text, format_args!("{heap:?} {:#?} {}", heap, heap.stats())).unwrap();
     assert!(text.1 > 100);
+}
+
+#[test]
+fn whatever_a_kernel_keeps_in_a_struct_can_be_shown() {
+    static MEMORY: StaticMemory<4096> = StaticMemory::new();
+    assert_eq!(format!("{MEMORY:?}"), "StaticMemory { bytes: 4096, taken: false }");
+    // SAFETY: 1. This thread alone uses it.
+    let heap = unsafe { SingleCore::new(FixedHeap::<NoLock, 1>::over(&MEMORY)) };
+    assert!(heap.allocate(layout(100, 8)).is_ok());
+    assert_eq!(format!("{MEMORY:?}"), "StaticMemory { bytes: 4096, taken: true }");
+    assert!(
+        format!("{heap:?}").starts_with("SingleCore(FixedHeap { stats: Stats { in_use_bytes: 104,"),
+        "{heap:?}"
+    );
+    assert!(format!("{:?}", heap.live_spans()).starts_with("LiveSpans {"));
 }
 
 #[test]
