@@ -388,6 +388,65 @@ async fn requests_that_are_under_way_are_answered_after_a_shutdown() {
 }
 
 #[tokio::test]
+async fn handlers_whose_peers_say_nothing_hear_of_a_shutdown() {
+    let server = bound().await.drain_timeout(Duration::from_secs(600));
+    let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let mut serving = tokio::spawn(server.serve(|mut socket: Socket| async move {
+        let mut byte = [0];
+        loop {
+            let ends = socket.shutting_down();
+            tokio::select! {
+                read = socket.read_exact(&mut byte) => read?,
+                () = ends => return Ok(()),
+            };
+            socket.write_all(&byte).await?;
+        }
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'?');
+        clients.push(client);
+    }
+    let mut told = std::pin::pin!(shutdown.wait());
+    assert!(futures_are_pending(&mut told).await);
+    shutdown.shutdown();
+    told.await;
+    shutdown.wait().await;
+    let served =
+        tokio::time::timeout(Duration::from_secs(60), &mut serving).await.expect("they wait for a word");
+    let served = served.unwrap().unwrap();
+    assert_eq!((served.accepted, served.failed, served.aborted), (20, 0, 0));
+    for client in &mut clients {
+        assert!(is_closed(client).await);
+    }
+}
+
+async fn futures_are_pending(future: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_pending())
+    })
+    .await
+}
+
+/// Nobody takes them, so where the queue were shorter those behind its end would not be answered at all.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn hundreds_may_wait_to_be_taken() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    assert!(most > 129, "the system lets only {most} wait: this test shows nothing");
+    let server = bound().await;
+    let mut waiting = Vec::new();
+    for number in 0..most.min(400) {
+        let connect =
+            tokio::time::timeout(Duration::from_secs(60), TcpStream::connect(server.local_addr().unwrap()));
+        waiting.push(connect.await.unwrap_or_else(|_| panic!("number {number} is not answered")).unwrap());
+    }
+}
+
+#[tokio::test]
 async fn handlers_that_go_on_and_on_are_ended_at_the_drain_deadline() {
     let (address, shutdown, scope, serving) = start(bound().await.drain_timeout(Duration::from_millis(50)));
     let mut client = TcpStream::connect(address).await.unwrap();

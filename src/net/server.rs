@@ -1,6 +1,7 @@
 //! A server that takes no more connections than it may, and ends in good order.
 //!
-//! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing.
+//! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing. So that queue
+//!    has to be long.
 //! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on. It ends only where
 //!    the listening socket is none any more: whatever else the system says may be over in a moment, as a firewall's refusal (`EPERM`).
 //! 3. A handler that panics ends its connection, and is counted.
@@ -23,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::string::{String, ToString};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -84,6 +85,15 @@ impl ShutdownHandle {
     pub fn is_shut_down(&self) -> bool {
         *self.0.borrow()
     }
+
+    /// Until [`shutdown`](Self::shutdown) is called; at once where it was.
+    pub fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ends = self.0.subscribe();
+        async move {
+            // Where nobody is left who could call it, it ends as well.
+            let _ = ends.wait_for(|ends| *ends).await;
+        }
+    }
 }
 
 /// What a server did, told when it ends.
@@ -117,7 +127,7 @@ impl Server {
             peer: name.as_str().into(),
             source,
         };
-        let listener = TcpListener::bind(address).await.map_err(|error| failed(with_advice(error).into()))?;
+        let listener = listen(address).await.map_err(|error| failed(with_advice(error).into()))?;
         let address = listener.local_addr().map_err(|error| failed(error.into()))?;
         let scope = Scope::new(std::format!("server at {}", with_port(&name, address)));
         let listening =
@@ -192,11 +202,7 @@ impl Server {
         let pauses = AtomicUsize::new(0);
         let mut served = Served::default();
         let mut tasks = JoinSet::new();
-        let mut ends = shutdown.0.subscribe();
-        // Closed is an end too, but the sender lives in `self`.
-        let mut stop = pin!(async move {
-            let _ = ends.wait_for(|ends| *ends).await;
-        });
+        let mut stop = pin!(shutdown.wait());
         let result = loop {
             let next = async {
                 let permit = Arc::clone(&permits).acquire_owned().await.ok();
@@ -249,9 +255,11 @@ impl Server {
 
     /// The listening socket is closed first: nobody new is to wait for this.
     async fn drain(self, mut tasks: JoinSet<Result<()>>, served: &mut Served) {
-        let Server { listener, listening, drain_timeout, .. } = self;
+        let Server { listener, listening, drain_timeout, shutdown, .. } = self;
         drop(listener);
         drop(listening);
+        // Also where the socket failed: the handlers are to know.
+        shutdown.shutdown();
         let all = async {
             while let Some(done) = tasks.join_next().await {
                 note(served, done);
@@ -326,6 +334,32 @@ async fn pause_for_room(pauses: &AtomicUsize) -> Result<()> {
 async fn pause(pauses: &AtomicUsize) {
     pauses.fetch_add(1, Relaxed);
     tokio::time::sleep(PAUSE).await;
+}
+
+/// How many connections may wait to be taken: what Linux lets there be unless it is told otherwise, and a system that lets fewer takes
+/// its own number. (Tokio asks for 128. Who comes when the queue is full is not answered, and asks again after a second, then three.)
+const BACKLOG: u32 = 4096;
+
+/// Listens at the first of an address's numbers where that can be done.
+async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = None;
+    for address in tokio::net::lookup_host(address).await? {
+        match listen_at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed
+        .unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no number belongs to that name")))
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As tokio does: a server that starts again has its address at once. (On Windows it would mean to share it.)
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// The address that was asked for, with the port that is listened at where any free one was.
