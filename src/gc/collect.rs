@@ -226,15 +226,26 @@ fn given_up(report: OutOfMemory) -> DemoError {
 /// Asks every reclaimer how much it could give back: not to be called under a lock that one might take. Called from
 /// inside a reclaimer it asks nobody.
 pub fn host_report(requested_bytes: u64) -> OutOfMemory {
-    report_beside(requested_bytes, &Scope::process())
+    report_beside(requested_bytes, Kind::HostBytes, &Scope::process())
 }
 
-/// That report, without the scope that has a row of its own.
-fn report_beside(requested_bytes: u64, full: &Scope) -> OutOfMemory {
-    let mut report = host::report(requested_bytes);
-    add(&mut report, "pool, idle", host::idle_bytes());
-    add(&mut report, "heap, idle", heap::idle_bytes());
-    add_scopes(&mut report, full);
+/// The report for bytes of the host's memory or of devices', without the scope that has a row of its own. What a device's own pool has it
+/// does not tell.
+fn report_beside(requested_bytes: u64, kind: Kind, full: &Scope) -> OutOfMemory {
+    let (mut report, of) = match kind {
+        Kind::DeviceBytes => {
+            let largest_free_bytes = u64::MAX;
+            let report = OutOfMemory { requested_bytes, largest_free_bytes, ..OutOfMemory::default() };
+            (report, Resource::DeviceBytes)
+        }
+        _ => {
+            let mut report = host::report(requested_bytes);
+            add(&mut report, "pool, idle", host::idle_bytes());
+            add(&mut report, "heap, idle", heap::idle_bytes());
+            (report, Resource::HostBytes)
+        }
+    };
+    add_scopes(&mut report, kind, full);
     let Some(_asking) = Asking::begin() else {
         largest(&mut report.consumers);
         return report;
@@ -242,7 +253,7 @@ fn report_beside(requested_bytes: u64, full: &Scope) -> OutOfMemory {
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
         let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
-        if let Some((Resource::HostBytes, bytes)) = answer {
+        if let Some((_, bytes)) = answer.filter(|(resource, _)| *resource == of) {
             add(&mut report, &entry.name, bytes);
         }
     }
@@ -272,7 +283,7 @@ pub fn reclaimable() -> Vec<(String, Resource, u64)> {
 /// The report for a charge that a scope refused, in that scope's numbers. To be called as [`host_report`] is.
 pub fn scope_report(refused: &Refused) -> OutOfMemory {
     let over = refused.over();
-    let mut report = report_beside(over.asked, refused.scope());
+    let mut report = report_beside(over.asked, refused.kind(), refused.scope());
     if refused.scope().parent().is_some()
         && let (Some(name), Ok(())) = (owned(refused.scope().name()), report.consumers.try_reserve(1))
     {
@@ -286,10 +297,10 @@ pub fn scope_report(refused: &Refused) -> OutOfMemory {
     report
 }
 
-/// The scopes that hold most of the host's memory themselves, largest first; of several with one name each, and not `beside`.
-fn add_scopes(report: &mut OutOfMemory, beside: &Scope) {
+/// The scopes that hold something of a kind, of several with one name each, and not `beside`.
+fn add_scopes(report: &mut OutOfMemory, kind: Kind, beside: &Scope) {
     for scope in Scope::all() {
-        let bytes = scope.used(Kind::HostBytes);
+        let bytes = scope.used(kind);
         if bytes > 0
             && scope != *beside
             && let (Some(name), Ok(())) = (owned(scope.name()), report.consumers.try_reserve(1))
