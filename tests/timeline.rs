@@ -262,6 +262,14 @@ fn a_timeline_takes_the_place_of_files_alone() {
     timeline.save(at("link")).unwrap();
     assert!(at("link").is_symlink());
     assert_eq!(Timeline::open(at("file")).unwrap(), timeline);
+    // To what is not there yet, by another one.
+    std::os::unix::fs::symlink("folder/new", at("further")).unwrap();
+    std::os::unix::fs::symlink("further", at("first")).unwrap();
+    timeline.save(at("first")).unwrap();
+    assert!(at("first").is_symlink() && at("further").is_symlink());
+    assert_eq!(Timeline::open(at("folder/new")).unwrap(), timeline);
+    std::os::unix::fs::symlink("round", at("round")).unwrap();
+    assert!(matches!(timeline.save(at("round")), Err(DemoError::Io { .. })) && at("round").is_symlink());
 }
 
 #[cfg(unix)]

@@ -254,7 +254,18 @@ fn place(path: &Path) -> Result<(PathBuf, Option<Permissions>)> {
             "what stands there is no regular file; name a file to write",
         ))),
         Ok(found) => Ok((path.canonicalize().map_err(failed)?, Some(found.permissions()))),
-        Err(_) => Ok((path.to_path_buf(), None)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A link may lead to what is not there yet, by others too.
+            let mut path = path.to_path_buf();
+            // As many as Linux follows.
+            for _ in 0..40 {
+                let Ok(to) = std::fs::read_link(&path) else { break };
+                path.pop();
+                path.push(to);
+            }
+            Ok((path, None))
+        }
+        Err(error) => Err(failed(error)),
     }
 }
 
