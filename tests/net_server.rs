@@ -314,7 +314,13 @@ fn a_server_whose_socket_is_none_any_more_ends_with_the_address_and_the_reason()
             let server = bound().await;
             let connect = || std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
             let _clients = [connect(), connect()];
-            let (address, _shutdown, _, serving) = start(server.drain_timeout(Duration::ZERO));
+            let address = server.local_addr().unwrap();
+            // The handler of the first is told that this is the end.
+            let server = server.drain_timeout(Duration::from_secs(600));
+            let serving = tokio::spawn(server.serve(|socket: Socket| async move {
+                socket.shutting_down().await;
+                Ok(())
+            }));
             let ended =
                 tokio::time::timeout(Duration::from_secs(60), serving).await.expect("it goes on for ever");
             let ended = ended.unwrap().unwrap_err().to_string();
