@@ -68,6 +68,8 @@
 
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What models alone can name need not be shown.
+#![cfg_attr(not(democratising_loom), deny(missing_debug_implementations))]
 
 #[cfg(any(feature = "std", democratising_loom, test))]
 extern crate std;

@@ -492,8 +492,20 @@ fn device_memory_is_charged_to_the_scope_it_is_taken_in() {
         step.set_limit(Kind::DeviceBytes, 5 * MIB as u64);
         let kept = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap();
         assert_eq!((step.used(Kind::DeviceBytes), step.used(Kind::HostBytes)), (4 * MIB as u64, 0));
+        let other = Scope::new("other");
+        let on_host = other.run(|| Tensor::zeros(&[8 * MIB]).unwrap());
+        let on_device = other.run(|| Tensor::zeros_on(&[MIB / 2], &device)).unwrap();
         let refused = step.run(|| Tensor::zeros_on(&[MIB], &device)).unwrap_err();
         let DemoError::OutOfMemory(report) = refused else { panic!("{refused}") };
+        let rows: Vec<_> = report.scopes().map(|scope| (scope.name.as_str(), scope.bytes)).collect();
+        assert_eq!(
+            rows,
+            [("step", 4 * MIB as u64), ("other", 2 * MIB as u64)],
+            "of the device's memory alone"
+        );
+        assert!(!report.to_string().contains("heap, idle"), "{report}");
+        assert_eq!(report.largest_free_bytes, MIB as u64);
+        drop((on_host, on_device, other));
         assert_eq!((report.device, report.scope()), (DeviceId::Cuda(1), Some("step")));
         assert_eq!((report.limit_bytes, report.in_use_bytes), (5 * MIB as u64, 4 * MIB as u64));
         let view = kept.clone();

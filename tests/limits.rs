@@ -8,7 +8,7 @@ mod draw;
 
 use democratising::pool::budget::Budget;
 use democratising::space::{Mapped, MappedTables, Simulated, Space};
-use democratising::{HostLock, MemoryPool, Pool, PoolConfig, Tensor};
+use democratising::{DemoError, HostLock, MemoryPool, Pool, PoolConfig, Tensor};
 use draw::Draw;
 use std::alloc::Layout;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -337,6 +337,25 @@ fn a_maximum_stays_that_is_set_while_an_initial_size_is_refused() {
             }
         });
     });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_maximum_that_is_no_whole_frame_is_not_told_to_have_room_in_the_part_of_one() {
+    const NAME: &str = "a_maximum_that_is_no_whole_frame_is_not_told_to_have_room_in_the_part_of_one";
+    if child::child().is_none() {
+        let output = child::command(&[], NAME, ".".as_ref()).output().unwrap();
+        return assert!(output.status.success(), "{output:?}");
+    }
+    for (limit, had_bytes) in [(1 << 20, 0), (3 << 20, 2 << 20)] {
+        MemoryPool::configure().max_size(limit).enable().unwrap();
+        let had = (had_bytes > 0).then(|| Tensor::zeros(&[had_bytes / 4]).unwrap());
+        let error = Tensor::zeros(&[1 << 18]).unwrap_err();
+        let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
+        assert_eq!((report.limit_bytes, report.in_use_bytes), (limit, had_bytes as u64));
+        assert_eq!(report.largest_free_bytes, 0, "{report}");
+        drop(had);
+    }
 }
 
 #[test]

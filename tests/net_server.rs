@@ -63,6 +63,21 @@ async fn a_server_serves_until_it_is_shut_down_and_holds_nothing_then() {
 }
 
 #[tokio::test]
+async fn a_server_at_any_free_port_is_in_the_ledger_by_the_port_that_it_got() {
+    for asked in ["127.0.0.1:0", "localhost:00"] {
+        let server = Server::bind(asked).await.unwrap();
+        let (host, port) = (asked.split(':').next().unwrap(), server.local_addr().unwrap().port());
+        assert_ne!(port, 0);
+        assert_eq!(server.scope().name(), format!("server at {host}:{port}"));
+    }
+    // A port that was asked for stays with the name that it was asked by.
+    let free = Server::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    if let Ok(server) = Server::bind(format!("localhost:{free}")).await {
+        assert_eq!(server.scope().name(), format!("server at localhost:{free}"));
+    }
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_named() {
     let server = bound().await;
     let address = server.local_addr().unwrap().to_string();
@@ -259,9 +274,8 @@ async fn both_halves_of_a_split_socket_hear_of_the_idle_timeout_in_tasks_of_thei
 #[cfg(target_os = "linux")]
 #[test]
 fn a_network_error_of_one_peer_does_not_end_the_server() {
-    const MARK: &str = "DEMOCRATISING_TEST_ACCEPT";
     if std::env::var_os(MARK).is_some() {
-        return accepts_four();
+        return accepts_four(0);
     }
     for error in [
         "EPROTO",
@@ -274,21 +288,70 @@ fn a_network_error_of_one_peer_does_not_end_the_server() {
         "ENETDOWN",
         "ETIMEDOUT",
     ] {
-        let inject = format!("inject=accept4:error={error}:when=2");
-        let child = std::process::Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "a_network_error_of_one_peer_does_not_end_the_server"])
-            .env(MARK, "1")
-            .output()
-            .unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
-        let said = String::from_utf8_lossy(&child.stdout);
-        assert!(child.status.success() && said.contains("1 passed"), "{error}: {said}");
+        refused_once(error, "a_network_error_of_one_peer_does_not_end_the_server");
     }
 }
 
+/// The same, as a firewall, a security module or a driver refuses. What is refused may still wait in the system's queue.
 #[cfg(target_os = "linux")]
-fn accepts_four() {
+#[test]
+fn a_server_that_the_system_does_not_let_accept_pauses_and_goes_on() {
+    if std::env::var_os(MARK).is_some() {
+        return accepts_four(1);
+    }
+    for error in ["EPERM", "EACCES", "ENOSR", "EIO"] {
+        refused_once(error, "a_server_that_the_system_does_not_let_accept_pauses_and_goes_on");
+    }
+}
+
+/// The same, as the kernel answers for a descriptor that is no listening socket.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_whose_socket_is_none_any_more_ends_with_the_address_and_the_reason() {
+    if std::env::var_os(MARK).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(async {
+            let server = bound().await;
+            let connect = || std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            let _clients = [connect(), connect()];
+            let address = server.local_addr().unwrap();
+            // The handler of the first is told that this is the end.
+            let server = server.drain_timeout(Duration::from_secs(600));
+            let serving = tokio::spawn(server.serve(|socket: Socket| async move {
+                socket.shutting_down().await;
+                Ok(())
+            }));
+            let ended =
+                tokio::time::timeout(Duration::from_secs(60), serving).await.expect("it goes on for ever");
+            let ended = ended.unwrap().unwrap_err().to_string();
+            assert!(ended.starts_with(&format!("cannot accept at {address}: ")), "{ended}");
+        });
+    }
+    for error in ["EBADF", "EINVAL", "ENOTSOCK"] {
+        refused_once(error, "a_server_whose_socket_is_none_any_more_ends_with_the_address_and_the_reason");
+    }
+}
+
+/// Set in the process of a test whose second accept fails.
+#[cfg(target_os = "linux")]
+const MARK: &str = "DEMOCRATISING_TEST_ACCEPT";
+
+#[cfg(target_os = "linux")]
+fn refused_once(error: &str, test: &str) {
+    let inject = format!("inject=accept4:error={error}:when=2");
+    let child = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=accept4", "-e", &inject])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(MARK, "1")
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{error}: {said}");
+}
+
+#[cfg(target_os = "linux")]
+fn accepts_four(pauses: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (address, shutdown, _, serving) = start(bound().await);
@@ -297,7 +360,8 @@ fn accepts_four() {
             ping(&mut client).await.unwrap();
         }
         shutdown.shutdown();
-        assert_eq!(serving.await.unwrap().unwrap().accepted, 4);
+        let served = serving.await.unwrap().unwrap();
+        assert_eq!((served.accepted, served.pauses), (4, pauses));
     });
 }
 
@@ -327,6 +391,65 @@ async fn requests_that_are_under_way_are_answered_after_a_shutdown() {
     }
     let served = serving.await.unwrap().unwrap();
     assert_eq!((served.accepted, served.aborted, served.panicked), (10, 0, 0));
+}
+
+#[tokio::test]
+async fn handlers_whose_peers_say_nothing_hear_of_a_shutdown() {
+    let server = bound().await.drain_timeout(Duration::from_secs(600));
+    let (address, shutdown) = (server.local_addr().unwrap(), server.shutdown_handle());
+    let mut serving = tokio::spawn(server.serve(|mut socket: Socket| async move {
+        let mut byte = [0];
+        loop {
+            let ends = socket.shutting_down();
+            tokio::select! {
+                read = socket.read_exact(&mut byte) => read?,
+                () = ends => return Ok(()),
+            };
+            socket.write_all(&byte).await?;
+        }
+    }));
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'?');
+        clients.push(client);
+    }
+    let mut told = std::pin::pin!(shutdown.wait());
+    assert!(futures_are_pending(&mut told).await);
+    shutdown.shutdown();
+    told.await;
+    shutdown.wait().await;
+    let served =
+        tokio::time::timeout(Duration::from_secs(60), &mut serving).await.expect("they wait for a word");
+    let served = served.unwrap().unwrap();
+    assert_eq!((served.accepted, served.failed, served.aborted), (20, 0, 0));
+    for client in &mut clients {
+        assert!(is_closed(client).await);
+    }
+}
+
+async fn futures_are_pending(future: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_pending())
+    })
+    .await
+}
+
+/// Nobody takes them, so where the queue were shorter those behind its end would not be answered at all.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn hundreds_may_wait_to_be_taken() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let most: usize = most.trim().parse().unwrap();
+    assert!(most > 129, "the system lets only {most} wait: this test shows nothing");
+    let server = bound().await;
+    let mut waiting = Vec::new();
+    for number in 0..most.min(400) {
+        let connect =
+            tokio::time::timeout(Duration::from_secs(60), TcpStream::connect(server.local_addr().unwrap()));
+        waiting.push(connect.await.unwrap_or_else(|_| panic!("number {number} is not answered")).unwrap());
+    }
 }
 
 #[tokio::test]

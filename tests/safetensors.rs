@@ -31,6 +31,33 @@ fn a_safetensors_file_with_one_tensor_is_that_tensor() -> Result<()> {
 }
 
 #[test]
+fn a_file_of_another_kind_is_not_told_to_be_a_damaged_safetensors() -> Result<()> {
+    let directory = Directory::new();
+    let path = directory.path("model");
+    for first in [
+        &b"GGUF\x03\0\0\0\x10\0\0\0"[..],
+        b"\x89HDF\r\n\x1a\n\0\0",
+        b"\x1f\x8b\x08\0\0\0\0\0\0\x03",
+        b"\x80\x04\x95*\0\0\0\0\0\0\0}\x94",
+    ] {
+        std::fs::write(&path, first)?;
+        let said = ModelCheckpoint::load(&path).unwrap_err().to_string();
+        assert!(
+            said.contains("it is no npy, npz, safetensors, PyTorch file or text") && said.contains("model"),
+            "{said}"
+        );
+    }
+    // One whose header's length is damaged is one.
+    ModelCheckpoint::create(&path)?.add("w", &Tensor::zeros(&[2])?)?.commit()?;
+    let mut whole = std::fs::read(&path)?;
+    whole[7] = 1;
+    std::fs::write(&path, whole)?;
+    let said = ModelCheckpoint::load(&path).unwrap_err().to_string();
+    assert!(said.contains("more than the 100000000 of the format"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn a_header_that_no_reader_takes_is_refused_by_the_commit() -> Result<()> {
     let directory = Directory::new();
     let path = directory.path("m.safetensors");

@@ -5,6 +5,7 @@ mod draw;
 #[path = "common/over.rs"]
 mod over;
 
+use democratising::error::Role;
 use democratising::pool::budget::Budget;
 use democratising::pool::budget::machine::MachineMemory;
 use democratising::pool::budget::path;
@@ -161,6 +162,18 @@ fn out_of_memory_names_the_scope_its_limit_and_the_largest_holders() {
     let holder = |name| report.scopes().find(|scope| scope.name == name).map(|scope| scope.bytes);
     assert_eq!((holder("training step"), holder("activations")), (Some(80_000), Some(80_000)));
     assert!(text.contains("in scope \"training step\"") && text.contains("\"activations\" 80000"), "{text}");
+}
+
+#[test]
+fn out_of_memory_names_both_of_two_scopes_with_one_name_that_hold_as_much() {
+    let [full, other] = [alone("request"), alone("request")];
+    full.set_limit(Kind::HostBytes, 10 << 20);
+    let _held = [&full, &other].map(|scope| scope.run(|| Tensor::zeros(&[2 << 20]).unwrap()));
+    let error = full.run(|| Tensor::zeros(&[1 << 20])).unwrap_err();
+    let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
+    let of_that_name = report.scopes().filter(|scope| scope.name == "request");
+    let rows: Vec<_> = of_that_name.map(|scope| (scope.bytes, scope.role)).collect();
+    assert_eq!(rows, [(8 << 20, Role::FullScope), (8 << 20, Role::Scope)], "{report:?}");
 }
 
 #[test]

@@ -262,6 +262,80 @@ fn a_timeline_takes_the_place_of_files_alone() {
     timeline.save(at("link")).unwrap();
     assert!(at("link").is_symlink());
     assert_eq!(Timeline::open(at("file")).unwrap(), timeline);
+    // To what is not there yet, by another one.
+    std::os::unix::fs::symlink("folder/new", at("further")).unwrap();
+    std::os::unix::fs::symlink("further", at("first")).unwrap();
+    timeline.save(at("first")).unwrap();
+    assert!(at("first").is_symlink() && at("further").is_symlink());
+    assert_eq!(Timeline::open(at("folder/new")).unwrap(), timeline);
+    std::os::unix::fs::symlink("round", at("round")).unwrap();
+    assert!(matches!(timeline.save(at("round")), Err(DemoError::Io { .. })) && at("round").is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_timeline_that_takes_the_place_of_another_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+    let _alone = alone();
+    let (timeline, _kept) = story();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.timeline");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for kept in [0o600, 0o666, 0o440] {
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(kept)).unwrap();
+        timeline.save(&path).unwrap();
+        assert_eq!(format!("{:o}", mode(&path)), format!("{kept:o}"));
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+/// The test in a process of its own, whose steps strace tells, and whose first or second sync it fails.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_timeline_is_synced_then_renamed_then_its_directory_synced() {
+    const MARK: &str = "DEMOCRATISING_TEST_TIMELINE";
+    if let Some(path) = std::env::var_os(MARK) {
+        let _alone = alone();
+        let saved = story().0.save(path);
+        return println!("saved: {}", saved.map_or_else(|error| error.to_string(), |()| "yes".into()));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, log) = (folder.path().join("run.timeline"), tempfile::NamedTempFile::new().unwrap());
+    let save = |options: &[&str]| {
+        std::fs::write(&path, "old").unwrap();
+        let child = std::process::Command::new("strace")
+            .args(["-f", "-y", "-qq", "-o", log.path().to_str().unwrap()])
+            .args(["-e", "trace=fsync,rename,renameat,renameat2"])
+            .args(options)
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "a_timeline_is_synced_then_renamed_then_its_directory_synced"])
+            .env(MARK, &path)
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run strace, which this test needs; install it: {error}"));
+        let said = String::from_utf8_lossy(&child.stdout).into_owned();
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        let is_old = std::fs::read(&path).unwrap() == b"old";
+        (said.lines().find_map(|line| Some(line.split_once("saved: ")?.1.to_owned())).unwrap(), is_old)
+    };
+    assert_eq!(save(&[]), ("yes".into(), false));
+    let directory = format!("<{}>", folder.path().to_str().unwrap());
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    let steps: Vec<_> = log
+        .lines()
+        .map(|line| match line {
+            line if line.contains("rename") => "rename",
+            line if line.contains("fsync") && line.contains(&directory) => "sync directory",
+            _ => "sync file",
+        })
+        .collect();
+    assert_eq!(steps, ["sync file", "rename", "sync directory"], "{log}");
+
+    let (said, is_old) = save(&["-e", "inject=fsync:error=EIO:when=1"]);
+    assert!(said.starts_with("cannot sync the timeline") && is_old, "{said}");
+    let (said, is_old) = save(&["-e", "inject=fsync:error=EIO:when=2"]);
+    assert!(said.contains("is in place, but its directory could not be synced") && !is_old, "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::{Arena, Metadata, Space};
 use core::fmt;
 
 /// What is held, and what was done so far.
@@ -56,5 +57,14 @@ impl fmt::Display for Stats {
             "; {} allocations, {} failures, {} frames created, {} moved, {} given up",
             self.allocations, self.failures, self.creates, self.steals, self.unmaps
         )
+    }
+}
+
+impl<S: Space, M: Metadata> fmt::Debug for Arena<S, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena")
+            .field("geometry", &self.geometry)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }

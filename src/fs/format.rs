@@ -76,12 +76,15 @@ pub(super) fn read(file: &File, ending: Ending) -> Result<Tensor> {
             let contents = contents(bytes.all(), true)?;
             Checkpoint::of(bytes, contents, None).only()
         }
-        Kind::Nothing => Err(wrong(
-            "tensor",
-            String::new(),
-            format!("it is no npy, npz, safetensors, PyTorch file or text; it begins with {first:02x?}"),
-        )),
+        Kind::Nothing => Err(nothing("tensor", first)),
     }
+}
+
+/// A file that begins as none that is read here.
+fn nothing(format: &'static str, first: &[u8]) -> DemoError {
+    let problem =
+        format!("it is no npy, npz, safetensors, PyTorch file or text; it begins with {first:02x?}");
+    wrong(format, String::new(), problem)
 }
 
 /// All bytes of a file, for formats whose table stands at the end.
@@ -118,7 +121,10 @@ pub(super) fn contents(bytes: &[u8], checksums: bool) -> Result<Contents> {
             Ok(one("text", text::read(&mut source)?))
         }
         Kind::Text if bytes.is_empty() => Err(wrong("checkpoint", String::new(), "the file is empty")),
-        // The most common format says best what is wrong with a file that is none.
+        Kind::Nothing if safetensors::is_unlike(bytes) => {
+            Err(nothing("checkpoint", &bytes[..bytes.len().min(TELLING_BYTES)]))
+        }
+        // The most common format says best what is wrong with one that is damaged, or cut to a few bytes.
         Kind::Safetensors | Kind::Text | Kind::Nothing => safetensors::contents(bytes, checksums),
     }
 }

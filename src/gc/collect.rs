@@ -226,10 +226,26 @@ fn given_up(report: OutOfMemory) -> DemoError {
 /// Asks every reclaimer how much it could give back: not to be called under a lock that one might take. Called from
 /// inside a reclaimer it asks nobody.
 pub fn host_report(requested_bytes: u64) -> OutOfMemory {
-    let mut report = host::report(requested_bytes);
-    add(&mut report, "pool, idle", host::idle_bytes());
-    add(&mut report, "heap, idle", heap::idle_bytes());
-    add_scopes(&mut report);
+    report_beside(requested_bytes, Kind::HostBytes, &Scope::process())
+}
+
+/// The report for bytes of the host's memory or of devices', without the scope that has a row of its own. What a device's own pool has it
+/// does not tell.
+fn report_beside(requested_bytes: u64, kind: Kind, full: &Scope) -> OutOfMemory {
+    let (mut report, of) = match kind {
+        Kind::DeviceBytes => {
+            let largest_free_bytes = u64::MAX;
+            let report = OutOfMemory { requested_bytes, largest_free_bytes, ..OutOfMemory::default() };
+            (report, Resource::DeviceBytes)
+        }
+        _ => {
+            let mut report = host::report(requested_bytes);
+            add(&mut report, "pool, idle", host::idle_bytes());
+            add(&mut report, "heap, idle", heap::idle_bytes());
+            (report, Resource::HostBytes)
+        }
+    };
+    add_scopes(&mut report, kind, full);
     let Some(_asking) = Asking::begin() else {
         largest(&mut report.consumers);
         return report;
@@ -237,7 +253,7 @@ pub fn host_report(requested_bytes: u64) -> OutOfMemory {
     let entries = registry::entries();
     for entry in entries.iter().flat_map(|entries| entries.iter()) {
         let answer = contained(|| (entry.reclaimer.resource(), entry.reclaimer.reclaimable_bytes()));
-        if let Some((Resource::HostBytes, bytes)) = answer {
+        if let Some((_, bytes)) = answer.filter(|(resource, _)| *resource == of) {
             add(&mut report, &entry.name, bytes);
         }
     }
@@ -267,16 +283,12 @@ pub fn reclaimable() -> Vec<(String, Resource, u64)> {
 /// The report for a charge that a scope refused, in that scope's numbers. To be called as [`host_report`] is.
 pub fn scope_report(refused: &Refused) -> OutOfMemory {
     let over = refused.over();
-    let mut report = host_report(over.asked);
+    let mut report = report_beside(over.asked, refused.kind(), refused.scope());
     if refused.scope().parent().is_some()
-        && let Some(name) = owned(refused.scope().name())
+        && let (Some(name), Ok(())) = (owned(refused.scope().name()), report.consumers.try_reserve(1))
     {
         let bytes = refused.scope().used(refused.kind());
-        // It may be among the largest already.
-        report.consumers.retain(|it| it.role == Role::Reclaimer || it.name != name || it.bytes != bytes);
-        if report.consumers.try_reserve(1).is_ok() {
-            report.consumers.push(Consumer { name, bytes, role: Role::FullScope });
-        }
+        report.consumers.push(Consumer { name, bytes, role: Role::FullScope });
         report.consumers.sort_by_key(|it| it.role);
     }
     report.limit_bytes = over.limit;
@@ -285,11 +297,12 @@ pub fn scope_report(refused: &Refused) -> OutOfMemory {
     report
 }
 
-/// The scopes that hold most of the host's memory themselves, largest first.
-fn add_scopes(report: &mut OutOfMemory) {
+/// The scopes that hold something of a kind, of several with one name each, and not `beside`.
+fn add_scopes(report: &mut OutOfMemory, kind: Kind, beside: &Scope) {
     for scope in Scope::all() {
-        let bytes = scope.used(Kind::HostBytes);
+        let bytes = scope.used(kind);
         if bytes > 0
+            && scope != *beside
             && let (Some(name), Ok(())) = (owned(scope.name()), report.consumers.try_reserve(1))
         {
             report.consumers.push(Consumer { name, bytes, role: Role::Scope });

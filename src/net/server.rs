@@ -1,7 +1,9 @@
 //! A server that takes no more connections than it may, and ends in good order.
 //!
-//! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing.
-//! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on.
+//! 1. A **permit** is taken before a connection is: who is beyond the limit waits in the system's queue, and costs nothing. So that queue
+//!    has to be long.
+//! 2. Where descriptors run out (`EMFILE`), accepting pauses, idle connections of pools are given up, and it goes on. It ends only where
+//!    the listening socket is none any more: whatever else the system says may be over in a moment, as a firewall's refusal (`EPERM`).
 //! 3. A handler that panics ends its connection, and is counted.
 //! 4. A **shutdown** stops accepting at once, tells the handlers, waits for them until the drain deadline, and ends those that are
 //!    left. Dropping a server, or the future that serves, ends all of them.
@@ -22,7 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::string::{String, ToString};
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, ToSocketAddrs};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -83,6 +85,15 @@ impl ShutdownHandle {
     pub fn is_shut_down(&self) -> bool {
         *self.0.borrow()
     }
+
+    /// Until [`shutdown`](Self::shutdown) is called; at once where it was.
+    pub fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ends = self.0.subscribe();
+        async move {
+            // Where nobody is left who could call it, it ends as well.
+            let _ = ends.wait_for(|ends| *ends).await;
+        }
+    }
 }
 
 /// What a server did, told when it ends.
@@ -97,11 +108,11 @@ pub struct Served {
     pub panicked: u64,
     /// Handlers that were still at it at the drain deadline, and were ended.
     pub aborted: u64,
-    /// How often accepting paused since descriptors, memory or the ledger had run out.
+    /// How often accepting paused since descriptors, memory or the ledger had run out, or the system refused to accept.
     pub pauses: u64,
 }
 
-/// So long accepting pauses where descriptors have run out: each that is closed meanwhile helps.
+/// So long accepting pauses where descriptors have run out, each that is closed meanwhile helps; or where the system refuses.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Server {
@@ -116,11 +127,11 @@ impl Server {
             peer: name.as_str().into(),
             source,
         };
-        let scope = Scope::new(std::format!("server at {name}"));
+        let listener = listen(address).await.map_err(|error| failed(with_advice(error).into()))?;
+        let address = listener.local_addr().map_err(|error| failed(error.into()))?;
+        let scope = Scope::new(std::format!("server at {}", with_port(&name, address)));
         let listening =
             scope.charge(Kind::Listeners, 1).map_err(|refused| failed(refused.to_string().into()))?;
-        let listener = TcpListener::bind(address).await.map_err(|error| failed(with_advice(error).into()))?;
-        let address = listener.local_addr().map_err(|error| failed(error.into()))?;
         Ok(Server {
             listener,
             address,
@@ -180,7 +191,7 @@ impl Server {
     /// Takes connections until the shutdown, and runs `handler` for each in a task of its own and in the server's scope.
     ///
     /// # Errors
-    /// [`DemoError::Connection`] where the listening socket itself fails. The handlers' own errors are counted.
+    /// [`DemoError::Connection`] where the listening socket is none any more. The handlers' own errors are counted.
     pub async fn serve<H, F>(self, handler: H) -> Result<Served>
     where
         H: Fn(Socket) -> F,
@@ -191,11 +202,7 @@ impl Server {
         let pauses = AtomicUsize::new(0);
         let mut served = Served::default();
         let mut tasks = JoinSet::new();
-        let mut ends = shutdown.0.subscribe();
-        // Closed is an end too, but the sender lives in `self`.
-        let mut stop = pin!(async move {
-            let _ = ends.wait_for(|ends| *ends).await;
-        });
+        let mut stop = pin!(shutdown.wait());
         let result = loop {
             let next = async {
                 let permit = Arc::clone(&permits).acquire_owned().await.ok();
@@ -248,9 +255,11 @@ impl Server {
 
     /// The listening socket is closed first: nobody new is to wait for this.
     async fn drain(self, mut tasks: JoinSet<Result<()>>, served: &mut Served) {
-        let Server { listener, listening, drain_timeout, .. } = self;
+        let Server { listener, listening, drain_timeout, shutdown, .. } = self;
         drop(listener);
         drop(listening);
+        // Also where the socket failed: the handlers are to know.
+        shutdown.shutdown();
         let all = async {
             while let Some(done) = tasks.join_next().await {
                 note(served, done);
@@ -294,7 +303,8 @@ async fn accept(
         match listener.accept().await {
             Ok(taken) => break taken,
             Err(error) if of_the_peer(&error) => {}
-            Err(error) if out_of_room(&error) => pause(pauses).await?,
+            Err(error) if out_of_room(&error) => pause_for_room(pauses).await?,
+            Err(error) if !of_the_listener(&error) => pause(pauses).await,
             Err(source) => {
                 let peer: String = listener.local_addr().map_or("a listener".into(), |at| at.to_string());
                 return Err(DemoError::Connection {
@@ -308,17 +318,56 @@ async fn accept(
     loop {
         match scope.charge(Kind::Connections, 1) {
             Ok(held) => return Ok((stream, peer, held)),
-            Err(_) => pause(pauses).await?,
+            Err(_) => pause_for_room(pauses).await?,
         }
     }
 }
 
 /// Idle connections of pools give way, and time passes.
-async fn pause(pauses: &AtomicUsize) -> Result<()> {
-    pauses.fetch_add(1, Relaxed);
+async fn pause_for_room(pauses: &AtomicUsize) -> Result<()> {
     gc::collect_resource(gc::Resource::Connections, 1)?;
-    tokio::time::sleep(PAUSE).await;
+    pause(pauses).await;
     Ok(())
+}
+
+/// Time passes: who asks again at once may be told the same, and keep a processor busy with it.
+async fn pause(pauses: &AtomicUsize) {
+    pauses.fetch_add(1, Relaxed);
+    tokio::time::sleep(PAUSE).await;
+}
+
+/// How many connections may wait to be taken: what Linux lets there be unless it is told otherwise, and a system that lets fewer takes
+/// its own number. (Tokio asks for 128. Who comes when the queue is full is not answered, and asks again after a second, then three.)
+const BACKLOG: u32 = 4096;
+
+/// Listens at the first of an address's numbers where that can be done.
+async fn listen(address: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let mut failed = None;
+    for address in tokio::net::lookup_host(address).await? {
+        match listen_at(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed
+        .unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no number belongs to that name")))
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As tokio does: a server that starts again has its address at once. (On Windows it would mean to share it.)
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The address that was asked for, with the port that is listened at where any free one was.
+fn with_port(name: &str, address: SocketAddr) -> String {
+    match name.rsplit_once(':') {
+        Some((host, port)) if port.parse() == Ok(0u16) => std::format!("{host}:{}", address.port()),
+        _ => name.into(),
+    }
 }
 
 /// Of one peer alone: it went away before it was accepted, or the network between. Linux tells what has happened to a connection
@@ -345,6 +394,21 @@ fn of_its_network(error: &io::Error) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn of_its_network(_: &io::Error) -> bool {
     false
+}
+
+/// Of the listening socket itself: there is none, or it does not listen, and asking again changes nothing.
+#[cfg(unix)]
+fn of_the_listener(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::BADF, Errno::NOTSOCK, Errno::INVAL, Errno::FAULT, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn of_the_listener(error: &io::Error) -> bool {
+    // Of Windows: no handle, no socket.
+    matches!(error.raw_os_error(), Some(10_009 | 10_038)) || error.kind() == io::ErrorKind::InvalidInput
 }
 
 /// Descriptors or memory have run out, and may be there again in a moment.

@@ -78,6 +78,30 @@ impl Socket {
         self.shutdown.is_shut_down()
     }
 
+    /// Until the server is shutting down; for a handler whose peer may have no next request for it:
+    ///
+    /// ```
+    /// # use democratising::{Result, net::Socket};
+    /// # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// async fn echo(mut socket: Socket) -> Result<()> {
+    ///     let mut request = [0; 1024];
+    ///     loop {
+    ///         let ends = socket.shutting_down();
+    ///         let bytes = tokio::select! {
+    ///             bytes = socket.read(&mut request) => bytes?,
+    ///             () = ends => return Ok(()),
+    ///         };
+    ///         if bytes == 0 {
+    ///             return Ok(());
+    ///         }
+    ///         socket.write_all(&request[..bytes]).await?;
+    ///     }
+    /// }
+    /// ```
+    pub fn shutting_down(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shutdown.wait()
+    }
+
     /// Whether a read or write that has to wait is too late already, waking the task when it would be.
     fn too_late(&mut self, way: Way, context: &mut Context<'_>) -> Option<io::Error> {
         let request = self.request_began.zip(self.read_timeout);

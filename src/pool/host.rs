@@ -54,16 +54,21 @@ pub(crate) fn made() -> Option<&'static HostPool> {
     POOL.get()
 }
 
+/// What the pool's memory is backed by.
+const FRAME_BYTES: u64 = 2 << 20;
+
 /// The pool's numbers for a request that failed.
 pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
     let stats = MemoryPool::stats();
     let limit_bytes = stats.limit_bytes.min(Mapped::commit_limit_bytes());
+    // A part of a frame is never backed.
+    let whole_bytes = limit_bytes - limit_bytes % FRAME_BYTES;
     OutOfMemory {
         device: DeviceId::Host,
         requested_bytes,
         in_use_bytes: stats.in_use_bytes,
         limit_bytes,
-        largest_free_bytes: stats.largest_free_bytes.min(limit_bytes.saturating_sub(stats.in_use_bytes)),
+        largest_free_bytes: stats.largest_free_bytes.min(whole_bytes.saturating_sub(stats.in_use_bytes)),
         ..OutOfMemory::default()
     }
 }
@@ -325,7 +330,7 @@ fn set(pool: &HostPool, config: PoolConfig) -> Result<(), OutOfMemory> {
     let before = pool.config();
     pool.configure(config);
     // The last whole frame is what a size that is no multiple of one can get.
-    if pool.stats().reserved_bytes + (2 << 20) > config.initial_bytes {
+    if pool.stats().reserved_bytes + FRAME_BYTES > config.initial_bytes {
         return Ok(());
     }
     let report = report(config.initial_bytes);

@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::Cell;
+#[cfg(feature = "critical-section")]
+use core::fmt;
 use lock_api::{GuardNoSend, RawMutex};
 
 /// No lock at all, for what a single thread uses. It cannot be shared ([`Sync`]); where a static needs that, the promise is
@@ -45,6 +47,14 @@ pub struct CriticalSectionLock {
     held: Cell<bool>,
     /// What to restore when it is let go.
     restore: Cell<critical_section::RestoreState>,
+}
+
+#[cfg(feature = "critical-section")]
+impl fmt::Debug for CriticalSectionLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its cells are looked at in a critical section only.
+        f.write_str("CriticalSectionLock")
+    }
 }
 
 #[cfg(feature = "critical-section")]

@@ -24,6 +24,7 @@ use crate::error::{DemoError, DeviceId, Result};
 use crate::pool::MemoryPool;
 use crate::pool::budget::scope::{self, Holding, Kind};
 use adopted::Adopted;
+use core::fmt;
 use core::ops::Range;
 use core::slice;
 use file::SharedFile;
@@ -43,6 +44,15 @@ pub struct Storage {
     place: Place,
     dtype: DType,
     elements: usize,
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage")
+            .field("dtype", &self.dtype)
+            .field("elements", &self.elements)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone)]

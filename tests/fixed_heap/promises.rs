@@ -5,7 +5,7 @@ use allocator_api2::alloc::Allocator;
 use democratising::error::{BadFree, OutOfMemory};
 use democratising::heap::OnMisuse;
 use democratising::heap::fixed::NotClaimed;
-use democratising::{FixedHeap, SmallHeap, SpinLock, StaticMemory, TensorBuf};
+use democratising::{FixedHeap, NoLock, SingleCore, SmallHeap, SpinLock, StaticMemory, TensorBuf};
 use std::alloc::GlobalAlloc;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,6 +60,12 @@ fn ranges_that_are_no_memory_are_refused() {
         assert_eq!(null, Err(NotClaimed::NoRange { start: 0, given_bytes: 4096 }));
         let wrapping = heap.claim(std::ptr::without_provenance_mut(usize::MAX - 100), 4096);
         assert!(matches!(wrapping, Err(NotClaimed::NoRange { .. })), "{wrapping:?}");
+        // Up to the last byte that there is.
+        let last = heap.claim((usize::MAX - 4095) as *mut u8, 4096).unwrap_err();
+        assert!(
+            matches!(last, NotClaimed::NoRange { .. }) && last.to_string().contains("the last one"),
+            "{last}"
+        );
         let large = heap.claim(std::ptr::without_provenance_mut(4096), isize::MAX as usize + 1);
         assert!(matches!(large, Err(NotClaimed::TooLarge { .. })), "{large:?}");
     }
@@ -298,6 +304,48 @@ fn before_a_request_fails_the_program_may_give_memory_back_once() {
     assert_eq!(SHORT.stats().in_use_bytes, 0);
 }
 
+static NEXT: FixedHeap<SpinLock, 1> = FixedHeap::over(&NEXT_MEMORY);
+static NEXT_MEMORY: StaticMemory<8192> = StaticMemory::new();
+
+#[test]
+fn a_block_grows_into_what_the_program_gives_back_right_behind_it() {
+    NEXT.on_low_memory(Some(|_| {
+        let Some(block) = SPARE.take() else { return false };
+        // SAFETY: 1. The spare block is used by nobody.
+        unsafe { NEXT.free(block, layout(3000, 8)) }.unwrap();
+        true
+    }));
+    let (short, long) = (layout(3000, 8), layout(5500, 8));
+    let all_bytes = NEXT.stats().limit_bytes;
+    for global in [false, true] {
+        let block = NEXT.allocate(short).unwrap().addr;
+        SPARE.set(Some(NEXT.allocate(short).unwrap().addr));
+        assert!(
+            SPARE.get() > Some(block) && all_bytes < 3000 + 5500,
+            "there is room for it in no other place"
+        );
+        let failures_before = NEXT.stats().failures;
+        // SAFETY: 1. The block is live and has that layout, and nobody uses it beside.
+        let grown = unsafe {
+            block.write_bytes(7, 3000);
+            match global {
+                true => NonNull::new(GlobalAlloc::realloc(&NEXT, block.as_ptr(), short, 5500)),
+                false => Allocator::grow(&NEXT, block, short, long).ok().map(NonNull::cast),
+            }
+        };
+        assert_eq!((grown, NEXT.stats().failures), (Some(block), failures_before));
+        // SAFETY: 1. The block has these bytes, and nobody uses it. 2. Nothing is left that could be given back, so it stays as it is.
+        unsafe {
+            assert_eq!(std::slice::from_raw_parts(block.as_ptr(), 3000), [7; 3000]);
+            assert!(GlobalAlloc::realloc(&NEXT, block.as_ptr(), long, 9000).is_null());
+            assert_eq!(NEXT.stats().failures, failures_before + 1);
+            NEXT.free(block, long).unwrap();
+        }
+    }
+    NEXT.on_low_memory(None);
+    assert_eq!(NEXT.stats().in_use_bytes, 0);
+}
+
 /// The text may be a block of the heap that it is of: it grows, and a heap that is locked would wait for itself.
 #[test]
 fn a_heap_is_shown_into_memory_of_its_own() {
@@ -315,6 +363,21 @@ fn a_heap_is_shown_into_memory_of_its_own() {
     let mut text = Text(&heap, 0);
     std::fmt::write(&mut text, format_args!("{heap:?} {:#?} {}", heap, heap.stats())).unwrap();
     assert!(text.1 > 100);
+}
+
+#[test]
+fn whatever_a_kernel_keeps_in_a_struct_can_be_shown() {
+    static MEMORY: StaticMemory<4096> = StaticMemory::new();
+    assert_eq!(format!("{MEMORY:?}"), "StaticMemory { bytes: 4096, taken: false }");
+    // SAFETY: 1. This thread alone uses it.
+    let heap = unsafe { SingleCore::new(FixedHeap::<NoLock, 1>::over(&MEMORY)) };
+    assert!(heap.allocate(layout(100, 8)).is_ok());
+    assert_eq!(format!("{MEMORY:?}"), "StaticMemory { bytes: 4096, taken: true }");
+    assert!(
+        format!("{heap:?}").starts_with("SingleCore(FixedHeap { stats: Stats { in_use_bytes: 104,"),
+        "{heap:?}"
+    );
+    assert!(format!("{:?}", heap.live_spans()).starts_with("LiveSpans {"));
 }
 
 #[test]

@@ -33,6 +33,7 @@ use super::{NotLive, SpanIndex};
 use crate::arena::bits;
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
+use core::fmt;
 use core::marker::PhantomData;
 use core::ops::ControlFlow;
 use edges::Edges;
@@ -64,6 +65,13 @@ pub struct FitTable<M: Metadata, B: Backing = Framed> {
     /// The length of the longest free span, if it was needed and has not gone since.
     longest: Option<u32>,
     backing: PhantomData<fn() -> B>,
+}
+
+impl<M: Metadata, B: Backing> fmt::Debug for FitTable<M, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (granules, high) = (&self.granules, &self.high);
+        f.debug_struct("FitTable").field("granules", granules).field("high", high).finish_non_exhaustive()
+    }
 }
 
 impl<M: Metadata, B: Backing> SpanIndex<M> for FitTable<M, B> {

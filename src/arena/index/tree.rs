@@ -14,6 +14,7 @@ use super::{NotLive, SpanIndex};
 use crate::arena::bits;
 use crate::arena::metadata::{Metadata, NoTable};
 use crate::size::{Granule, Span};
+use core::fmt;
 use core::ops::Range;
 
 /// Free runs that are looked at, at both ends, when nothing backed fits.
@@ -42,6 +43,13 @@ pub struct BuddyTree<M: Metadata> {
     skew: u32,
     /// Granules from here on have never been taken.
     high: u32,
+}
+
+impl<M: Metadata> fmt::Debug for BuddyTree<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (granules, high) = (&self.granules, &self.high);
+        f.debug_struct("BuddyTree").field("granules", granules).field("high", high).finish_non_exhaustive()
+    }
 }
 
 impl<M: Metadata> SpanIndex<M> for BuddyTree<M> {

@@ -57,6 +57,16 @@ pub(super) fn starts(first: &[u8]) -> bool {
     }
 }
 
+/// Whether a file is none, not one that is damaged or cut: its header would be longer than the file, and begins as none.
+pub(super) fn is_unlike(file: &[u8]) -> bool {
+    match file.split_first_chunk() {
+        Some((length, rest @ [begin, ..])) => {
+            *begin != b'{' && u64::from_le_bytes(*length) > rest.len() as u64
+        }
+        _ => false,
+    }
+}
+
 /// Reads the one tensor of a file.
 pub(super) fn read(source: &mut Source<'_>) -> Result<Tensor> {
     let mut length = [0; LENGTH_BYTES];

@@ -5,8 +5,8 @@
 use crate::error::OutOfMemory;
 
 /// Called before a request fails, with what is missing. Whether something was given back, so that trying again (once)
-/// makes sense. The heap is not locked meanwhile; requests that the function makes itself fail without calling it again,
-/// and so do those of other threads as long as it runs.
+/// makes sense: for a block that is to grow, where it stands too. The heap is not locked meanwhile; requests that the function makes
+/// itself fail without calling it again, and so do those of other threads as long as it runs.
 pub type LowMemory = fn(&OutOfMemory) -> bool;
 
 /// Calls `call`. Where a global allocator must not unwind, neither does this: a panic in `call` ends the program.

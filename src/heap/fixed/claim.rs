@@ -21,7 +21,8 @@ pub enum NotClaimed {
         /// The least that would do at that address.
         least_bytes: u64,
     },
-    /// It starts at address zero, or reaches over the end of the address space.
+    /// It starts at address zero, or reaches to or over the end of the address space: what Rust points into has an address behind it, so
+    /// the last byte that there is has to be left out.
     NoRange {
         /// Where it starts.
         start: u64,
@@ -62,7 +63,8 @@ impl fmt::Display for NotClaimed {
             NotClaimed::NoRange { start, given_bytes } => {
                 write!(
                     f,
-                    "{given_bytes} bytes at {start:#x} are no range of memory: give its true start and length"
+                    "{given_bytes} bytes at {start:#x} are no range of memory, which has neither address 0 nor the last one: \
+                     give its true start and length"
                 )
             }
             NotClaimed::TooLarge { given_bytes, most_bytes } => {

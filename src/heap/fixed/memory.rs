@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::sync::SpinLock;
+use core::fmt;
 use core::mem::MaybeUninit;
 
 /// The array behind a lock that is never let go once a heap has taken it.
@@ -31,6 +32,13 @@ impl<const BYTES: usize> StaticMemory<BYTES> {
 impl<const BYTES: usize> Default for StaticMemory<BYTES> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl<const BYTES: usize> fmt::Debug for StaticMemory<BYTES> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let taken = self.0.is_locked();
+        f.debug_struct("StaticMemory").field("bytes", &BYTES).field("taken", &taken).finish()
     }
 }
 

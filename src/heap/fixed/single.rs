@@ -20,6 +20,7 @@ use core::ops::Deref;
 /// let block = HEAP.allocate(core::alloc::Layout::new::<[u8; 100]>()).unwrap();
 /// assert!(block.bytes >= 100);
 /// ```
+#[derive(Debug)]
 pub struct SingleCore<H>(H);
 
 impl<H> SingleCore<H> {

@@ -5,6 +5,7 @@
 use super::FixedHeap;
 use crate::arena::LiveSpan;
 use crate::size::Offset;
+use core::fmt;
 use core::ptr::NonNull;
 use lock_api::RawMutex;
 
@@ -18,6 +19,15 @@ pub struct LiveSpans<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool> {
 impl<'a, L: RawMutex, const ARENAS: usize, const SLABS: bool> LiveSpans<'a, L, ARENAS, SLABS> {
     pub(super) fn of(heap: &'a FixedHeap<L, ARENAS, SLABS>) -> Self {
         LiveSpans { heap, claim: 0, from: Offset(0) }
+    }
+}
+
+impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> fmt::Debug for LiveSpans<'_, L, ARENAS, SLABS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveSpans")
+            .field("range", &self.claim)
+            .field("from", &self.from)
+            .finish_non_exhaustive()
     }
 }
 
