@@ -208,27 +208,12 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
         mut state: Held<'a, L, State<L, ARENAS, SLABS>>,
         layout: Layout,
     ) -> Option<(NonNull<u8>, usize)> {
-        state = self.after_asking(state, layout)?;
-        let block = state.allocate(layout);
-        if block.is_none() {
-            state.failed();
-        }
-        block
-    }
-
-    /// The state, where the program has given something back that may serve `layout`. `None`: it has not, and the request has failed.
-    #[cold]
-    fn after_asking<'a>(
-        &'a self,
-        mut state: Held<'a, L, State<L, ARENAS, SLABS>>,
-        layout: Layout,
-    ) -> Option<Held<'a, L, State<L, ARENAS, SLABS>>> {
         if let Some((call, ask)) = state.low_memory {
             drop(state);
             let has_more = ask(self, call, layout);
             state = self.held();
-            if has_more {
-                return Some(state);
+            if has_more && let Some(block) = state.allocate(layout) {
+                return Some(block);
             }
         }
         state.failed();

@@ -21,23 +21,29 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// Nobody uses the block under its old address afterwards, unless there is none under a new one.
     unsafe fn move_to(&self, at: *mut u8, old: Layout, new: Layout, global: bool) -> Option<NonNull<u8>> {
         let mut state = self.held();
-        let mut asked = false;
-        let to = loop {
-            let Some(placed) = state.place(at, old, new) else {
-                self.refused(state, at, old, global);
-                return None;
-            };
-            if let Some(to) = placed {
+        let Some(placed) = state.place(at, old, new) else {
+            self.refused(state, at, old, global);
+            return None;
+        };
+        let to = match placed {
+            Some(to) => {
                 drop(state);
-                break to;
+                to
             }
-            if asked {
-                state.failed();
-                return None;
+            None => {
+                let to = if global {
+                    NonNull::new(self.take_global_anyhow(state, new))
+                } else {
+                    self.take_anyhow(state, new).map(|block| block.0)
+                };
+                match to {
+                    Some(to) => to,
+                    // What the program gave back may lie right behind it.
+                    None => {
+                        return if self.held().grew_at_last(at, old, new) { NonNull::new(at) } else { None };
+                    }
+                }
             }
-            // Then all again: what the program gives back may lie right behind the block, so that it grows where it stands.
-            state = self.after_asking_for(state, new, global)?;
-            asked = true;
         };
         if to.as_ptr() == at {
             return Some(to);
@@ -59,22 +65,6 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
             }
         }
         Some(to)
-    }
-
-    /// `after_asking`, which must not unwind for a `global` allocator.
-    #[cold]
-    fn after_asking_for<'a>(
-        &'a self,
-        state: Held<'a, L, State<L, ARENAS, SLABS>>,
-        layout: Layout,
-        global: bool,
-    ) -> Option<Held<'a, L, State<L, ARENAS, SLABS>>> {
-        if !global {
-            return self.after_asking(state, layout);
-        }
-        let (mut after, mut state) = (None, Some(state));
-        without_unwinding(&mut || after = state.take().and_then(|state| self.after_asking(state, layout)));
-        after
     }
 
     /// Tells the program of a block that is not what it was to be given back as.

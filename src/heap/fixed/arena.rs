@@ -454,10 +454,18 @@ impl<const SLABS: bool> FixedArena<SLABS> {
     }
 
     /// The live span that starts at `at` and was taken for a layout, if there is one: its first granule, and how many it has.
+    #[inline]
     fn span_of(&self, at: usize, layout: Layout) -> Option<(u32, u32)> {
+        let (start, granules) = self.span_or_none(at, layout);
+        (granules != 0).then_some((start, granules))
+    }
+
+    /// The same; of none there are 0 granules. Two numbers, not an option: they come back in registers.
+    #[cfg_attr(not(target_pointer_width = "64"), inline(never))]
+    fn span_or_none(&self, at: usize, layout: Layout) -> (u32, u32) {
         let (start, granules) = ((at >> self.granule_shift) as u32, self.granules_for(layout.size()));
         let is_live = self.bytes_of(start) == at && self.runs.live(start) == Some(granules);
-        is_live.then_some((start, granules))
+        (start, if is_live { granules } else { 0 })
     }
 
     /// Whether a span should leave its place for its new length: for a slot, where half of the shortest span would be wasted; or, when

@@ -137,7 +137,7 @@ impl Unclaimed {
         let given_bytes = len as u64;
         match self {
             Unclaimed::TooSmall => {
-                let least = skipped(start, Plan::of(len, slabs)) + LEAST_BYTES;
+                let least = skipped(start, Plan::of(len.max(1), slabs)) + LEAST_BYTES;
                 NotClaimed::TooSmall { given_bytes, least_bytes: least as u64 }
             }
             Unclaimed::NoRange => NotClaimed::NoRange { start: start as u64, given_bytes },
@@ -176,7 +176,7 @@ pub(super) fn divide<const SLABS: bool>(
 
 /// What the smallest arena needs, from its first granule on.
 const LEAST_BYTES: usize = {
-    let plan = Plan::of(0, false);
+    let plan = Plan::of(1, false);
     (1 << plan.granule_shift) + FixedArena::<false>::table_bytes(1, plan)
 };
 

@@ -48,8 +48,8 @@ impl Plan {
             _ => SLAB_GRANULE_SHIFT,
         };
         let flat = !slabs || granule_shift < SLAB_GRANULE_SHIFT;
-        // Bits beyond those of the most granules.
-        let beyond = usize::BITS - (len.saturating_sub(1) / MOST_FLAT).leading_zeros();
+        // Bits beyond those of the most granules. (Of no bytes there are none whatever their granule.)
+        let beyond = usize::BITS - (len.wrapping_sub(1) / MOST_FLAT).leading_zeros();
         let granule_shift = if flat && beyond > granule_shift { beyond } else { granule_shift };
         if len < 4 << 20 {
             Plan { granule_shift, flat, sizes: &FEW, slab_granules: 16, asides: 0 }

@@ -267,7 +267,7 @@ impl<const SLABS: bool> Runs<SLABS> {
     /// The granules of the live span that starts at a granule, if one does that is no slab.
     #[cfg_attr(target_pointer_width = "64", inline)]
     pub(super) fn live(&self, start: u32) -> Option<u32> {
-        if start >= self.end || !self.starts.is_set(start as usize) {
+        if !self.starts.is_set(start as usize) {
             return None;
         }
         if self.is_flat() {

@@ -181,7 +181,7 @@ impl<const SLABS: bool> Slabs<SLABS> {
 
     /// None.
     pub(super) const fn none() -> Self {
-        Slabs { cuts: &mut [], sizes: Plan::of(0, false).sizes }
+        Slabs { cuts: &mut [], sizes: Plan::of(1, false).sizes }
     }
 
     /// The class that serves bytes of which `last` is the last, if one does.

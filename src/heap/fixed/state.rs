@@ -407,6 +407,16 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> State<L, ARENAS, SLABS
         Some(if stays { NonNull::new(at) } else { None })
     }
 
+    /// Whether a block for which there was nothing else has its new layout where it stands: then the request has not failed.
+    #[cold]
+    pub(super) fn grew_at_last(&mut self, at: *mut u8, old: Layout, new: Layout) -> bool {
+        let grew = old.align() == new.align() && self.resize(at, old, new.size(), false) == Some(true);
+        if grew {
+            self.failures -= 1;
+        }
+        grew
+    }
+
     pub(super) fn usable_bytes(&mut self, at: *mut u8) -> Option<u64> {
         let (arena, at) = self.arena_of(at)?;
         arena.usable_bytes(at).map(|bytes| bytes as u64)
