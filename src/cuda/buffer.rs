@@ -120,8 +120,13 @@ impl<T> DeviceBuf<T> {
 
     /// This thread waits for everything that was queued on the memory.
     fn finish(&self) -> Result<(), Refused> {
+        self.block.gpu().context().wait_here(self.block.mark()?)?;
+        self.wait_for_uses()
+    }
+
+    /// This thread waits for the last uses on other streams than the buffer's own.
+    fn wait_for_uses(&self) -> Result<(), Refused> {
         let context = self.block.gpu().context();
-        context.wait_here(self.block.mark()?)?;
         self.used.events().try_for_each(|event| context.wait_here(event.cu_event() as usize))
     }
 
@@ -189,9 +194,12 @@ impl<T> DevicePtrMut<T> for DeviceBuf<T> {
 
 impl<T> Drop for DeviceBuf<T> {
     fn drop(&mut self) {
-        // Before the block goes back on its stream, that waits for the others: once more where the driver refuses, since they may still
-        // work on it.
+        // Before the block goes back on its stream, that waits for the others, since they may still work on it: once more where the driver
+        // refuses, and then this thread waits.
         let waits = self.gather().or_else(|_| self.gather());
+        if waits.is_err() && self.wait_for_uses().or_else(|_| self.wait_for_uses()).is_err() {
+            self.block.lose();
+        }
         self.note(waits);
     }
 }

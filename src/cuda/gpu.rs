@@ -1,5 +1,6 @@
 //! One device of the process: its context, its memory, its streams. Made at the first use, and kept for good.
 
+use super::block::Block;
 use super::cache::{self, CLASSES};
 use super::context::Context;
 use super::memory::Memory;
@@ -35,6 +36,8 @@ pub(super) struct Gpu {
     streams: Lock<HostLock, Vec<Weak<Inner>>>,
     default: OnceLock<Stream>,
     pub(super) staging: Lock<HostLock, Option<Staging>>,
+    /// Blocks that were given back while another device copied them and nobody could wait for that.
+    stranded: Lock<HostLock, Vec<Block>>,
 }
 
 /// What was set: by the pool's builder, and by the memory limit. Both hold.
@@ -96,6 +99,7 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
         streams: Lock::new(Vec::new()),
         default: OnceLock::new(),
         staging: Lock::new(None),
+        stranded: Lock::new(Vec::new()),
     }));
     let default = Stream::default_of(gpu)?;
     gpu.default.get_or_init(|| default);
@@ -215,16 +219,24 @@ impl Gpu {
         }
     }
 
-    /// Gives back what [`take`](Self::take) gave. Work on it is queued on its stream, and on those of `also`.
+    /// Gives back what [`take`](Self::take) gave to `owner`. Work on it is queued on `stream`, and on those of `also`.
     #[inline]
-    pub(super) fn give(&self, at: u64, layout: Layout, bytes: u64, stream: &Inner, also: Slots) {
+    pub(super) fn give(
+        &self,
+        at: u64,
+        layout: Layout,
+        bytes: u64,
+        owner: &Inner,
+        stream: &Inner,
+        also: Slots,
+    ) {
         if super::driver::is_fork() {
             return;
         }
         if timeline::wants_backing() {
-            self.tell(timeline::freed, at, layout, bytes, stream);
+            self.tell(timeline::freed, at, layout, bytes, owner);
         }
-        stream.gave(bytes);
+        owner.gave(bytes);
         let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
         match (&self.memory, class) {
             (Memory::Mapped { .. }, Some(class)) if also.is_empty() => {
@@ -234,7 +246,7 @@ impl Gpu {
                     self.flush(class, &blocks, stream);
                 }
             }
-            _ => self.give_to_memory(at, layout, bytes, stream, also.and(stream.slot)),
+            _ => self.give_to_memory(at, layout, bytes, owner, also.and(stream.slot)),
         }
     }
 
@@ -300,13 +312,6 @@ impl Gpu {
         }
     }
 
-    /// Whether a small block was freed already, as far as its stream's own cache can tell.
-    #[inline]
-    pub(super) fn is_cached(&self, at: u64, layout: Layout, stream: &Inner) -> bool {
-        let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
-        class.is_some_and(|class| stream.cache.lock().holds(class, at))
-    }
-
     /// Empties a stream's cache. Returns the bytes.
     pub(super) fn empty(&self, stream: &Inner) -> u64 {
         if super::driver::is_fork() {
@@ -357,11 +362,20 @@ impl Gpu {
         self.is_over.store(self.memory.stats().reserved_bytes > limit_bytes, Relaxed);
     }
 
+    /// Keeps a block that cannot be given back yet; until it can, it is in use.
+    #[cold]
+    pub(super) fn strand(&self, block: Block) {
+        self.stranded.lock().push(block);
+    }
+
     /// Gives idle frames up until `target_bytes` were given, and waits for the streams that freed in them.
     pub(super) fn reclaim(&self, target_bytes: u64) -> u64 {
         if super::driver::is_fork() {
             return 0;
         }
+        // Each tries again to be given back. Outside of the lock: one that cannot comes here again.
+        let stranded = core::mem::take(&mut *self.stranded.lock());
+        drop(stranded);
         self.empty_all();
         let given = self.memory.trim(self.memory.idle_bytes().saturating_sub(target_bytes));
         self.tell_backing();

@@ -15,6 +15,7 @@ pub(super) struct Refused {
 }
 
 pub(super) const OUT_OF_MEMORY: c_int = CUresult::CUDA_ERROR_OUT_OF_MEMORY as c_int;
+pub(super) const INVALID_HANDLE: c_int = CUresult::CUDA_ERROR_INVALID_HANDLE as c_int;
 pub(super) const NOT_READY: c_int = CUresult::CUDA_ERROR_NOT_READY as c_int;
 /// This process is the fork of one that started the driver. No code of the driver's.
 pub(super) const FORKED: c_int = -1;

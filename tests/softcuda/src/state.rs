@@ -98,8 +98,12 @@ pub struct State {
     pub calls: u64,
     pub calls_of: HashMap<&'static str, u64>,
     pub busy: Duration,
+    /// The first call that fails, from now on, and how many more do behind it.
     pub fail_in: u64,
+    pub fail_more: u64,
     pub fail_code: Code,
+    /// A function that refuses so many calls more.
+    pub refusing: Option<(String, u64, Code)>,
     pub failed: Option<&'static str>,
     pub violations: u64,
 }
@@ -130,7 +134,9 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         calls_of: HashMap::new(),
         busy: Duration::ZERO,
         fail_in: 0,
+        fail_more: 0,
         fail_code: 0,
+        refusing: None,
         failed: None,
         violations: 0,
         settings,
@@ -183,7 +189,9 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
     let planned = match state.fail_in {
         0 => None,
         1 => {
-            state.fail_in = 0;
+            // The same again for those behind it.
+            state.fail_in = (state.fail_more > 0) as u64;
+            state.fail_more = state.fail_more.saturating_sub(1);
             state.failed = Some(name);
             Some(state.fail_code)
         }
@@ -192,6 +200,13 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
             None
         }
     };
+    let planned = planned.or(match &mut state.refusing {
+        Some((refusing, times, code)) if refusing == name && *times > 0 => {
+            *times -= 1;
+            Some(*code)
+        }
+        _ => None,
+    });
     let lost = state.device_of(current_context()).is_ok_and(|device| state.devices[device].lost);
     // What a lost device's driver still answers.
     let local = matches!(
