@@ -35,7 +35,7 @@ pub(super) struct Gpu {
     pub(super) is_over: AtomicBool,
     streams: Lock<HostLock, Vec<Weak<Inner>>>,
     default: OnceLock<Stream>,
-    pub(super) staging: Lock<HostLock, Option<Staging>>,
+    pub(super) staging: OnceLock<Staging>,
     /// Blocks that were given back while another device copied them and nobody could wait for that.
     stranded: Lock<HostLock, Vec<Block>>,
 }
@@ -98,7 +98,7 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
         is_over: AtomicBool::new(false),
         streams: Lock::new(Vec::new()),
         default: OnceLock::new(),
-        staging: Lock::new(None),
+        staging: OnceLock::new(),
         stranded: Lock::new(Vec::new()),
     }));
     let default = Stream::default_of(gpu)?;
