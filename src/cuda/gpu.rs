@@ -5,7 +5,7 @@ use super::cache::{self, CLASSES};
 use super::context::Context;
 use super::memory::Memory;
 use super::order::Order;
-use super::result::Refused;
+use super::result::{CAPTURED, Refused};
 use super::staging::Staging;
 use super::stream::{Inner, Stream};
 use crate::arena::NoBlock;
@@ -175,11 +175,10 @@ impl Gpu {
             }
             _ => {
                 let (at, bytes) = self.memory.allocate(layout).map_err(Missing::Block)?;
-                if let Err(refused) = self.order.reuse(stream.slot, at, bytes) {
-                    self.give_to_memory(at, layout, bytes, stream, Slots::NONE);
-                    return Err(Missing::Driver(refused));
+                match self.order.reuse(stream.slot, at, bytes) {
+                    Ok(()) => (at, bytes),
+                    Err(refused) => self.take_elsewhere(layout, stream, (at, bytes), refused)?,
                 }
-                (at, bytes)
             }
         };
         stream.took(bytes);
@@ -187,6 +186,34 @@ impl Gpu {
             self.tell(timeline::allocated, at, layout, bytes, stream);
         }
         Ok((at, bytes))
+    }
+
+    /// A block whose last users the stream cannot be made to wait for is left to them. While a stream is captured that is so of what was
+    /// freed on it, and for itself of what others freed; then there is other memory to be had.
+    #[cold]
+    fn take_elsewhere(
+        &self,
+        layout: Layout,
+        stream: &Inner,
+        first: (u64, u64),
+        mut refused: Refused,
+    ) -> Result<(u64, u64), Missing> {
+        let mut aside = Vec::from([first]);
+        let taken = loop {
+            if refused.code != CAPTURED {
+                break Err(Missing::Driver(refused));
+            }
+            let Ok((at, bytes)) = self.memory.allocate(layout) else { break Err(Missing::Driver(refused)) };
+            match self.order.reuse(stream.slot, at, bytes) {
+                Ok(()) => break Ok((at, bytes)),
+                Err(again) => refused = again,
+            }
+            aside.push((at, bytes));
+        };
+        for (at, bytes) in aside {
+            self.give_to_memory(at, layout, bytes, stream, Slots::NONE);
+        }
+        taken
     }
 
     /// Tells the timeline of a block that was handed out, or is about to come back; and before that of the frames that were created for it.
@@ -276,19 +303,35 @@ impl Gpu {
         let Memory::Mapped { pool, start } = &self.memory else {
             unreachable!("only mapped memory has caches")
         };
-        let mut offsets = [Offset(0); cache::MOST];
-        let refilled = pool.refill(class, &mut offsets[..cache::capacity(class)]).map_err(Missing::Block)?;
-        // The lowest on top, so that the high ones run idle.
-        let blocks: Vec<u64> = offsets[..refilled.blocks].iter().rev().map(|at| start + at.0).collect();
-        let waited =
-            blocks.iter().try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
-        if let Err(refused) = waited {
+        let mut aside: Vec<Vec<Offset>> = Vec::new();
+        let mut refused = None;
+        let taken = loop {
+            let mut offsets = [Offset(0); cache::MOST];
+            let refilled = match (pool.refill(class, &mut offsets[..cache::capacity(class)]), refused) {
+                (Ok(refilled), _) => refilled,
+                (Err(_), Some(refused)) => break Err(Missing::Driver(refused)),
+                (Err(why), None) => break Err(Missing::Block(why)),
+            };
+            let offsets = &offsets[..refilled.blocks];
+            // The lowest on top, so that the high ones run idle.
+            let blocks: Vec<u64> = offsets.iter().rev().map(|at| start + at.0).collect();
+            let waited = blocks
+                .iter()
+                .try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
+            let Err(why) = waited else { break Ok(blocks) };
+            aside.push(offsets.to_vec());
+            // As in `take_elsewhere`.
+            if why.code != CAPTURED {
+                break Err(Missing::Driver(why));
+            }
+            refused = Some(why);
+        };
+        for offsets in aside {
             // Nobody has worked on them since they were found free.
             // SAFETY: 1. They were taken a moment ago, and never handed out.
-            unsafe { pool.flush(class, &offsets[..refilled.blocks]) };
-            return Err(Missing::Driver(refused));
+            unsafe { pool.flush(class, &offsets) };
         }
-        Ok(blocks)
+        taken
     }
 
     /// Gives small blocks that were freed on a stream back to the slabs.

@@ -269,3 +269,20 @@ pub fn context() -> usize {
 pub fn set_context(context: usize) {
     assert_eq!(call!("cuCtxSetCurrent", fn(usize) -> c_int, context), 0);
 }
+
+/// From now on what is put into a stream goes into a graph; no thread may do what is unsafe beside that.
+pub fn begin_capture(stream: usize) {
+    assert_eq!(call!("cuStreamBeginCapture_v2", fn(usize, c_int) -> c_int, stream, 0), 0);
+}
+
+/// Ends that: the driver's code, which tells whether anything broke it off.
+pub fn end_capture(stream: usize) -> c_int {
+    let mut graph = 0usize;
+    call!("cuStreamEndCapture", fn(usize, *mut usize) -> c_int, stream, &mut graph)
+}
+
+pub fn is_captured(stream: usize) -> bool {
+    let mut status = 0;
+    assert_eq!(call!("cuStreamIsCapturing", fn(usize, *mut c_int) -> c_int, stream, &mut status), 0);
+    status != 0
+}

@@ -20,6 +20,10 @@ pub const INVALID_CONTEXT: Code = 201;
 pub const ALREADY_MAPPED: Code = 208;
 pub const INVALID_HANDLE: Code = 400;
 pub const NOT_READY: Code = 600;
+pub const CAPTURE_UNSUPPORTED: Code = 900;
+pub const CAPTURE_INVALIDATED: Code = 901;
+pub const CAPTURE_ISOLATION: Code = 905;
+pub const CAPTURED_EVENT: Code = 907;
 pub const PEER_ALREADY: Code = 704;
 pub const ALREADY_REGISTERED: Code = 712;
 pub const NOT_REGISTERED: Code = 713;
@@ -149,6 +153,23 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
 });
 
 thread_local!(static CONTEXT: Cell<u64> = const { Cell::new(0) });
+thread_local!(pub static CAPTURE_MODE: Cell<c_int> = const { Cell::new(0) });
+
+/// What may not be done beside a capture in global mode, by threads that do not say otherwise: what may wait for streams, and events.
+const UNSAFE_BESIDE_CAPTURES: &[&str] = &[
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemCreate",
+    "cuMemRelease",
+    "cuMemMap",
+    "cuMemUnmap",
+    "cuMemSetAccess",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuStreamSynchronize",
+];
 
 const CONTEXT_STEP: u64 = 0x1000;
 
@@ -221,6 +242,12 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
     let answer = match planned {
         Some(code) => Err(code),
         None if lost && !local => Err(700),
+        None if CAPTURE_MODE.get() != 2
+            && UNSAFE_BESIDE_CAPTURES.contains(&name)
+            && state.invalidate(|_, capture| capture.mode == 0) =>
+        {
+            Err(CAPTURE_UNSUPPORTED)
+        }
         None => run(&mut state),
     };
     while began.elapsed() < state.settings.call {
