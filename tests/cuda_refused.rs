@@ -149,3 +149,36 @@ fn several_calls_in_a_row_may_fail_and_nothing_is_lost() {
         nothing_is_left();
     });
 }
+
+#[test]
+fn what_is_dropped_after_the_driver_has_ended_is_quiet() {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+    in_modes("what_is_dropped_after_the_driver_has_ended_is_quiet", &[EAGER, LAZY, RANGES], || {
+        if !harness::is_soft() {
+            return;
+        }
+        let device = Device::cuda(0).unwrap();
+        let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+        let large = Tensor::new(&[5 * MIB], vec![1u8; 5 * MIB]).unwrap().to_device_on(&device, &a).unwrap();
+        large.used_on(&b).unwrap();
+        let small = Tensor::zeros_on(&[10], &device).unwrap();
+        let far = large.to_device(&Device::cuda(1).unwrap()).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let [c, d] = [(); 2].map(|()| context.new_stream().unwrap());
+        let buf = DeviceBuf::from_slice(&c, &[1u8; 5000]).unwrap();
+        drop(buf.device_ptr(&d));
+        harness::fail_from(1, ALWAYS, 4);
+        drop((large, a, small, far, buf, b));
+        gc::collect().unwrap();
+        cuda::set_memory_limit(0, 1 << 20).unwrap();
+        assert!(cuda::MemoryPool::stats(0).is_ok());
+        let error = Tensor::zeros_on(&[100 * MIB], &device).unwrap_err();
+        println!("# {error}");
+        assert!(error.to_string().contains("cuda:0"), "{error}");
+        let error = cuda::get_memory_info(0).unwrap_err();
+        assert!(error.to_string().contains("the process is ending"), "{error}");
+        drop((c, d));
+        harness::fail_in(0, 0);
+    });
+}

@@ -30,14 +30,14 @@ struct Idle(&'static Gpu);
 
 impl Reclaim for Idle {
     fn reclaimable_bytes(&self) -> u64 {
-        if super::driver::is_fork() {
+        if super::driver::is_fork() || gc::is_for_another(self.0.id()) {
             return 0;
         }
         self.0.memory.idle_bytes()
     }
 
     fn reclaim(&self, target_bytes: u64, _until: Deadline) -> u64 {
-        if super::driver::is_fork() {
+        if super::driver::is_fork() || gc::is_for_another(self.0.id()) {
             return 0;
         }
         let given = self.0.reclaim(target_bytes);
