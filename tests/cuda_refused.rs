@@ -8,7 +8,7 @@ mod left;
 #[path = "softcuda/round.rs"]
 mod round;
 
-use democratising::{DType, Device, Tensor, cuda, gc};
+use democratising::{DType, DemoError, Device, Tensor, cuda, gc};
 use harness::{EAGER, LAZY, Mode, POISON, RANGES, in_modes};
 use left::nothing_is_left;
 use round::a_round;
@@ -181,4 +181,38 @@ fn what_is_dropped_after_the_driver_has_ended_is_quiet() {
         drop((c, d));
         harness::fail_in(0, 0);
     });
+}
+
+#[test]
+fn memory_that_the_driver_itself_is_short_of_is_made_and_is_out_of_memory_where_it_cannot_be() {
+    in_modes(
+        "memory_that_the_driver_itself_is_short_of_is_made_and_is_out_of_memory_where_it_cannot_be",
+        &[EAGER, LAZY],
+        || {
+            if !harness::is_soft() {
+                return;
+            }
+            let device = Device::cuda(0).unwrap();
+            let take = |stream: &cuda::Stream| {
+                Tensor::new(&[3 * MIB], vec![1u8; 3 * MIB]).unwrap().to_device_on(&device, stream)
+            };
+            // There is nothing else to be had than what the one stream freed and the other has to wait for.
+            cuda::set_memory_limit(0, 4 << 20).unwrap();
+            let streams = [(); 4].map(|()| cuda::Stream::new(&device).unwrap());
+            for [of, by] in [[0, 1], [2, 3]] {
+                drop(take(&streams[of]).unwrap());
+                harness::refuse("cuEventCreate", if of == 0 { 1 } else { ALWAYS }, 2);
+                let taken = take(&streams[by]).map(drop);
+                harness::refuse("", 0, 0);
+                match taken {
+                    Ok(()) => assert_eq!(of, 0),
+                    Err(DemoError::OutOfMemory(_)) => assert_eq!(of, 2),
+                    Err(error) => panic!("{of}: {error}"),
+                }
+            }
+            cuda::set_memory_limit(0, u64::MAX).unwrap();
+            drop(streams);
+            nothing_is_left();
+        },
+    );
 }

@@ -78,7 +78,7 @@ impl Gpu {
             };
             self.is_short(why)?;
             if attempt > 0 {
-                self.order().wait_all().map_err(|refused| self.failed(refused))?;
+                self.order().wait_all().or_else(|refused| self.is_short(Missing::Driver(refused)))?;
             }
             self.empty_all();
             self.take(layout, stream).or_else(|why| {
@@ -102,6 +102,8 @@ impl Gpu {
                 }))
             }
             Missing::Block(_) => Ok(()),
+            // Events, and what the driver notes of waits, take memory of the device too.
+            Missing::Driver(refused) if refused.is_out_of_memory() => Ok(()),
             Missing::Driver(refused) => Err(self.failed(refused)),
         }
     }
