@@ -135,3 +135,29 @@ fn a_stream_that_is_dropped_amid_its_capture_is_waited_for_later() {
         nothing_is_left();
     });
 }
+
+#[test]
+fn a_buffer_that_a_captured_stream_uses_is_as_usable_afterwards() {
+    use cudarc::driver::{CudaContext, DevicePtr};
+    use democratising::cuda::DeviceBuf;
+    in_modes("a_buffer_that_a_captured_stream_uses_is_as_usable_afterwards", ALL, || {
+        if !harness::is_soft() {
+            return;
+        }
+        Device::cuda(0).unwrap();
+        let context = CudaContext::new(0).unwrap();
+        let [own, captured] = [(); 2].map(|()| context.new_stream().unwrap());
+        let buf = DeviceBuf::from_slice(&own, &[6u8; 5000]).unwrap();
+        let handle = captured.cu_stream() as usize;
+        harness::begin_capture(handle);
+        let (at, until) = buf.device_ptr(&captured);
+        harness::fill(at, 7, 5000, handle);
+        drop(until);
+        assert_eq!(harness::end_capture(handle), 0, "nothing broke it off");
+        context.check_err().unwrap();
+        assert!(buf.to_vec().unwrap() == [6; 5000], "the graph was not launched");
+        assert!(!harness::is_captured(own.cu_stream() as usize));
+        drop((buf, own, captured, context));
+        nothing_is_left();
+    });
+}

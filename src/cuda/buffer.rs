@@ -139,6 +139,11 @@ impl<T> DeviceBuf<T> {
             return SyncOnDrop::Record(None);
         }
         let (gpu, other) = (self.block.gpu(), stream.cu_stream() as usize);
+        // What is queued there from now on runs when the graph is launched: nobody can wait for it, and it cannot wait.
+        if other > PER_THREAD && gpu.context().is_captured(other) {
+            self.note(self.finish().map_err(|refused| gpu.failed(refused)));
+            return SyncOnDrop::Record(None);
+        }
         // The name of a default stream means the one of the device that is asked: another device's cannot be made to wait from here.
         let waits = if is_of_context || other > PER_THREAD {
             let behind = self.block.mark().and_then(|event| gpu.context().wait(other, event));
@@ -163,7 +168,11 @@ impl<T> DeviceBuf<T> {
             DemoError::DeviceFailed { code, .. } => code,
             _ => CUresult::CUDA_ERROR_UNKNOWN as i32,
         };
-        let known = [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_INVALID_HANDLE];
+        let known = [
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUresult::CUDA_ERROR_INVALID_HANDLE,
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+        ];
         let code =
             known.into_iter().find(|known| *known as i32 == code).unwrap_or(CUresult::CUDA_ERROR_UNKNOWN);
         self.stream.context().record_err::<()>(Err(DriverError(code)));

@@ -156,6 +156,11 @@ impl Context {
         checked(name, run(&entered.driver.functions))
     }
 
+    /// Whether a stream is captured into a graph, as far as the driver says.
+    pub(super) fn is_captured(&self, stream: Handle) -> bool {
+        self.not_captured("cuStreamIsCapturing", stream).is_err_and(|refused| refused.code == CAPTURED)
+    }
+
     /// That a stream is not captured. The driver would take down what is queued there for whenever the graph is launched, with memory that is
     /// somebody else's by then, or break the capture off.
     fn not_captured(&self, name: &'static str, stream: Handle) -> Answer {
