@@ -17,6 +17,7 @@ mod cache;
 mod context;
 mod driver;
 mod gpu;
+mod leftovers;
 mod memory;
 mod order;
 mod pinned;
@@ -29,6 +30,7 @@ mod space;
 mod staging;
 mod stream;
 mod sys;
+mod taken;
 mod uses;
 
 pub use buffer::DeviceBuf;

@@ -25,11 +25,11 @@ mod under_way;
 #[cfg(feature = "net")]
 pub(crate) use collect::contained;
 #[cfg(feature = "std")]
-pub(crate) use collect::for_scope;
-#[cfg(feature = "std")]
 pub use collect::{
     Collected, collect, collect_resource, collect_until, host_report, reclaimable, scope_report, with_retry,
 };
+#[cfg(feature = "std")]
+pub(crate) use collect::{for_scope, is_for_another};
 #[cfg(feature = "std")]
 pub use pressure::{Pressure, PressureWatch, Source as PressureSource};
 #[cfg(feature = "std")]

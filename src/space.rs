@@ -57,8 +57,16 @@ pub unsafe trait Space {
     /// [`SpaceError`] when there is nothing to back them with.
     fn commit(&self, frames: Span) -> Result<Contents, SpaceError>;
 
-    /// Gives up the backing of whole frames that are backed.
+    /// Gives up the backing of whole frames that are backed. Those of which that was refused, as a device's driver may, are
+    /// [`kept`](Self::kept).
     fn decommit(&self, frames: Span);
+
+    /// Of frames that were given up a moment ago the first run that is backed still. It holds what it did, counts as backed, and is
+    /// given up again with what is idle later.
+    fn kept(&self, given_up: Span) -> Option<Span> {
+        let _ = given_up;
+        None
+    }
 
     /// Moves the backing of whole frames to as many that have none: `from` is no longer backed, `to` is.
     ///

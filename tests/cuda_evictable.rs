@@ -8,8 +8,8 @@ mod left;
 
 use democratising::fs::{Evictable, Kept};
 use democratising::pool::budget::scope::{Kind, Scope};
-use democratising::{DemoError, Device, Tensor, cuda, gc};
-use harness::{EAGER, LAZY_POISON, in_modes};
+use democratising::{DType, DemoError, Device, Tensor, cuda, gc};
+use harness::{EAGER, LAZY_POISON, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -61,6 +61,36 @@ fn a_device_holds_more_than_it_has_by_way_of_the_host_and_of_files() {
             gc::collect().unwrap();
             assert!(scope.end().is_nothing());
             cuda::set_memory_limit(0, u64::MAX).unwrap();
+            nothing_is_left();
+        },
+    );
+}
+
+#[test]
+fn a_request_that_one_device_has_no_room_for_takes_nothing_from_another() {
+    in_modes(
+        "a_request_that_one_device_has_no_room_for_takes_nothing_from_another",
+        &[EAGER, RANGES],
+        || {
+            if Device::cuda_all().unwrap().len() < 2 {
+                return;
+            }
+            let (full, other) = (Device::cuda(0).unwrap(), Device::cuda(1).unwrap());
+            let on = |mib: usize, device: &Device| Tensor::zeros_with(&[mib * MIB], DType::U8, device);
+            let theirs = on(8, &other).unwrap().evictable("theirs");
+            drop(on(128, &other).unwrap());
+            let reserved = || cuda::get_memory_info(1).unwrap().reserved;
+            let before = reserved();
+            cuda::set_memory_limit(0, 96 << 20).unwrap();
+            let ours = on(30, &full).unwrap().evictable("ours");
+            let held = on(60, &full).unwrap();
+            let roomy = on(32, &full).unwrap();
+            assert_eq!(ours.kept(), Kept::Host, "what is on the device itself makes room");
+            let refused = on(60, &full).unwrap_err();
+            assert!(matches!(refused, DemoError::OutOfMemory(_)), "{refused}");
+            assert_eq!((theirs.kept(), reserved()), (Kept::InPlace, before), "the other device is as it was");
+            cuda::set_memory_limit(0, u64::MAX).unwrap();
+            drop((ours, theirs, held, roomy));
             nothing_is_left();
         },
     );

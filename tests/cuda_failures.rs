@@ -7,38 +7,15 @@ mod fork;
 mod harness;
 #[path = "softcuda/left.rs"]
 mod left;
+#[path = "softcuda/round.rs"]
+mod round;
 
 use democratising::{DemoError, Device, Tensor, cuda, gc};
 use harness::{EAGER, LAZY, Mode, RANGES, in_modes};
 use left::nothing_is_left;
+use round::a_round;
 
 const MIB: usize = 1 << 20;
-
-/// A little of everything.
-fn a_round() -> Result<(), DemoError> {
-    let device = Device::cuda(0)?;
-    let other = Device::cuda(1)?;
-    let (a, b) = (cuda::Stream::new(&device)?, cuda::Stream::new(&device)?);
-    let here = Tensor::new(&[3 * MIB], vec![7u8; 3 * MIB])?;
-    let one = here.to_device_on(&device, &a)?;
-    one.used_on(&b)?;
-    drop(one);
-    let two = Tensor::zeros_on(&[MIB], &device)?.to_device_on(&device, &b)?;
-    let small: Result<Vec<_>, _> = (0..50).map(|_| Tensor::zeros_on(&[100], &device)).collect();
-    let far = two.to_device(&other)?;
-    drop((two, small?));
-    let back = far.to_device(&Device::host())?;
-    assert_eq!(back.len(), MIB);
-    let large = Tensor::zeros_on(&[MIB], &device)?;
-    let larger = Tensor::zeros_on(&[2 * MIB], &device)?;
-    drop(large);
-    let moved = Tensor::zeros_on(&[MIB + MIB / 2], &device)?;
-    cuda::set_memory_limit(0, 12 << 20)?;
-    drop((larger, moved));
-    cuda::set_memory_limit(0, u64::MAX)?;
-    a.synchronize()?;
-    Ok(())
-}
 
 #[test]
 fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
@@ -291,36 +268,34 @@ fn the_stream_that_is_another_in_each_thread_is_refused() {
 }
 
 #[test]
-fn a_second_free_is_refused_and_counts_for_nobody() {
-    use std::sync::Mutex;
-    static SEEN: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-    in_modes("a_second_free_is_refused_and_counts_for_nobody", &[EAGER], || {
-        use democratising::heap::{OnMisuse, on_misuse};
-        on_misuse(OnMisuse::Hook(|misuse| SEEN.lock().unwrap().push(misuse.addr)));
-        let other = cuda::Stream::new(&Device::cuda(0).unwrap()).unwrap();
+fn a_second_free_is_refused_on_whichever_stream_and_counts_for_nobody() {
+    in_modes("a_second_free_is_refused_on_whichever_stream_and_counts_for_nobody", &[EAGER, RANGES], || {
+        use democratising::error::BadFree;
+        let device = Device::cuda(0).unwrap();
+        let other = cuda::Stream::new(&device).unwrap();
         for bytes in [1000, 1 << 20] {
-            // SAFETY: 1. The default stream, and one that lives until all is free. 2. Nobody works on the block.
-            unsafe {
-                let at = cuda::raw::allocate(bytes, 0, 0).unwrap();
-                cuda::raw::free(at, bytes, 0, 0).unwrap();
-                assert!(matches!(cuda::raw::free(at, bytes, 0, 0), Err(DemoError::BadFree(_))));
+            for second in [0, other.as_raw()] {
+                // SAFETY: 1. The default stream, and one that lives until all is free. 2. Nobody works on the block.
+                unsafe {
+                    let at = cuda::raw::allocate(bytes, 0, 0).unwrap();
+                    let error = cuda::raw::free(at, bytes * 3, 0, 0).unwrap_err();
+                    assert!(matches!(error, DemoError::BadFree(BadFree::WrongSize { .. })), "{error}");
+                    assert!(matches!(cuda::raw::free(at, bytes, 1, 0), Err(DemoError::BadFree(_))));
+                    cuda::raw::free(at, bytes, 0, 0).unwrap();
+                    let error = cuda::raw::free(at, bytes, 0, second).unwrap_err();
+                    assert!(matches!(error, DemoError::BadFree(BadFree::AlreadyFree { .. })), "{error}");
+                }
             }
         }
-        nothing_is_left();
-        assert!(SEEN.lock().unwrap().is_empty());
-        // Small, and the second time on another stream: seen when both caches are emptied.
+        // A tensor's memory is its own to give back.
+        let tensor = Tensor::zeros_on(&[100], &device).unwrap();
         // SAFETY: 1. and 2. As above.
-        let at = unsafe {
-            let at = cuda::raw::allocate(1000, 0, 0).unwrap();
-            cuda::raw::free(at, 1000, 0, 0).unwrap();
-            cuda::raw::free(at, 1000, 0, other.as_raw()).unwrap();
-            at
-        };
-        gc::collect().unwrap();
-        assert_eq!(*SEEN.lock().unwrap(), [at as usize]);
+        let error = unsafe { cuda::raw::free(tensor.device_address().unwrap(), 400, 0, 0) }.unwrap_err();
+        assert!(matches!(error, DemoError::BadFree(BadFree::Foreign)), "{error}");
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), [0.0; 100]);
+        drop(tensor);
         let stats = cuda::MemoryPool::stats(0).unwrap();
-        let in_use: Vec<u64> = stats.streams.iter().map(|stream| stream.in_use_bytes).collect();
-        assert!(in_use.iter().all(|&bytes| bytes < 1 << 20), "{in_use:?}");
+        assert!(stats.streams.iter().all(|stream| stream.in_use_bytes == 0), "{stats:?}");
         nothing_is_left();
     });
 }

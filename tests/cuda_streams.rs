@@ -79,6 +79,20 @@ fn the_default_stream_of_another_device_waits_for_what_a_buffers_own_does() {
     });
 }
 
+#[test]
+fn a_wait_that_is_refused_again_and_again_does_not_let_a_buffer_go_too_early() {
+    in_modes("a_wait_that_is_refused_again_and_again_does_not_let_a_buffer_go_too_early", ALL, || {
+        for bytes in [2 * MIB, 5000] {
+            use_on_two_streams(bytes, || {
+                if harness::is_soft() {
+                    harness::refuse("cuStreamWaitEvent", 100, 999);
+                }
+            });
+        }
+        nothing_is_left();
+    });
+}
+
 /// Two streams read a buffer of a third at the same time, and it is dropped before they have; nothing that takes its memory is seen by
 /// them.
 fn use_on_two_streams(bytes: usize, before_the_drop: impl Fn()) {
@@ -102,6 +116,7 @@ fn use_on_two_streams(bytes: usize, before_the_drop: impl Fn()) {
     drop(source);
     if harness::is_soft() {
         harness::fail_in(0, 0);
+        harness::refuse("", 0, 0);
         // cudarc asks once where it gives its events back, and remembers.
         let _ = context.check_err();
     }
@@ -187,6 +202,71 @@ fn a_tensor_does_not_keep_the_streams_that_used_it_and_ended() {
         let wanted = [vec![3; 50_000], vec![4; 50_000]].concat();
         assert!(outs.iter().all(|out| out.to_vec::<u8>().unwrap() == wanted));
         drop((nines, outs, own));
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_block_counts_for_the_stream_it_was_taken_on_whichever_it_is_freed_on() {
+    in_modes("a_block_counts_for_the_stream_it_was_taken_on_whichever_it_is_freed_on", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
+        let in_use = |stream: &cuda::Stream| {
+            let rows = cuda::MemoryPool::stats(0).unwrap().streams;
+            let rows = rows.iter().filter(|row| row.stream == stream.as_raw() as u64);
+            rows.map(|row| row.in_use_bytes).sum::<u64>()
+        };
+        for bytes in [4096, 3 * MIB] {
+            // SAFETY: 1. Both streams live until all is free. 2. Nobody works on the blocks.
+            unsafe {
+                let of_a = [(); 2].map(|()| cuda::raw::allocate(bytes, 0, a.as_raw()).unwrap());
+                let of_b = cuda::raw::allocate(bytes, 0, b.as_raw()).unwrap();
+                let bytes_of = [in_use(&a), in_use(&b)];
+                assert!(bytes_of == [2 * bytes as u64, bytes as u64], "{bytes_of:?}");
+                cuda::raw::free(of_a[0], bytes, 0, b.as_raw()).unwrap();
+                cuda::raw::free(of_b, bytes, 0, a.as_raw()).unwrap();
+                assert_eq!([in_use(&a), in_use(&b)], [bytes as u64, 0]);
+                cuda::raw::free(of_a[1], bytes, 0, b.as_raw()).unwrap();
+                assert_eq!([in_use(&a), in_use(&b)], [0, 0]);
+            }
+        }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_stream_that_ends_while_the_driver_makes_no_event_is_waited_for() {
+    in_modes("a_stream_that_ends_while_the_driver_makes_no_event_is_waited_for", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let other = cuda::Stream::new(&device).unwrap();
+        let filled = |byte| Tensor::new(&[3 * MIB], vec![byte; 3 * MIB]).unwrap();
+        let ones = filled(1u8).to_device(&device).unwrap();
+        for call in ["cuEventCreate", "cuEventRecord"] {
+            let out = filled(0).to_device(&device).unwrap();
+            // Filled by now, so that the stream's work needs to be told to nobody, and nobody keeps the stream for it.
+            assert!(out.to_vec::<u8>().unwrap()[0] == 0 && ones.to_vec::<u8>().unwrap()[0] == 1);
+            let stream = cuda::Stream::new(&device).unwrap();
+            let block = filled(0).to_device_on(&device, &stream).unwrap();
+            let at = block.device_address().unwrap();
+            harness::copy(at, ones.device_address().unwrap(), 3 * MIB, stream.as_raw());
+            harness::copy(out.device_address().unwrap(), at, 3 * MIB, stream.as_raw());
+            drop(block);
+            if harness::is_soft() {
+                harness::refuse(call, 100, 2);
+            }
+            drop(stream);
+            if harness::is_soft() {
+                harness::refuse("", 0, 0);
+            }
+            let mut again: Vec<Tensor> = Vec::new();
+            while again.last().is_none_or(|tensor| tensor.device_address() != Some(at)) {
+                again.push(filled(9).to_device_on(&device, &other).unwrap());
+                assert!(again.len() < 100, "the block is used again");
+            }
+            other.synchronize().unwrap();
+            assert!(out.to_vec::<u8>().unwrap() == vec![1; 3 * MIB], "{call}");
+        }
+        drop((ones, other));
         nothing_is_left();
     });
 }

@@ -232,7 +232,7 @@ impl<M: Metadata> Commit<M> {
             _ => self.steal(space, index, created.end..frames.end).map_err(NotBacked::Space),
         };
         if let Err(why) = stolen {
-            self.give_up(space, grant, frames.start..created.end);
+            self.give_up(space, index, grant, frames.start..created.end);
             return Err(why);
         }
         let mut at = frames.start;
@@ -302,15 +302,37 @@ impl<M: Metadata> Commit<M> {
         })
     }
 
-    /// Gives up what `create` committed in `frames`.
+    /// Gives up what `create` committed in `frames`. What the space keeps of it is backed.
     #[cold]
-    fn give_up<S: Space>(&mut self, space: &S, grant: &impl Grant, frames: Range<u32>) {
+    fn give_up<S: Space>(
+        &mut self,
+        space: &S,
+        index: &mut impl SpanIndex<M>,
+        grant: &impl Grant,
+        frames: Range<u32>,
+    ) {
         let mut at = frames.start;
         while let Some(run) = self.missing_run(at..frames.end) {
             at = run.end;
-            grant.returned(run.len() as u64 * self.frame_bytes);
-            space.decommit(self.span_of(run));
+            space.decommit(self.span_of(run.clone()));
+            let mut from = run.start;
+            while from < run.end {
+                let kept = self.kept(space, from..run.end);
+                grant.returned((kept.start - from) as u64 * self.frame_bytes);
+                from = kept.end;
+                if !kept.is_empty() {
+                    self.creates += kept.len() as u64;
+                    self.gained(index, kept, Contents::Unknown);
+                }
+            }
         }
+        self.peak_backed = self.peak_backed.max(self.backed.len());
+    }
+
+    /// The first of these frames, given up a moment ago, that the space keeps; or none, at their end.
+    fn kept<S: Space>(&self, space: &S, frames: Range<u32>) -> Range<u32> {
+        let kept = space.kept(self.span_of(frames.clone()));
+        kept.map_or(frames.end..frames.end, |kept| self.frames_of(kept))
     }
 
     /// Moves the highest idle frames to the missing ones of `frames`, in runs where victims lie side by side.
@@ -411,7 +433,8 @@ impl<M: Metadata> Commit<M> {
         self.peak_backed = self.peak_backed.max(self.backed.len());
     }
 
-    /// Gives the highest idle frames up until at most `keep_bytes` are idle; returns the bytes given up.
+    /// Gives the highest idle frames up until at most `keep_bytes` are idle; returns the bytes given up. In the place of what the space
+    /// keeps others go.
     #[cold]
     pub(super) fn trim<S: Space>(
         &mut self,
@@ -421,17 +444,27 @@ impl<M: Metadata> Commit<M> {
         keep_bytes: u64,
     ) -> u64 {
         let keep = (keep_bytes / self.frame_bytes).min(u32::MAX as u64) as u32;
-        let mut trimmed = 0;
+        let (mut trimmed, mut end) = (0, self.frames);
         while self.idle.len() > keep {
-            let Some(run) = self.idle.last_run(self.idle.len() - keep) else { break };
-            let bytes = run.len() as u64 * self.frame_bytes;
-            self.unmaps += run.len() as u64;
-            self.lost(index, run.clone());
-            space.decommit(self.span_of(run));
-            grant.returned(bytes);
-            trimmed += bytes;
+            let Some(run) = self.idle.last_run_before(end, self.idle.len() - keep) else { break };
+            end = run.start;
+            space.decommit(self.span_of(run.clone()));
+            let mut from = run.start;
+            while from < run.end {
+                let kept = self.kept(space, from..run.end);
+                if from < kept.start {
+                    self.lost(index, from..kept.start);
+                    trimmed += kept.start - from;
+                }
+                from = kept.end;
+            }
         }
-        trimmed
+        self.unmaps += trimmed as u64;
+        let bytes = trimmed as u64 * self.frame_bytes;
+        if trimmed > 0 {
+            grant.returned(bytes);
+        }
+        bytes
     }
 
     /// The parts of a free run that lie in backed frames of which something else is live: at its start and at its end.

@@ -115,14 +115,45 @@ impl<M: Metadata> FrameSet<M> {
         Some(at)
     }
 
+    /// The highest frame of the set below `end`.
+    fn last_before(&self, end: u32) -> Option<u32> {
+        let mut end = end;
+        for (height, level) in self.levels.iter().enumerate() {
+            let lower = level.get(end as usize / 64).map_or(0, |word| word & !(u64::MAX << (end % 64)));
+            let found = match lower {
+                0 if height == 2 => {
+                    let words = &level[..level.len().min(end as usize / 64)];
+                    let word = words.iter().rposition(|&word| word != 0)?;
+                    word as u32 * 64 + words[word].ilog2()
+                }
+                0 => {
+                    end /= 64;
+                    continue;
+                }
+                lower => end / 64 * 64 + lower.ilog2(),
+            };
+            let below = self.levels[..height].iter().rev();
+            return Some(below.fold(found, |at, level| at * 64 + level[at as usize].ilog2()));
+        }
+        None
+    }
+
     /// The longest run of the set that ends with its highest frame, at most `most` frames.
     pub(super) fn last_run(&self, most: u32) -> Option<Range<u32>> {
-        let last = self.last()?;
+        Some(self.run_to(self.last()?, most))
+    }
+
+    /// The same below `end`.
+    pub(super) fn last_run_before(&self, end: u32, most: u32) -> Option<Range<u32>> {
+        Some(self.run_to(self.last_before(end)?, most))
+    }
+
+    fn run_to(&self, last: u32, most: u32) -> Range<u32> {
         let mut first = last;
         while first > 0 && last - first + 1 < most && self.contains(first - 1) {
             first -= 1;
         }
-        Some(first..last + 1)
+        first..last + 1
     }
 }
 
@@ -154,6 +185,10 @@ mod tests {
                 prop_assert_eq!(set.len() as usize, model.len());
                 prop_assert_eq!(set.last(), model.last().copied());
                 prop_assert_eq!(set.contains_all(frames.clone()), frames.clone().all(|frame| model.contains(&frame)));
+                for end in [0, 1, frames.start, frames.end, start / 64 * 64, 4096, 4097, u32::MAX] {
+                    let below = model.range(..end).next_back().copied();
+                    prop_assert_eq!(set.last_run_before(end, 1), below.map(|last| last..last + 1));
+                }
                 if let Some(run) = set.last_run(7) {
                     prop_assert!(run.len() <= 7 && run.clone().all(|frame| model.contains(&frame)));
                     prop_assert!(run.len() == 7 || run.start == 0 || !model.contains(&(run.start - 1)));

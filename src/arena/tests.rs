@@ -85,7 +85,7 @@ fn audit(arena: &Subject) {
 proptest! {
     #[test]
     fn the_books_agree_whatever_fails(
-        steps in prop::collection::vec((0..10u32, any::<u32>(), 0..20u32), 1..60), slack in 0..2000u32, most_mib in prop_oneof![Just(64u64), 4..60u64],
+        steps in prop::collection::vec((0..11u32, any::<u32>(), 0..20u32), 1..60), slack in 0..2000u32, most_mib in prop_oneof![Just(64u64), 4..60u64],
     ) {
         let (mut arena, grant) = (subject(slack), Counted::upto(most_mib << 20));
         let mut live: Vec<(u64, Layout)> = Vec::new();
@@ -106,12 +106,34 @@ proptest! {
                     }
                 }
                 9 if n % 2 == 0 => { arena.trim((n % (16 << 20)) as u64, &grant); }
+                10 => arena.space().keep_every(n as usize % 4),
                 _ => arena.grow((n % (64 << 20)) as u64, &grant),
             }
             audit(&arena);
             prop_assert_eq!(grant.held.get(), arena.stats().reserved_bytes);
         }
     }
+}
+
+#[test]
+fn a_frame_that_is_kept_is_idle_until_it_is_used_or_given_up() {
+    let (mut arena, grant) = (subject(0), Counted::upto(u64::MAX));
+    let blocks: Vec<u64> = (0..6).map(|_| arena.allocate(mib(2), &grant).unwrap().addr).collect();
+    blocks.iter().for_each(|&addr| arena.free(addr, mib(2), &grant).unwrap());
+    arena.space().keep_every(2);
+    assert_eq!(arena.trim(4 << 20, &grant), 6 << 20, "in the place of those kept others go");
+    let stats = arena.stats();
+    assert_eq!((stats.idle_bytes, stats.reserved_bytes, stats.unmaps), (6 << 20, 6 << 20, 3));
+    assert_eq!(grant.held.get(), 6 << 20, "they count towards the limit");
+    assert_eq!(arena.trim(0, &grant), 0);
+    let creates = arena.stats().creates;
+    let addr = arena.allocate(mib(2), &grant).unwrap().addr;
+    assert_eq!(arena.stats().creates, creates, "one of them serves as it is");
+    arena.free(addr, mib(2), &grant).unwrap();
+    arena.space().keep_every(0);
+    assert_eq!(arena.trim(0, &grant), 6 << 20);
+    audit(&arena);
+    assert_eq!((arena.stats().reserved_bytes, grant.held.get()), (0, 0));
 }
 
 /// Four frames, of which two that do not lie side by side are idle.

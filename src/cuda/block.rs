@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::driver::not_forked;
+use super::driver::{is_fork, not_forked};
 use super::gpu::Gpu;
 use super::result::Refused;
 use super::stream::{Inner, Stream};
@@ -13,6 +13,7 @@ use crate::error::{DemoError, DeviceId, Result};
 use crate::sync::{HostLock, Lock};
 use core::alloc::Layout;
 use core::any::Any;
+use core::mem::take;
 use core::ops::Range;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -31,6 +32,10 @@ pub(super) struct Block {
     /// Other streams that work on it, kept until it is free: a stream that ended could not be waited for. Once the next one is behind all that was queued
     /// in it, one that ended is kept no more.
     also: Lock<HostLock, Vec<Arc<Inner>>>,
+    /// Streams of other devices with copies of it that its own could not be made to wait for, nor this process.
+    abroad: Lock<HostLock, Vec<Arc<Inner>>>,
+    /// Somebody may use it for as long as the process lives, so nobody else is given it.
+    is_lost: bool,
 }
 
 impl Block {
@@ -41,7 +46,8 @@ impl Block {
         let layout =
             Layout::from_size_align(bytes, ALIGN).map_err(|_| super::shortage::report(gpu, bytes as u64))?;
         let (at, held_bytes) = gpu.allocate(layout, stream)?;
-        Ok(Block { at, bytes, held_bytes, layout, stream: stream.clone(), also: Lock::new(Vec::new()) })
+        let (also, abroad) = (Lock::new(Vec::new()), Lock::new(Vec::new()));
+        Ok(Block { at, bytes, held_bytes, layout, stream: stream.clone(), also, abroad, is_lost: false })
     }
 
     /// The same, all zeros.
@@ -101,6 +107,11 @@ impl Block {
         Ok(())
     }
 
+    /// Who uses it cannot be waited for: it is not given back when it is dropped, and counts as in use.
+    pub(super) fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
     /// An event behind everything that is queued on the block's stream now.
     pub(super) fn mark(&self) -> Result<Handle, Refused> {
         self.gpu().order().mark(self.stream.slot)
@@ -141,18 +152,29 @@ impl Block {
             .order()
             .mark(copy.stream.slot)
             .and_then(|done| here.order().await_foreign(self.stream.slot, done));
-        // This block's stream cannot wait for the copy, so this thread does.
-        waits
-            .or_else(|_| there.context().synchronize_twice(copy.stream.handle))
-            .map_err(|refused| there.failed(refused))?;
+        // This block's stream cannot wait for the copy, so this thread does; or whoever gives the block back.
+        waits.or_else(|_| there.context().synchronize_twice(copy.stream.handle)).map_err(|refused| {
+            self.abroad.lock().push(copy.stream.clone());
+            there.failed(refused)
+        })?;
         Ok(copy)
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if self.is_lost || is_fork() {
+            return;
+        }
+        let mut abroad = self.abroad.get_mut().iter();
+        if !abroad.all(|user| user.gpu.context().synchronize_twice(user.handle).is_ok()) {
+            let (also, abroad) = (take(self.also.get_mut()), take(self.abroad.get_mut()));
+            let (also, abroad, stream) = (Lock::new(also), Lock::new(abroad), self.stream.clone());
+            self.stream.gpu.strand(Block { stream, also, abroad, ..*self });
+            return;
+        }
         let also = self.also.get_mut().iter().fold(Slots::NONE, |slots, user| slots.and(user.slot));
-        self.stream.gpu.give(self.at, self.layout, self.held_bytes, &self.stream, also);
+        self.stream.gpu.give(self.at, self.layout, self.held_bytes, &self.stream, &self.stream, also);
     }
 }
 

@@ -120,8 +120,13 @@ impl<T> DeviceBuf<T> {
 
     /// This thread waits for everything that was queued on the memory.
     fn finish(&self) -> Result<(), Refused> {
+        self.block.gpu().context().wait_here(self.block.mark()?)?;
+        self.wait_for_uses()
+    }
+
+    /// This thread waits for the last uses on other streams than the buffer's own.
+    fn wait_for_uses(&self) -> Result<(), Refused> {
         let context = self.block.gpu().context();
-        context.wait_here(self.block.mark()?)?;
         self.used.events().try_for_each(|event| context.wait_here(event.cu_event() as usize))
     }
 
@@ -134,6 +139,11 @@ impl<T> DeviceBuf<T> {
             return SyncOnDrop::Record(None);
         }
         let (gpu, other) = (self.block.gpu(), stream.cu_stream() as usize);
+        // What is queued there from now on runs when the graph is launched: nobody can wait for it, and it cannot wait.
+        if other > PER_THREAD && gpu.context().is_captured(other) {
+            self.note(self.finish().map_err(|refused| gpu.failed(refused)));
+            return SyncOnDrop::Record(None);
+        }
         // The name of a default stream means the one of the device that is asked: another device's cannot be made to wait from here.
         let waits = if is_of_context || other > PER_THREAD {
             let behind = self.block.mark().and_then(|event| gpu.context().wait(other, event));
@@ -158,7 +168,11 @@ impl<T> DeviceBuf<T> {
             DemoError::DeviceFailed { code, .. } => code,
             _ => CUresult::CUDA_ERROR_UNKNOWN as i32,
         };
-        let known = [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_INVALID_HANDLE];
+        let known = [
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUresult::CUDA_ERROR_INVALID_HANDLE,
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+        ];
         let code =
             known.into_iter().find(|known| *known as i32 == code).unwrap_or(CUresult::CUDA_ERROR_UNKNOWN);
         self.stream.context().record_err::<()>(Err(DriverError(code)));
@@ -189,9 +203,12 @@ impl<T> DevicePtrMut<T> for DeviceBuf<T> {
 
 impl<T> Drop for DeviceBuf<T> {
     fn drop(&mut self) {
-        // Before the block goes back on its stream, that waits for the others: once more where the driver refuses, since they may still
-        // work on it.
+        // Before the block goes back on its stream, that waits for the others, since they may still work on it: once more where the driver
+        // refuses, and then this thread waits.
         let waits = self.gather().or_else(|_| self.gather());
+        if waits.is_err() && self.wait_for_uses().or_else(|_| self.wait_for_uses()).is_err() {
+            self.block.lose();
+        }
         self.note(waits);
     }
 }

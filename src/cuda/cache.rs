@@ -66,10 +66,9 @@ impl Cache {
         overflow
     }
 
-    /// Whether the block is in it already.
-    #[inline]
-    pub(super) fn holds(&self, class: SizeClass, block: u64) -> bool {
-        self.classes[class.0 as usize].iter().any(|blocks| blocks.as_slice().contains(&block))
+    /// Whether the block is in it.
+    pub(super) fn holds(&self, block: u64) -> bool {
+        self.classes.iter().flatten().any(|blocks| blocks.as_slice().contains(&block))
     }
 
     /// How many blocks are in it.
@@ -101,7 +100,7 @@ mod tests {
         assert_eq!(cache.push(class, 999).map(|blocks| blocks.len()), Some(most as usize), "the older one");
         assert_eq!((cache.pop(class), cache.pop(class)), (Some(999), Some(2 * most - 1)));
         assert_eq!(cache.len() as u64, most - 1);
-        assert!(cache.holds(class, most) && !cache.holds(class, 0) && !cache.holds(SizeClass(1), most));
+        assert!(cache.holds(most) && !cache.holds(0));
         assert_eq!(cache.drain().map(|(_, blocks)| blocks.len() as u64).sum::<u64>(), most - 1);
         assert_eq!(cache.pop(class), None);
     }

@@ -1,7 +1,7 @@
 //! One device's driver calls, each with its arguments' promises, made with the device's own context whatever the caller's is.
 
 use super::driver::{Driver, not_forked, with_device};
-use super::result::{NOT_READY, Refused};
+use super::result::{CAPTURED, NOT_READY, Refused};
 use super::sys::{Access, Address, Functions, Handle, Properties, Virtual};
 use crate::error::Result;
 use crate::sync::Cell;
@@ -23,20 +23,45 @@ std::thread_local! {
 
 /// The device's context is current, until this is dropped; then the caller's is again.
 pub(super) struct Entered<'a> {
-    functions: &'a Functions,
+    driver: &'a Driver,
     before: Option<Handle>,
     within: Handle,
+    /// What this thread may do beside a stream that is captured, when it may again do no more than before.
+    mode: Option<c_int>,
+}
+
+impl Entered<'_> {
+    /// Until this is dropped, what the driver calls unsafe beside any stream that is captured (memory, and looking at events) does not
+    /// break that capture off: nothing of it touches what is captured. A driver that refuses refuses the next call, too.
+    fn relaxed(mut self) -> Self {
+        let mut mode = RELAXED;
+        if let Some(capture) = &self.driver.capture
+            // SAFETY: 1. The pointer is to an integer of ours.
+            && unsafe { (capture.exchange_mode)(&mut mode) } == 0
+        {
+            self.mode = Some(mode);
+        }
+        self
+    }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         WITHIN.set(self.within);
-        if let Some(before) = self.before {
-            // SAFETY: 1. It was current on this thread a moment ago. Whether that fails is the caller's next call to find.
-            let restored = unsafe { (self.functions.context_set)(before) };
+        if let (Some(mut mode), Some(capture)) = (self.mode, &self.driver.capture) {
+            // SAFETY: 1. The pointer is to an integer of ours.
+            let restored = unsafe { (capture.exchange_mode)(&mut mode) };
             if restored != 0 {
                 // SAFETY: 1. As above.
-                let _ = unsafe { (self.functions.context_set)(before) };
+                let _ = unsafe { (capture.exchange_mode)(&mut mode) };
+            }
+        }
+        if let Some(before) = self.before {
+            // SAFETY: 1. It was current on this thread a moment ago. Whether that fails is the caller's next call to find.
+            let restored = unsafe { (self.driver.functions.context_set)(before) };
+            if restored != 0 {
+                // SAFETY: 1. As above.
+                let _ = unsafe { (self.driver.functions.context_set)(before) };
             }
         }
     }
@@ -62,6 +87,8 @@ const HAS_VIRTUAL_MEMORY: c_int = 102;
 const NO_TIMING: u32 = 2;
 const NON_BLOCKING: u32 = 1;
 const PORTABLE: u32 = 1;
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+const RELAXED: c_int = 2;
 
 impl Context {
     /// The context of a device, made where it has none yet.
@@ -89,13 +116,21 @@ impl Context {
         self.driver.version
     }
 
-    /// Makes this the current context, once for all calls until what it returns is dropped. No one else's code runs meanwhile.
+    /// Makes this the current context, once for all calls until what it returns is dropped, whatever streams are captured. No one else's
+    /// code runs meanwhile.
     pub(super) fn enter(&self) -> Answer<Entered<'_>> {
+        let is_nested = WITHIN.get() == self.handle;
+        let entered = self.enter_as_it_is()?;
+        // Only this file's calls enter otherwise, and no other call runs within them.
+        Ok(if is_nested { entered } else { entered.relaxed() })
+    }
+
+    fn enter_as_it_is(&self) -> Answer<Entered<'_>> {
         not_forked()?;
-        let functions = &self.driver.functions;
+        let (driver, functions) = (self.driver, &self.driver.functions);
         let within = WITHIN.get();
         if within == self.handle {
-            return Ok(Entered { functions, before: None, within });
+            return Ok(Entered { driver, before: None, within, mode: None });
         }
         let mut before = 0;
         // SAFETY: 1. The pointer is to an integer of ours.
@@ -106,13 +141,34 @@ impl Context {
             checked("cuCtxSetCurrent", unsafe { (functions.context_set)(self.handle) })?;
         }
         WITHIN.set(self.handle);
-        Ok(Entered { functions, before: (!is_current).then_some(before), within })
+        Ok(Entered { driver, before: (!is_current).then_some(before), within, mode: None })
     }
 
     /// Runs a call with this device's context.
     fn call(&self, name: &'static str, run: impl FnOnce(&Functions) -> c_int) -> Answer {
+        let entered = self.enter_as_it_is()?;
+        checked(name, run(&entered.driver.functions))
+    }
+
+    /// The same of one that is unsafe beside captures.
+    fn relaxed_call(&self, name: &'static str, run: impl FnOnce(&Functions) -> c_int) -> Answer {
         let entered = self.enter()?;
-        checked(name, run(entered.functions))
+        checked(name, run(&entered.driver.functions))
+    }
+
+    /// Whether a stream is captured into a graph, as far as the driver says.
+    pub(super) fn is_captured(&self, stream: Handle) -> bool {
+        self.not_captured("cuStreamIsCapturing", stream).is_err_and(|refused| refused.code == CAPTURED)
+    }
+
+    /// That a stream is not captured. The driver would take down what is queued there for whenever the graph is launched, with memory that is
+    /// somebody else's by then, or break the capture off.
+    fn not_captured(&self, name: &'static str, stream: Handle) -> Answer {
+        let Some(capture) = &self.driver.capture else { return Ok(()) };
+        let mut status = 0;
+        // SAFETY: 1. The pointer is to an integer of ours. 2. The stream lives as long as whoever asks.
+        self.call("cuStreamIsCapturing", |_| unsafe { (capture.is_capturing)(stream, &mut status) })?;
+        if status == 0 { Ok(()) } else { Err(Refused { call: name, code: CAPTURED }) }
     }
 
     fn virtual_call(&self, name: &'static str, run: impl FnOnce(&Virtual) -> c_int) -> Answer {
@@ -165,14 +221,14 @@ impl Context {
     pub(super) fn allocate(&self, bytes: u64) -> Answer<Address> {
         let mut at = 0;
         // SAFETY: 1. The pointer is to an integer of ours.
-        self.call("cuMemAlloc", |f| unsafe { (f.allocate)(&mut at, bytes as usize) })?;
+        self.relaxed_call("cuMemAlloc", |f| unsafe { (f.allocate)(&mut at, bytes as usize) })?;
         Ok(at)
     }
 
     /// Gives back what [`allocate`](Self::allocate) gave. Waits for the device.
     pub(super) fn free(&self, at: Address) -> Answer {
         // SAFETY: 1. The driver refuses what it did not hand out. 2. Who frees has seen that nothing in it is live.
-        twice(|| self.call("cuMemFree", |f| unsafe { (f.free)(at) }))
+        twice(|| self.relaxed_call("cuMemFree", |f| unsafe { (f.free)(at) }))
     }
 
     /// The unit that handles and their addresses are multiples of.
@@ -243,14 +299,14 @@ impl Context {
     /// Pins memory of the host, so that devices copy from it on their own.
     pub(super) fn pin(&self, at: NonNull<u8>, bytes: usize) -> Answer {
         // SAFETY: 1. The range is committed memory of the caller's, who keeps it until it is unpinned.
-        self.call("cuMemHostRegister", |f| unsafe {
+        self.relaxed_call("cuMemHostRegister", |f| unsafe {
             (f.host_register)(at.as_ptr().cast::<c_void>(), bytes, PORTABLE)
         })
     }
 
     pub(super) fn unpin(&self, at: NonNull<u8>) -> Answer {
         twice(|| {
-            self.call("cuMemHostUnregister", |f| {
+            self.relaxed_call("cuMemHostUnregister", |f| {
                 // SAFETY: 1. The driver refuses what is not pinned.
                 unsafe { (f.host_unregister)(at.as_ptr().cast::<c_void>()) }
             })
@@ -269,12 +325,14 @@ impl Context {
         bytes: usize,
         stream: Handle,
     ) -> Answer {
+        self.not_captured("cuMemcpyHtoDAsync", stream)?;
         // SAFETY: 1. The caller's promise.
         self.call("cuMemcpyHtoDAsync", |f| unsafe { (f.copy_to_device)(to, from.cast(), bytes, stream) })
     }
 
     /// Copies to the host, and waits for it.
     pub(super) fn copy_to_host(&self, to: &mut [u8], from: Address, stream: Handle) -> Answer {
+        self.not_captured("cuMemcpyDtoHAsync", stream)?;
         // SAFETY: 1. `to` is memory of the caller's, borrowed until the stream was waited for, below. 2. The driver refuses
         // device memory that is not there.
         self.call("cuMemcpyDtoHAsync", |f| unsafe {
@@ -324,8 +382,9 @@ impl Context {
     }
 
     pub(super) fn synchronize(&self, stream: Handle) -> Answer {
+        self.not_captured("cuStreamSynchronize", stream)?;
         // SAFETY: 1. The stream lives as long as whoever asks.
-        self.call("cuStreamSynchronize", |f| unsafe { (f.stream_synchronize)(stream) })
+        self.relaxed_call("cuStreamSynchronize", |f| unsafe { (f.stream_synchronize)(stream) })
     }
 
     /// Once more where the driver refuses: what is queued still uses memory that is about to be given back.
@@ -347,19 +406,21 @@ impl Context {
     }
 
     pub(super) fn record(&self, event: Handle, stream: Handle) -> Answer {
+        self.not_captured("cuEventRecord", stream)?;
         // SAFETY: 1. Both live: the event is the caller's, the stream lives as long as it has a slot.
         self.call("cuEventRecord", |f| unsafe { (f.event_record)(event, stream) })
     }
 
     /// What is queued in `stream` from now on waits for the event, which may be another device's.
     pub(super) fn wait(&self, stream: Handle, event: Handle) -> Answer {
+        self.not_captured("cuStreamWaitEvent", stream)?;
         // SAFETY: 1. As `record`.
         self.call("cuStreamWaitEvent", |f| unsafe { (f.stream_wait)(stream, event, 0) })
     }
 
     pub(super) fn is_over(&self, event: Handle) -> Answer<bool> {
         // SAFETY: 1. The event is the caller's.
-        match self.call("cuEventQuery", |f| unsafe { (f.event_query)(event) }) {
+        match self.relaxed_call("cuEventQuery", |f| unsafe { (f.event_query)(event) }) {
             Ok(()) => Ok(true),
             Err(refused) if refused.code == NOT_READY => Ok(false),
             Err(refused) => Err(refused),
@@ -368,7 +429,7 @@ impl Context {
 
     pub(super) fn wait_here(&self, event: Handle) -> Answer {
         // SAFETY: 1. The event is the caller's.
-        self.call("cuEventSynchronize", |f| unsafe { (f.event_synchronize)(event) })
+        self.relaxed_call("cuEventSynchronize", |f| unsafe { (f.event_synchronize)(event) })
     }
 
     /// Whether this device can reach the other's memory on its own.

@@ -1,7 +1,7 @@
 //! The one driver of the process: loaded and started at the first use, and refused in a fork of a process that did.
 
 use super::result::{self, FORKED, IS_FORKED, Refused};
-use super::sys::{self, Functions, Virtual};
+use super::sys::{self, Capture, Functions, Virtual};
 use crate::error::{DemoError, DeviceId, Result};
 use crate::sync::atomic::{
     AtomicBool, AtomicUsize,
@@ -16,6 +16,8 @@ pub(super) struct Driver {
     pub(super) functions: Functions,
     /// Where the driver manages virtual memory.
     pub(super) virtual_memory: Option<Virtual>,
+    /// Where the driver captures streams into graphs.
+    pub(super) capture: Option<Capture>,
     pub(super) devices: u32,
     /// As the driver counts: 12080 is 12.8.
     pub(super) version: i32,
@@ -85,11 +87,11 @@ fn find_and_start() -> Result<&'static Driver, &'static str> {
     if devices <= 0 {
         return Err("the CUDA driver sees no device");
     }
-    let (functions, virtual_memory) = found.functions().map_err(|_missing| TOO_OLD)?;
+    let (functions, virtual_memory, capture) = found.functions().map_err(|_missing| TOO_OLD)?;
     let mut version = 0;
     // SAFETY: 1. The pointer is to an integer of ours.
     result::start(unsafe { (functions.driver_version)(&mut version) })?;
-    let driver = Driver { functions, virtual_memory, devices: devices as u32, version };
+    let driver = Driver { functions, virtual_memory, capture, devices: devices as u32, version };
     Ok(DRIVER.get_or_init(|| driver))
 }
 

@@ -1,10 +1,11 @@
 //! One device of the process: its context, its memory, its streams. Made at the first use, and kept for good.
 
+use super::block::Block;
 use super::cache::{self, CLASSES};
 use super::context::Context;
 use super::memory::Memory;
 use super::order::Order;
-use super::result::Refused;
+use super::result::{CAPTURED, Refused};
 use super::staging::Staging;
 use super::stream::{Inner, Stream};
 use crate::arena::NoBlock;
@@ -34,7 +35,9 @@ pub(super) struct Gpu {
     pub(super) is_over: AtomicBool,
     streams: Lock<HostLock, Vec<Weak<Inner>>>,
     default: OnceLock<Stream>,
-    pub(super) staging: Lock<HostLock, Option<Staging>>,
+    pub(super) staging: OnceLock<Staging>,
+    /// Blocks that were given back while another device copied them and nobody could wait for that.
+    stranded: Lock<HostLock, Vec<Block>>,
 }
 
 /// What was set: by the pool's builder, and by the memory limit. Both hold.
@@ -95,7 +98,8 @@ fn make(ordinal: u32) -> Result<&'static Gpu> {
         is_over: AtomicBool::new(false),
         streams: Lock::new(Vec::new()),
         default: OnceLock::new(),
-        staging: Lock::new(None),
+        staging: OnceLock::new(),
+        stranded: Lock::new(Vec::new()),
     }));
     let default = Stream::default_of(gpu)?;
     gpu.default.get_or_init(|| default);
@@ -171,11 +175,10 @@ impl Gpu {
             }
             _ => {
                 let (at, bytes) = self.memory.allocate(layout).map_err(Missing::Block)?;
-                if let Err(refused) = self.order.reuse(stream.slot, at, bytes) {
-                    self.give_to_memory(at, layout, bytes, stream, Slots::NONE);
-                    return Err(Missing::Driver(refused));
+                match self.order.reuse(stream.slot, at, bytes) {
+                    Ok(()) => (at, bytes),
+                    Err(refused) => self.take_elsewhere(layout, stream, (at, bytes), refused)?,
                 }
-                (at, bytes)
             }
         };
         stream.took(bytes);
@@ -183,6 +186,34 @@ impl Gpu {
             self.tell(timeline::allocated, at, layout, bytes, stream);
         }
         Ok((at, bytes))
+    }
+
+    /// A block whose last users the stream cannot be made to wait for is left to them. While a stream is captured that is so of what was
+    /// freed on it, and for itself of what others freed; then there is other memory to be had.
+    #[cold]
+    fn take_elsewhere(
+        &self,
+        layout: Layout,
+        stream: &Inner,
+        first: (u64, u64),
+        mut refused: Refused,
+    ) -> Result<(u64, u64), Missing> {
+        let mut aside = Vec::from([first]);
+        let taken = loop {
+            if refused.code != CAPTURED {
+                break Err(Missing::Driver(refused));
+            }
+            let Ok((at, bytes)) = self.memory.allocate(layout) else { break Err(Missing::Driver(refused)) };
+            match self.order.reuse(stream.slot, at, bytes) {
+                Ok(()) => break Ok((at, bytes)),
+                Err(again) => refused = again,
+            }
+            aside.push((at, bytes));
+        };
+        for (at, bytes) in aside {
+            self.give_to_memory(at, layout, bytes, stream, Slots::NONE);
+        }
+        taken
     }
 
     /// Tells the timeline of a block that was handed out, or is about to come back; and before that of the frames that were created for it.
@@ -215,16 +246,24 @@ impl Gpu {
         }
     }
 
-    /// Gives back what [`take`](Self::take) gave. Work on it is queued on its stream, and on those of `also`.
+    /// Gives back what [`take`](Self::take) gave to `owner`. Work on it is queued on `stream`, and on those of `also`.
     #[inline]
-    pub(super) fn give(&self, at: u64, layout: Layout, bytes: u64, stream: &Inner, also: Slots) {
+    pub(super) fn give(
+        &self,
+        at: u64,
+        layout: Layout,
+        bytes: u64,
+        owner: &Inner,
+        stream: &Inner,
+        also: Slots,
+    ) {
         if super::driver::is_fork() {
             return;
         }
         if timeline::wants_backing() {
-            self.tell(timeline::freed, at, layout, bytes, stream);
+            self.tell(timeline::freed, at, layout, bytes, owner);
         }
-        stream.gave(bytes);
+        owner.gave(bytes);
         let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
         match (&self.memory, class) {
             (Memory::Mapped { .. }, Some(class)) if also.is_empty() => {
@@ -234,7 +273,7 @@ impl Gpu {
                     self.flush(class, &blocks, stream);
                 }
             }
-            _ => self.give_to_memory(at, layout, bytes, stream, also.and(stream.slot)),
+            _ => self.give_to_memory(at, layout, bytes, owner, also.and(stream.slot)),
         }
     }
 
@@ -264,19 +303,35 @@ impl Gpu {
         let Memory::Mapped { pool, start } = &self.memory else {
             unreachable!("only mapped memory has caches")
         };
-        let mut offsets = [Offset(0); cache::MOST];
-        let refilled = pool.refill(class, &mut offsets[..cache::capacity(class)]).map_err(Missing::Block)?;
-        // The lowest on top, so that the high ones run idle.
-        let blocks: Vec<u64> = offsets[..refilled.blocks].iter().rev().map(|at| start + at.0).collect();
-        let waited =
-            blocks.iter().try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
-        if let Err(refused) = waited {
+        let mut aside: Vec<Vec<Offset>> = Vec::new();
+        let mut refused = None;
+        let taken = loop {
+            let mut offsets = [Offset(0); cache::MOST];
+            let refilled = match (pool.refill(class, &mut offsets[..cache::capacity(class)]), refused) {
+                (Ok(refilled), _) => refilled,
+                (Err(_), Some(refused)) => break Err(Missing::Driver(refused)),
+                (Err(why), None) => break Err(Missing::Block(why)),
+            };
+            let offsets = &offsets[..refilled.blocks];
+            // The lowest on top, so that the high ones run idle.
+            let blocks: Vec<u64> = offsets.iter().rev().map(|at| start + at.0).collect();
+            let waited = blocks
+                .iter()
+                .try_for_each(|&at| self.order.reuse(stream.slot, at, CLASSES.slot_bytes(class)));
+            let Err(why) = waited else { break Ok(blocks) };
+            aside.push(offsets.to_vec());
+            // As in `take_elsewhere`.
+            if why.code != CAPTURED {
+                break Err(Missing::Driver(why));
+            }
+            refused = Some(why);
+        };
+        for offsets in aside {
             // Nobody has worked on them since they were found free.
             // SAFETY: 1. They were taken a moment ago, and never handed out.
-            unsafe { pool.flush(class, &offsets[..refilled.blocks]) };
-            return Err(Missing::Driver(refused));
+            unsafe { pool.flush(class, &offsets) };
         }
-        Ok(blocks)
+        taken
     }
 
     /// Gives small blocks that were freed on a stream back to the slabs.
@@ -298,13 +353,6 @@ impl Gpu {
                 given += 1;
             }
         }
-    }
-
-    /// Whether a small block was freed already, as far as its stream's own cache can tell.
-    #[inline]
-    pub(super) fn is_cached(&self, at: u64, layout: Layout, stream: &Inner) -> bool {
-        let class = CLASSES.class(layout.size() as u64, layout.align() as u64);
-        class.is_some_and(|class| stream.cache.lock().holds(class, at))
     }
 
     /// Empties a stream's cache. Returns the bytes.
@@ -357,11 +405,20 @@ impl Gpu {
         self.is_over.store(self.memory.stats().reserved_bytes > limit_bytes, Relaxed);
     }
 
+    /// Keeps a block that cannot be given back yet; until it can, it is in use.
+    #[cold]
+    pub(super) fn strand(&self, block: Block) {
+        self.stranded.lock().push(block);
+    }
+
     /// Gives idle frames up until `target_bytes` were given, and waits for the streams that freed in them.
     pub(super) fn reclaim(&self, target_bytes: u64) -> u64 {
         if super::driver::is_fork() {
             return 0;
         }
+        // Each tries again to be given back. Outside of the lock: one that cannot comes here again.
+        let stranded = core::mem::take(&mut *self.stranded.lock());
+        drop(stranded);
         self.empty_all();
         let given = self.memory.trim(self.memory.idle_bytes().saturating_sub(target_bytes));
         self.tell_backing();

@@ -89,21 +89,32 @@ impl Memory {
 
     pub(super) fn trim(&self, keep_bytes: u64) -> u64 {
         match self {
-            Memory::Mapped { pool, .. } => pool.trim(keep_bytes),
+            Memory::Mapped { pool, .. } => {
+                // First, so that it is given before frames are.
+                let settled = pool.look(CudaSpace::settle);
+                settled + pool.trim(keep_bytes)
+            }
             Memory::Ranges(ranges) => ranges.trim(keep_bytes),
         }
     }
 
     pub(super) fn idle_bytes(&self) -> u64 {
         match self {
-            Memory::Mapped { pool, .. } => pool.idle_bytes(),
+            Memory::Mapped { pool, .. } => pool.idle_bytes() + pool.look(CudaSpace::left_bytes),
             Memory::Ranges(ranges) => ranges.idle_bytes(),
         }
     }
 
     pub(super) fn stats(&self) -> Stats {
         match self {
-            Memory::Mapped { pool, .. } => pool.stats(),
+            Memory::Mapped { pool, .. } => {
+                let mut stats = pool.stats();
+                let left_bytes = pool.look(CudaSpace::left_bytes);
+                stats.reserved_bytes += left_bytes;
+                stats.idle_bytes += left_bytes;
+                stats.peak_reserved_bytes = stats.peak_reserved_bytes.max(stats.reserved_bytes);
+                stats
+            }
             Memory::Ranges(ranges) => ranges.stats(),
         }
     }

@@ -7,7 +7,7 @@
 
 use super::context::Context;
 use super::driver::{is_fork, not_forked};
-use super::result::Refused;
+use super::result::{INVALID_HANDLE, Refused};
 use super::sys::Handle;
 use crate::device::handover::{Handover, MOST_STREAMS, Slot, Slots};
 use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
@@ -38,6 +38,8 @@ struct State {
 #[derive(Clone, Copy, Default)]
 struct Known {
     stream: Handle,
+    /// It ended before the driver said what its frees are behind: nobody can wait for them.
+    is_gone: bool,
     event: Option<Handle>,
 }
 
@@ -66,7 +68,8 @@ impl Order {
         loop {
             let mut state = self.state.lock();
             if let Some(slot) = state.handover.enter() {
-                state.streams[slot.index()].stream = stream;
+                let known = &mut state.streams[slot.index()];
+                (known.stream, known.is_gone) = (stream, false);
                 self.entered.fetch_add(1, Relaxed);
                 return Ok(slot);
             }
@@ -81,20 +84,33 @@ impl Order {
         }
     }
 
-    /// A stream ends: an event behind its frees stays, since its stream cannot be asked any more.
-    pub(super) fn leave(&self, slot: Slot) {
+    /// A stream ends: an event behind its frees stays, since its stream cannot be asked any more. Where the driver records none, the stream
+    /// itself is waited for. Whether its handle is needed no more: of one that cannot be waited for either its end is not known.
+    pub(super) fn leave(&self, slot: Slot) -> bool {
         if is_fork() {
-            return;
+            return true;
         }
         let mut state = self.state.lock();
         let mut record = || state.record(&self.context, slot);
-        if record().is_err() && record().is_err() {
-            // A driver that can record no event, asked twice, is lost, and its streams will do nothing any more; whoever waits finds out.
-            state.handover.recorded(slot);
-            let tick = state.handover.covered(slot);
-            state.handover.passed(slot, tick);
+        let is_recorded = record().is_ok() || record().is_ok();
+        let mut is_known = is_recorded || !state.handover.needs_event(slot);
+        if !is_known {
+            let (stream, tick) = (state.streams[slot.index()].stream, state.handover.tick());
+            // Nobody frees on it any more, so what is waited for here is all of it.
+            drop(state);
+            is_known = self.context.synchronize_twice(stream).is_ok();
+            state = self.state.lock();
+            if is_known {
+                state.handover.passed(slot, tick);
+            }
         }
         state.handover.leave(slot);
+        is_known
+    }
+
+    /// The handle of a stream that ended is somebody else's, and names nothing from now on.
+    pub(super) fn forget(&self, slot: Slot) {
+        self.state.lock().streams[slot.index()].is_gone = true;
     }
 
     /// Blocks at these places are about to become free, after work on them was queued on these streams.
@@ -227,6 +243,9 @@ impl State {
 
     fn record(&mut self, context: &Context, slot: Slot) -> Result<Handle, Refused> {
         let known = &mut self.streams[slot.index()];
+        if known.is_gone {
+            return Err(Refused { call: "cuEventRecord", code: INVALID_HANDLE });
+        }
         let event = match known.event {
             Some(event) => event,
             None => *known.event.insert(context.event()?),

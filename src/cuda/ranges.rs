@@ -12,6 +12,7 @@ use crate::arena::metadata::Metadata;
 use crate::error::BadFree;
 use crate::pool::{Pool, PoolConfig, Stats};
 use crate::space::{Alignment, Contents, Geometry, MappedTables, Offset, Space, SpaceError, Span};
+use crate::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::sync::{HostLock, Lock};
 use core::alloc::Layout;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ struct DeviceRange {
     context: Arc<Context>,
     start: u64,
     bytes: u64,
+    /// Until the driver has it back.
+    is_held: AtomicBool,
 }
 
 // SAFETY: 1. The block is this value's own until it is dropped; `addr` and `offset` add and subtract its start.
@@ -60,10 +63,22 @@ unsafe impl Space for DeviceRange {
     }
 }
 
+impl DeviceRange {
+    /// Gives the block back. Where the driver refuses that, it is as it was.
+    fn give_back(&self) -> Result<(), Refused> {
+        // Relaxed, both: whoever gives a range up has all ranges' lock.
+        if self.is_held.load(Relaxed) {
+            self.context.free(self.start)?;
+            self.is_held.store(false, Relaxed);
+        }
+        Ok(())
+    }
+}
+
 impl Drop for DeviceRange {
     fn drop(&mut self) {
-        // Refused twice, it is the driver's to clean up.
-        let _ = self.context.free(self.start);
+        // Of what is dropped while it holds a block the driver is asked once more, and no more.
+        let _ = self.give_back();
     }
 }
 
@@ -169,7 +184,8 @@ impl Ranges {
 
     fn make(&self, bytes: u64) -> Result<Range, Refused> {
         let start = self.context.allocate(bytes)?;
-        let space = DeviceRange { context: self.context.clone(), start, bytes };
+        let is_held = AtomicBool::new(true);
+        let space = DeviceRange { context: self.context.clone(), start, bytes, is_held };
         let no_tables = Refused { call: "tables", code: OUT_OF_MEMORY };
         let pool = Pool::new(space, MappedTables, PoolConfig::DEFAULT).map_err(|_| no_tables)?;
         Ok(Range { start, bytes, pool })
@@ -208,8 +224,12 @@ impl Ranges {
                 kept += range.bytes;
                 return true;
             }
-            // A device that cannot be waited for is lost; its memory stays where it is.
-            if self.order.wait(range.start, range.bytes).is_err() {
+            // Where the device cannot be waited for, or its driver refuses, the range stays, and serves the next request.
+            let given_back = self
+                .order
+                .wait(range.start, range.bytes)
+                .and_then(|()| range.pool.look(DeviceRange::give_back));
+            if given_back.is_err() {
                 return true;
             }
             given += range.bytes;

@@ -5,6 +5,7 @@
 use super::block::ALIGN;
 use super::gpu::{self, Gpu};
 use super::stream::Stream;
+use super::taken::{self, Taken};
 use crate::device::Device;
 use crate::device::handover::Slots;
 use crate::error::{BadFree, Result};
@@ -33,16 +34,20 @@ pub unsafe fn allocate(bytes: usize, ordinal: u32, stream: usize) -> Result<u64>
         return Err(super::shortage::refused(gpu, bytes as u64));
     };
     // SAFETY: 1. The caller's promise.
-    let stream = unsafe { known(gpu, stream) }?;
-    Ok(gpu.allocate(layout, &stream.0)?.0)
+    let owner = unsafe { known(gpu, stream) }?.0.clone();
+    let (at, held_bytes) = gpu.allocate(layout, &owner)?;
+    taken::enter(at, Taken { owner: owner.clone(), held_bytes }).inspect_err(|_| {
+        gpu.give(at, layout, held_bytes, &owner, &owner, Slots::NONE);
+    })?;
+    Ok(at)
 }
 
-/// Gives back a block of [`allocate`]. Work that is queued on `stream` may still use it. Address 0 is no block.
+/// Gives back a block of [`allocate`]. Work that is queued on `stream` may still use it: that is the stream on which it is used again at
+/// once. Whichever it is, the block no longer counts for the one that it was taken on. Address 0 is no block.
 ///
 /// # Errors
-/// [`DemoError::BadFree`](crate::DemoError::BadFree) where no block of that size is live there, or where it was freed on the same stream
-/// already. A block that was freed on another stream and lies in its cache is still one for this test: what is freed twice so is
-/// found when the caches give it back.
+/// [`DemoError::BadFree`](crate::DemoError::BadFree) where no block of that size is live there, where it was freed already, on
+/// whichever stream, and where it is no block of [`allocate`] but a tensor's.
 ///
 /// # Safety
 /// 1. As [`allocate`]. 2. All work that uses the block was queued on `stream`, or `stream` waits for it.
@@ -52,17 +57,28 @@ pub unsafe fn free(at: u64, bytes: usize, ordinal: u32, stream: usize) -> Result
     }
     let gpu = gpu::get(ordinal)?;
     let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| BadFree::Foreign)?;
-    let held_bytes = gpu.memory.usable_bytes(at)?;
-    if !gpu.memory.is_size_of(layout, held_bytes) {
-        return Err(BadFree::WrongSize { offset_bytes: at, held_bytes, given_bytes: bytes as u64 }.into());
-    }
     // SAFETY: 1. The caller's promise.
     let stream = unsafe { known(gpu, stream) }?;
-    if gpu.is_cached(at, layout, &stream.0) {
-        return Err(BadFree::AlreadyFree { offset_bytes: at }.into());
-    }
-    gpu.give(at, layout, held_bytes, &stream.0, Slots::NONE);
+    let is_it = |held_bytes| gpu.memory.is_size_of(layout, held_bytes);
+    let taken = taken::take_off(at, ordinal, is_it).map_err(|held_bytes| match held_bytes {
+        Some(held_bytes) => BadFree::WrongSize { offset_bytes: at, held_bytes, given_bytes: bytes as u64 },
+        None => not_taken(gpu, at),
+    })?;
+    gpu.give(at, layout, taken.held_bytes, &taken.owner, &stream.0, Slots::NONE);
     Ok(())
+}
+
+/// Why there is no block of [`allocate`] at an address.
+#[cold]
+fn not_taken(gpu: &Gpu, at: u64) -> BadFree {
+    match gpu.memory.usable_bytes(at) {
+        Err(why) => why,
+        // To the pool what lies in a cache is live.
+        Ok(_) if gpu.streams().iter().any(|stream| stream.cache.lock().holds(at)) => {
+            BadFree::AlreadyFree { offset_bytes: at }
+        }
+        Ok(_) => BadFree::Foreign,
+    }
 }
 
 /// The stream of a handle.

@@ -15,6 +15,8 @@ pub(super) struct Refused {
 }
 
 pub(super) const OUT_OF_MEMORY: c_int = CUresult::CUDA_ERROR_OUT_OF_MEMORY as c_int;
+pub(super) const CAPTURED: c_int = CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED as c_int;
+pub(super) const INVALID_HANDLE: c_int = CUresult::CUDA_ERROR_INVALID_HANDLE as c_int;
 pub(super) const NOT_READY: c_int = CUresult::CUDA_ERROR_NOT_READY as c_int;
 /// This process is the fork of one that started the driver. No code of the driver's.
 pub(super) const FORKED: c_int = -1;
@@ -76,7 +78,11 @@ pub(super) fn words(code: c_int) -> (&'static str, &'static str) {
         CUDA_ERROR_NOT_SUPPORTED: "the device or its driver cannot do that",
         CUDA_ERROR_SYSTEM_NOT_READY: "the system is not ready for CUDA; is the fabric manager running?",
         CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: "the driver's library and its kernel module are of different versions; reboot or install again",
-        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: "this cannot be done while a stream is captured",
+        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED: "this cannot be done while a stream is captured into a graph; do it before the capture begins or after it ends",
+        CUDA_ERROR_STREAM_CAPTURE_INVALIDATED: "the stream's capture into a graph was broken off; end it, and begin anew",
+        CUDA_ERROR_STREAM_CAPTURE_ISOLATION: "a stream that is captured into a graph cannot wait for work outside of the graph",
+        CUDA_ERROR_STREAM_CAPTURE_IMPLICIT: "the default stream waits for one that is captured into a graph, which it cannot; use another, or capture a stream that does not wait for it",
+        CUDA_ERROR_CAPTURED_EVENT: "the event was recorded while its stream was captured into a graph, and stands for nothing outside of that",
         CUDA_ERROR_UNKNOWN: UNKNOWN,
     }
 }

@@ -30,14 +30,14 @@ struct Idle(&'static Gpu);
 
 impl Reclaim for Idle {
     fn reclaimable_bytes(&self) -> u64 {
-        if super::driver::is_fork() {
+        if super::driver::is_fork() || gc::is_for_another(self.0.id()) {
             return 0;
         }
         self.0.memory.idle_bytes()
     }
 
     fn reclaim(&self, target_bytes: u64, _until: Deadline) -> u64 {
-        if super::driver::is_fork() {
+        if super::driver::is_fork() || gc::is_for_another(self.0.id()) {
             return 0;
         }
         let given = self.0.reclaim(target_bytes);
@@ -78,7 +78,7 @@ impl Gpu {
             };
             self.is_short(why)?;
             if attempt > 0 {
-                self.order().wait_all().map_err(|refused| self.failed(refused))?;
+                self.order().wait_all().or_else(|refused| self.is_short(Missing::Driver(refused)))?;
             }
             self.empty_all();
             self.take(layout, stream).or_else(|why| {
@@ -102,6 +102,8 @@ impl Gpu {
                 }))
             }
             Missing::Block(_) => Ok(()),
+            // Events, and what the driver notes of waits, take memory of the device too.
+            Missing::Driver(refused) if refused.is_out_of_memory() => Ok(()),
             Missing::Driver(refused) => Err(self.failed(refused)),
         }
     }

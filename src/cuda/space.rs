@@ -3,9 +3,11 @@
 //! 1. A frame has one handle of physical memory. Moving backing maps the same handle at its new place, lets the device
 //!    touch it there, and only then unmaps the old place: until the last step there is nothing to undo but the new mapping.
 //! 2. A frame is not moved or given up before every stream has passed the frees in it: see `order`.
-//! 3. What the driver refuses to unmap stays mapped, its handle with it, and serves the next request for that frame.
+//! 3. A frame that the driver refuses to unmap stays the pool's, which counts it, uses it as it is and gives it up again later.
+//! 4. What it refuses while a step that failed is undone is a leftover: it is tried again whenever memory is given back.
 
 use super::context::Context;
+use super::leftovers::Leftovers;
 use super::order::Order;
 use super::result::Refused;
 use super::sys::Address;
@@ -15,6 +17,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::space::{Alignment, Contents, Geometry, MappedTables, Offset, Space, SpaceError, Span};
 use crate::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{HostLock, Lock};
 use core::ops::Range;
 use std::boxed::Box;
 use std::sync::Arc;
@@ -36,6 +39,7 @@ pub struct CudaSpace {
     frame_bytes: u64,
     /// The handle behind each frame; 0 where there is none. The pool's lock makes these plain words.
     handles: Box<[AtomicU64]>,
+    left: Lock<HostLock, Leftovers>,
     /// Other devices that may touch it, one bit each.
     peers: AtomicU64,
     /// The driver's last refusal.
@@ -62,8 +66,8 @@ impl CudaSpace {
         let bytes = bytes.max(1).checked_next_multiple_of(frame_bytes).ok_or(too_large)?;
         let start = context.reserve(bytes, frame_bytes)?;
         let handles = (0..bytes / frame_bytes).map(|_| AtomicU64::new(0)).collect();
-        let (peers, refusal) = (AtomicU64::new(0), AtomicI32::new(0));
-        Ok(CudaSpace { context, order, start, bytes, frame_bytes, handles, peers, refusal })
+        let (left, peers, refusal) = (Lock::new(Leftovers::NONE), AtomicU64::new(0), AtomicI32::new(0));
+        Ok(CudaSpace { context, order, start, bytes, frame_bytes, handles, left, peers, refusal })
     }
 
     pub(super) fn start(&self) -> Address {
@@ -98,9 +102,14 @@ impl CudaSpace {
 
     /// Physical memory behind a frame that has none.
     fn back(&self, frame: usize) -> Result<(), Refused> {
-        let handle = self.context.create(self.frame_bytes)?;
+        self.unalias(frame)?;
+        let spare = self.left.lock().handles.pop();
+        let handle = match spare {
+            Some(handle) => handle,
+            None => self.context.create(self.frame_bytes)?,
+        };
         if let Err(refused) = self.context.map(self.at(frame), self.frame_bytes, handle) {
-            let _ = self.context.release(handle);
+            self.release(handle);
             return Err(refused);
         }
         self.keep(frame, handle);
@@ -109,13 +118,74 @@ impl CudaSpace {
 
     /// Takes the physical memory behind a frame away. Where the driver refuses to unmap it, it stays.
     fn drop_backing(&self, frame: usize) -> Result<(), Refused> {
+        self.unalias(frame)?;
         let handle = self.handle(frame);
         if handle == 0 {
             return Ok(());
         }
         self.context.unmap(self.at(frame), self.frame_bytes)?;
         self.keep(frame, 0);
-        self.context.release(handle)
+        self.release(handle);
+        Ok(())
+    }
+
+    /// Gives memory back that is mapped nowhere.
+    fn release(&self, handle: u64) {
+        if let Err(refused) = self.context.release(handle) {
+            self.refused(self.frame_bytes, refused);
+            self.left.lock().handles.push(handle);
+        }
+    }
+
+    /// Unmaps what should have been at a frame, and wherever its memory is mapped a second time.
+    fn unalias(&self, frame: usize) -> Result<(), Refused> {
+        let mut left = self.left.lock();
+        while let Some(at) =
+            left.aliases.iter().position(|alias| alias.0 == frame || alias.1 == self.handle(frame))
+        {
+            self.context.unmap(self.at(left.aliases[at].0), self.frame_bytes)?;
+            left.aliases.swap_remove(at);
+        }
+        Ok(())
+    }
+
+    /// The pool has these frames, whatever was left over of them.
+    fn taken(&self, frames: &Range<usize>) {
+        self.left.lock().frames.retain(|frame| !frames.contains(frame));
+    }
+
+    /// Gives back what was left over, as far as that can be done. Returns the bytes.
+    pub(super) fn settle(&self) -> u64 {
+        let (aliases, frames, handles) = {
+            let mut left = self.left.lock();
+            let frames = core::mem::take(&mut left.frames);
+            (left.aliases.clone(), frames, core::mem::take(&mut left.handles))
+        };
+        let count = frames.len() + handles.len();
+        if aliases.is_empty() && count == 0 {
+            return 0;
+        }
+        // Where this is refused each call is, and what is left stays left.
+        let _entered = self.context.enter();
+        for (frame, _) in aliases {
+            let _ = self.unalias(frame);
+        }
+        frames.into_iter().for_each(|frame| self.drop_made(frame));
+        handles.into_iter().for_each(|handle| self.release(handle));
+        (count - self.left.lock().frames_held().min(count)) as u64 * self.frame_bytes
+    }
+
+    /// What was left over and is no frame of the pool's.
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.left.lock().frames_held() as u64 * self.frame_bytes
+    }
+
+    /// Takes the memory behind a frame away that is none of the pool's.
+    fn drop_made(&self, frame: usize) {
+        if let Err(refused) = self.drop_backing(frame) {
+            self.refused(self.frame_bytes, refused);
+            self.left.lock().frames.push(frame);
+        }
     }
 
     fn allow(&self, frames: &Range<usize>) -> Result<(), Refused> {
@@ -126,19 +196,13 @@ impl CudaSpace {
     /// Backs frames, or as many as were backed and why no more were.
     fn try_commit(&self, frames: Range<usize>) -> Result<(), Refused> {
         let _entered = self.context.enter()?;
-        let mut made = frames.start..frames.start;
-        let backed = frames.clone().try_for_each(|frame| {
-            // One that could not be unmapped serves as it is.
-            if self.handle(frame) == 0 {
-                self.back(frame)?;
-            }
-            made.end = frame + 1;
-            Ok(())
-        });
+        // One that was left over serves as it is.
+        let backed =
+            frames.clone().filter(|&frame| self.handle(frame) == 0).try_for_each(|frame| self.back(frame));
+        self.taken(&frames);
         backed.and_then(|()| self.allow(&frames)).inspect_err(|_| {
-            made.for_each(|frame| {
-                let _ = self.drop_backing(frame);
-            });
+            // Those that were left over before too.
+            frames.filter(|&frame| self.handle(frame) != 0).for_each(|frame| self.drop_made(frame));
         })
     }
 
@@ -148,17 +212,19 @@ impl CudaSpace {
         self.order.wait(old, bytes)?;
         let mut made = to.start..to.start;
         let undo = |made: Range<usize>| {
-            for frame in made {
-                if self.context.unmap(self.at(frame), self.frame_bytes).is_ok() {
-                    self.keep(frame, 0);
+            for (source, frame) in from.clone().zip(made) {
+                if self.context.unmap(self.at(frame), self.frame_bytes).is_err() {
+                    self.left.lock().aliases.push((frame, self.handle(source)));
                 }
             }
         };
         for (source, target) in from.clone().zip(to.clone()) {
-            // What could not be unmapped here before has memory of its own, which is one too many now.
+            // What was left over there has memory of its own, which is one too many now.
             let mapped = self.drop_backing(target);
-            let mapped = mapped
-                .and_then(|()| self.context.map(self.at(target), self.frame_bytes, self.handle(source)));
+            let mapped = mapped.and_then(|()| {
+                self.taken(&(target..target + 1));
+                self.context.map(self.at(target), self.frame_bytes, self.handle(source))
+            });
             if let Err(refused) = mapped {
                 undo(made);
                 return Err(refused);
@@ -239,7 +305,7 @@ unsafe impl Space for CudaSpace {
         let (at, bytes) = self.range(&frames);
         // Where this is refused each call is, and tells.
         let _entered = self.context.enter();
-        // Where the streams cannot be waited for the device is lost; what is still mapped then stays until it is needed.
+        // Where the streams cannot be waited for, nothing can be unmapped.
         if let Err(refused) = self.order.wait(at, bytes) {
             self.refused(bytes, refused);
             return;
@@ -249,6 +315,14 @@ unsafe impl Space for CudaSpace {
                 self.refused(self.frame_bytes, refused);
             }
         }
+    }
+
+    fn kept(&self, given_up: Span) -> Option<Span> {
+        let shift = self.geometry().frame_granules_shift().unwrap_or(0);
+        let mut frames = self.frames(given_up);
+        let first = frames.find(|&frame| self.handle(frame) != 0)?;
+        let end = (first + 1..frames.end).find(|&frame| self.handle(frame) == 0).unwrap_or(frames.end);
+        Some(Span::new((first as u32) << shift, ((end - first) as u32) << shift))
     }
 
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
@@ -273,6 +347,7 @@ impl Drop for CudaSpace {
         }
         let dropped =
             all.map(|frame| self.drop_backing(frame)).fold(true, |ok, dropped| ok & dropped.is_ok());
+        self.settle();
         if dropped {
             // Addresses that the driver does not take back cost nothing.
             let _ = self.context.release_addresses(self.start, self.bytes);

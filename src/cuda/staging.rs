@@ -2,9 +2,10 @@
 //!
 //! 1. Bytes are copied into blocks of a pool of pinned memory, piece by piece, and each piece is queued from there. A piece lies
 //!    in one frame, since each frame is pinned by itself and a copy may not leave what was pinned at once.
-//! 2. The blocks of an upload are kept until an event behind its copies is over. At most [`MOST_UNDER_WAY`] bytes are: then the
-//!    oldest is waited for.
-//! 3. Where nothing can be pinned, the bytes are copied as they are, and waited for.
+//! 2. The blocks of an upload are kept until an event behind its copies is over. At most [`MOST_UNDER_WAY`] bytes are: then one of any
+//!    stream that is over makes room, or else the oldest of its own stream is waited for, behind which it runs anyway. No stream waits for
+//!    another, and nobody for a lock while somebody waits.
+//! 3. Where nothing can be pinned, or others have all of it, the bytes are copied as they are, and waited for.
 //! 4. A few bytes, up to [`SMALL`], are taken over into memory that nobody has pinned, and the driver has read them when its call
 //!    returns.
 
@@ -16,10 +17,9 @@ use super::stream::Inner;
 use super::sys::Handle;
 use crate::pool::{Pool, PoolConfig};
 use crate::space::MappedTables;
-use crate::sync::HostLock;
+use crate::sync::{HostLock, Lock};
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec::Vec;
 
@@ -36,8 +36,12 @@ const SMALL: usize = 64 << 10;
 pub(super) struct Staging {
     context: Arc<Context>,
     pool: Pool<Pinned, HostLock>,
-    under_way: VecDeque<Upload>,
-    bytes: usize,
+    queued: Lock<HostLock, Queued>,
+}
+
+struct Queued {
+    /// Oldest first. Who waits for one has taken it out.
+    under_way: Vec<Upload>,
     /// Events to be used again.
     events: Vec<Handle>,
 }
@@ -45,6 +49,7 @@ pub(super) struct Staging {
 /// Copies that are queued.
 struct Upload {
     event: Handle,
+    stream: Handle,
     pieces: Vec<(NonNull<u8>, Layout)>,
 }
 
@@ -61,34 +66,35 @@ impl Gpu {
             if let Some(own) = taken_over(bytes) {
                 return drop_into_place(self.context(), to, &own, stream);
             }
-        } else {
-            let mut staging = self.staging.lock();
-            if staging.is_none() {
-                *staging = Staging::new(self.context().clone());
+        } else if let Some(staging) = self.staging() {
+            let staged = staging.upload(to, bytes, stream.handle)?;
+            if staged == bytes.len() {
+                return Ok(());
             }
-            if let Some(staging) = &mut *staging {
-                let staged = staging.upload(to, bytes, stream.handle)?;
-                if staged == bytes.len() {
-                    return Ok(());
-                }
-                drop_into_place(self.context(), to + staged as u64, &bytes[staged..], stream)?;
-                return self.context().synchronize(stream.handle);
-            }
+            drop_into_place(self.context(), to + staged as u64, &bytes[staged..], stream)?;
+            return self.context().synchronize_twice(stream.handle);
         }
         drop_into_place(self.context(), to, bytes, stream)?;
         // A driver may read what is larger, or pinned, while it runs.
-        self.context().synchronize(stream.handle)
+        self.context().synchronize_twice(stream.handle)
+    }
+
+    /// `None` where there are no addresses for it.
+    fn staging(&self) -> Option<&Staging> {
+        if let Some(made) = self.staging.get() {
+            return Some(made);
+        }
+        // Two threads may make one each: what is dropped then has pinned nothing.
+        let made = Staging::new(self.context().clone())?;
+        Some(self.staging.get_or_init(|| made))
     }
 
     /// Gives back the staging memory of copies that are over. Returns the bytes of the host.
     pub(super) fn trim_staging(&self) -> u64 {
-        match &mut *self.staging.lock() {
-            Some(staging) => {
-                staging.collect();
-                staging.pool.trim(0)
-            }
-            None => 0,
-        }
+        self.staging.get().map_or(0, |staging| {
+            staging.collect();
+            staging.pool.trim(0)
+        })
     }
 }
 
@@ -114,11 +120,12 @@ impl Staging {
         let space = Pinned::reserve(context.clone(), 4 * MOST_UNDER_WAY).ok()?;
         let config = PoolConfig::DEFAULT.max_bytes(MOST_UNDER_WAY as u64).retain_bytes(RETAIN);
         let pool = Pool::new(space, MappedTables, config).ok()?;
-        Some(Staging { context, pool, under_way: VecDeque::new(), bytes: 0, events: Vec::new() })
+        let queued = Lock::new(Queued { under_way: Vec::new(), events: Vec::new() });
+        Some(Staging { context, pool, queued })
     }
 
     /// Queues copies of as many of the first bytes as can be staged: less than all where nothing more can be pinned.
-    fn upload(&mut self, to: u64, bytes: &[u8], stream: Handle) -> Result<usize, Refused> {
+    fn upload(&self, to: u64, bytes: &[u8], stream: Handle) -> Result<usize, Refused> {
         self.collect();
         let (mut pieces, mut staged) = (Vec::new(), 0);
         let mut failure = None;
@@ -126,10 +133,10 @@ impl Staging {
             // Aligned to its own size, it lies in one frame.
             let align = piece.len().next_power_of_two().min(PIECE);
             let Ok(layout) = Layout::from_size_align(piece.len(), align) else { break };
-            let block = match self.piece(layout) {
+            let block = match self.piece(layout, stream) {
                 Ok(None) if !pieces.is_empty() => {
                     self.keep(core::mem::take(&mut pieces), stream)?;
-                    self.piece(layout)
+                    self.piece(layout, stream)
                 }
                 found => found,
             };
@@ -159,34 +166,32 @@ impl Staging {
         failure.map_or(Ok(staged), Err)
     }
 
-    /// Pinned memory for a piece. Where there is none, copies under way are waited for, oldest first; `None` where that does not help.
-    fn piece(&mut self, layout: Layout) -> Result<Option<NonNull<u8>>, Refused> {
+    /// Pinned memory for a piece. Where there is none, copies of any stream that are over make room, and then the oldest of this
+    /// one is waited for; `None` where that does not help.
+    fn piece(&self, layout: Layout, stream: Handle) -> Result<Option<NonNull<u8>>, Refused> {
         loop {
             match self.pool.allocate(layout) {
                 Ok(block) => return Ok(Some(block.addr)),
-                Err(_) if self.wait_for_oldest()? => {}
+                Err(_) if self.collect() || self.wait_for_oldest_of(stream)? => {}
                 Err(_) => return Ok(None),
             }
         }
     }
 
     /// Keeps pieces until what is queued on the stream now is over.
-    fn keep(&mut self, pieces: Vec<(NonNull<u8>, Layout)>, stream: Handle) -> Result<(), Refused> {
+    fn keep(&self, pieces: Vec<(NonNull<u8>, Layout)>, stream: Handle) -> Result<(), Refused> {
         if pieces.is_empty() {
             return Ok(());
         }
-        let event = match self.events.pop() {
-            Some(event) => Ok(event),
-            None => self.context.event(),
-        };
+        let spare = self.queued.lock().events.pop();
+        let event = spare.map_or_else(|| self.context.event(), Ok);
         let recorded = event.and_then(|event| {
-            self.context.record(event, stream).inspect_err(|_| self.events.push(event))?;
+            self.context.record(event, stream).inspect_err(|_| self.queued.lock().events.push(event))?;
             Ok(event)
         });
         match recorded {
             Ok(event) => {
-                self.bytes += pieces.iter().map(|(_, layout)| layout.size()).sum::<usize>();
-                self.under_way.push_back(Upload { event, pieces });
+                self.queued.lock().under_way.push(Upload { event, stream, pieces });
                 Ok(())
             }
             // Without an event the stream itself is waited for. One that cannot be waited for is lost, and reads no more.
@@ -206,28 +211,45 @@ impl Staging {
         }
     }
 
-    /// Takes back the pieces of uploads that are over, oldest first.
-    fn collect(&mut self) {
-        while let Some(oldest) = self.under_way.front()
-            && self.context.is_over(oldest.event) == Ok(true)
-        {
-            self.take_oldest();
-        }
+    /// Takes back the pieces of uploads that are over, whosever. Whether there were any.
+    fn collect(&self) -> bool {
+        let over: Vec<Upload> = {
+            let mut queued = self.queued.lock();
+            // Behind one that is not over none of its stream is.
+            let mut busy: Vec<Handle> = Vec::new();
+            let is_over = |upload: &mut Upload| {
+                let is_over =
+                    !busy.contains(&upload.stream) && self.context.is_over(upload.event) == Ok(true);
+                if !is_over && !busy.contains(&upload.stream) {
+                    busy.push(upload.stream);
+                }
+                is_over
+            };
+            queued.under_way.extract_if(.., is_over).collect()
+        };
+        let any = !over.is_empty();
+        over.into_iter().for_each(|upload| self.take_back(upload));
+        any
     }
 
     /// Whether there was one to wait for.
-    fn wait_for_oldest(&mut self) -> Result<bool, Refused> {
-        let Some(oldest) = self.under_way.front() else { return Ok(false) };
-        self.context.wait_here(oldest.event)?;
-        self.take_oldest();
+    fn wait_for_oldest_of(&self, stream: Handle) -> Result<bool, Refused> {
+        let oldest = {
+            let mut queued = self.queued.lock();
+            let oldest = queued.under_way.iter().position(|upload| upload.stream == stream);
+            oldest.map(|at| queued.under_way.remove(at))
+        };
+        let Some(oldest) = oldest else { return Ok(false) };
+        if let Err(refused) = self.context.wait_here(oldest.event) {
+            self.queued.lock().under_way.insert(0, oldest);
+            return Err(refused);
+        }
+        self.take_back(oldest);
         Ok(true)
     }
 
-    fn take_oldest(&mut self) {
-        if let Some(Upload { event, pieces }) = self.under_way.pop_front() {
-            self.bytes -= pieces.iter().map(|(_, layout)| layout.size()).sum::<usize>();
-            self.give(pieces);
-            self.events.push(event);
-        }
+    fn take_back(&self, upload: Upload) {
+        self.give(upload.pieces);
+        self.queued.lock().events.push(upload.event);
     }
 }

@@ -55,7 +55,7 @@ enum Owner {
     /// Somebody else's, who keeps it for as long as this.
     Other,
     /// cudarc's, kept by this.
-    Cudarc(#[allow(dead_code, reason = "held for its drop")] Arc<CudaStream>),
+    Cudarc(Arc<CudaStream>),
 }
 
 impl Stream {
@@ -185,10 +185,16 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.gpu.empty(self);
-        self.gpu.order().leave(self.slot);
-        if let Owner::This = self.owner {
-            // Refused twice, it is the driver's to clean up.
-            let _ = self.gpu.context().destroy_stream(self.handle);
+        let is_known = self.gpu.order().leave(self.slot);
+        match &self.owner {
+            Owner::This if is_known => {
+                // Refused twice, it is the driver's to clean up.
+                let _ = self.gpu.context().destroy_stream(self.handle);
+            }
+            Owner::Other if !is_known => self.gpu.order().forget(self.slot),
+            // It stays for good, so that it can be asked again.
+            Owner::Cudarc(stream) if !is_known => core::mem::forget(stream.clone()),
+            _ => {}
         }
     }
 }

@@ -135,6 +135,14 @@ table! {
     }
 }
 
+table! {
+    /// What is to be known of streams that are captured into graphs, from CUDA 10.1 on.
+    Capture {
+        is_capturing = "cuStreamIsCapturing": fn(Handle, *mut c_int);
+        exchange_mode = "cuThreadExchangeStreamCaptureMode": fn(*mut c_int);
+    }
+}
+
 /// The names that drivers are installed under.
 const LIBRARIES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
 
@@ -162,8 +170,8 @@ pub(super) fn find() -> Result<Found, &'static str> {
 }
 
 impl Found {
-    /// The functions for work, or the name of one that is missing; those for virtual memory where all of them are there.
-    pub(super) fn functions(&self) -> Result<(Functions, Option<Virtual>), &'static str> {
-        Ok((Functions::of(&self.library)?, Virtual::of(&self.library).ok()))
+    /// The functions for work, or the name of one that is missing; those for virtual memory, and for captures, where all of them are there.
+    pub(super) fn functions(&self) -> Result<(Functions, Option<Virtual>, Option<Capture>), &'static str> {
+        Ok((Functions::of(&self.library)?, Virtual::of(&self.library).ok(), Capture::of(&self.library).ok()))
     }
 }

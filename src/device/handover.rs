@@ -215,6 +215,11 @@ impl<M: Metadata> Handover<M> {
         self.waited[by.index() * MOST_STREAMS + on.index()] = self.streams[on.index()].recorded;
     }
 
+    /// The tick of the last free on any stream.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
     /// The tick that the stream's last event covers.
     pub fn covered(&self, slot: Slot) -> u64 {
         self.streams[slot.index()].recorded

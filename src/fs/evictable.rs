@@ -125,7 +125,11 @@ impl State {
             return 0;
         }
         match (&self.place, of) {
-            (Place::Home(tensor), Resource::DeviceBytes) if !tensor.device().is_host() => tensor.sole_bytes(),
+            (Place::Home(tensor), Resource::DeviceBytes)
+                if !tensor.device().is_host() && !gc::is_for_another(tensor.device().id()) =>
+            {
+                tensor.sole_bytes()
+            }
             (Place::Home(tensor), Resource::HostBytes) if tensor.device().is_host() => tensor.sole_bytes(),
             (Place::Host(tensor), Resource::HostBytes) => tensor.sole_bytes(),
             _ => 0,

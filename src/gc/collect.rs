@@ -148,13 +148,15 @@ pub fn with_retry<T>(mut attempt: impl FnMut(u32) -> Result<T>) -> Result<T> {
         // Another thread's collection counts as well: it may have emptied what this one found empty. One still under way may
         // have freed and not counted yet. None under way, all counted.
         let helped = || under_way::is_collecting() || GIVEN.load(Acquire) != given_before;
+        let full = full_scope(&report);
+        let _for = ForDevice::begin(if full.is_none() { report.device } else { DeviceId::Host });
         if number == 0 {
             let of = match report.device {
                 DeviceId::Host => Resource::HostBytes,
                 DeviceId::Cuda(_) => Resource::DeviceBytes,
             };
             let target_bytes = report.requested_bytes;
-            match full_scope(&report) {
+            match full {
                 None => run(Wanted::Bytes { target_bytes, of: Some(of) }, Deadline::NEVER),
                 Some(scope) => {
                     let _in = InScope::begin(scope);
@@ -208,6 +210,33 @@ pub(crate) fn for_scope() -> Option<Scope> {
         scope
     });
     full.ok().flatten()
+}
+
+std::thread_local! {
+    /// [`DeviceId::Host`] where it is no device's memory alone.
+    static SHORT: Cell<DeviceId> = const { Cell::new(DeviceId::Host) };
+}
+
+/// This thread asks since this device's memory is short, until this is dropped.
+struct ForDevice(DeviceId);
+
+impl ForDevice {
+    fn begin(device: DeviceId) -> ForDevice {
+        // Without the thread's variables, at its end, everybody is asked alike.
+        ForDevice(SHORT.try_with(|short| short.replace(device)).unwrap_or(DeviceId::Host))
+    }
+}
+
+impl Drop for ForDevice {
+    fn drop(&mut self) {
+        let _ = SHORT.try_with(|short| short.set(self.0));
+    }
+}
+
+/// Whether this thread asks reclaimers for the sake of another device than that one, whose memory does not help then.
+pub(crate) fn is_for_another(device: DeviceId) -> bool {
+    let short = SHORT.try_with(Cell::get).unwrap_or(DeviceId::Host);
+    short != DeviceId::Host && short != device
 }
 
 /// Nothing helped: the timeline hears of it.

@@ -22,6 +22,8 @@ pub struct Simulated {
     fail_in: AtomicUsize,
     /// Once failing, every request does.
     fail_on: AtomicUsize,
+    /// Of frames that are given up those whose number is a multiple of this are kept; 0: none is.
+    keeps: AtomicUsize,
 }
 
 /// What a [`Simulated`] space was asked to do.
@@ -64,6 +66,7 @@ impl Simulated {
             forgotten: AtomicUsize::new(0),
             fail_in: AtomicUsize::new(0),
             fail_on: AtomicUsize::new(0),
+            keeps: AtomicUsize::new(0),
         }
     }
 
@@ -72,6 +75,11 @@ impl Simulated {
     pub fn fail_at(&self, n: usize, for_good: bool) {
         self.fail_on.store(for_good as usize, Ordering::Relaxed);
         self.fail_in.store(n, Ordering::Relaxed);
+    }
+
+    /// From now on every `n`-th frame of the space stays where it is given up ([`Space::kept`]). 0 ends it.
+    pub fn keep_every(&self, n: usize) {
+        self.keeps.store(n, Ordering::Relaxed);
     }
 
     /// What it was asked so far.
@@ -98,6 +106,11 @@ impl Simulated {
             return Err(SpaceError::new(self.geometry.bytes(frames.granules), 0));
         }
         Ok(())
+    }
+
+    fn keeps(&self, frame: u32) -> bool {
+        let every = self.keeps.load(Ordering::Relaxed);
+        every > 0 && (frame as usize).is_multiple_of(every)
     }
 
     fn frames(&self, span: Span) -> usize {
@@ -139,7 +152,15 @@ unsafe impl Space for Simulated {
     }
 
     fn decommit(&self, frames: Span) {
-        self.unmapped.fetch_add(self.frames(frames), Ordering::Relaxed);
+        let shift = self.geometry.frame_granules_shift().unwrap_or(0);
+        let given = (frames.start.0..frames.end()).step_by(1 << shift).filter(|at| !self.keeps(at >> shift));
+        self.unmapped.fetch_add(given.count(), Ordering::Relaxed);
+    }
+
+    fn kept(&self, given_up: Span) -> Option<Span> {
+        let shift = self.geometry.frame_granules_shift().unwrap_or(0);
+        let mut frames = (given_up.start.0..given_up.end()).step_by(1 << shift);
+        frames.find(|at| self.keeps(at >> shift)).map(|at| Span::new(at, 1 << shift))
     }
 
     fn forget(&self, free: Span) {

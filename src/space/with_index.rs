@@ -75,6 +75,10 @@ unsafe impl<S: Space, I: IndexKind> Space for WithIndex<S, I> {
         self.space.decommit(frames);
     }
 
+    fn kept(&self, given_up: Span) -> Option<Span> {
+        self.space.kept(given_up)
+    }
+
     fn rehome(&self, from: Span, to: Span) -> Result<Contents, SpaceError> {
         self.space.rehome(from, to)
     }

@@ -180,7 +180,23 @@ pub fn cpu_ns() -> u64 {
 
 /// Fails the `n`-th call from now on; 0 ends it.
 pub fn fail_in(n: u64, code: c_int) {
-    call!("softcuda_fail_in", fn(u64, c_int), n, code)
+    fail_from(n, 1, code)
+}
+
+/// Fails `count` calls in a row, the `n`-th from now on first; 0 ends it.
+pub fn fail_from(n: u64, count: u64, code: c_int) {
+    call!("softcuda_fail_in", fn(u64, u64, c_int), n, count - 1, code)
+}
+
+/// Refuses the next `times` calls of one function; 0 ends it.
+pub fn refuse(name: &str, times: u64, code: c_int) {
+    let name = CString::new(name).unwrap();
+    call!("softcuda_refuse", fn(*const c_char, u64, c_int), name.as_ptr(), times, code)
+}
+
+/// Work that is queued, in all streams.
+pub fn queued() -> u64 {
+    call!("softcuda_queued", fn() -> u64,)
 }
 
 /// The name of the call that was made to fail, if it has come.
@@ -252,4 +268,21 @@ pub fn context() -> usize {
 
 pub fn set_context(context: usize) {
     assert_eq!(call!("cuCtxSetCurrent", fn(usize) -> c_int, context), 0);
+}
+
+/// From now on what is put into a stream goes into a graph; no thread may do what is unsafe beside that.
+pub fn begin_capture(stream: usize) {
+    assert_eq!(call!("cuStreamBeginCapture_v2", fn(usize, c_int) -> c_int, stream, 0), 0);
+}
+
+/// Ends that: the driver's code, which tells whether anything broke it off.
+pub fn end_capture(stream: usize) -> c_int {
+    let mut graph = 0usize;
+    call!("cuStreamEndCapture", fn(usize, *mut usize) -> c_int, stream, &mut graph)
+}
+
+pub fn is_captured(stream: usize) -> bool {
+    let mut status = 0;
+    assert_eq!(call!("cuStreamIsCapturing", fn(usize, *mut c_int) -> c_int, stream, &mut status), 0);
+    status != 0
 }

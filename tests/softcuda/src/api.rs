@@ -4,10 +4,11 @@
 #![allow(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
 use crate::state::{
-    ALREADY_REGISTERED, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_REGISTERED,
+    ALREADY_REGISTERED, CAPTURE_INVALIDATED, CAPTURE_ISOLATION, CAPTURE_MODE, CAPTURE_UNSUPPORTED,
+    CAPTURED_EVENT, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_REGISTERED,
     OUT_OF_MEMORY, PEER_ALREADY, context_of, current_context, null_stream, set_context,
 };
-use crate::work::{Event, Stream, Work};
+use crate::work::{Capture, Event, Stream, Work};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 type R = c_int;
@@ -236,15 +237,47 @@ api! {
     }
     fn cuStreamSynchronize(state, stream: u64) {
         let stream = state.stream(stream)?;
+        if state.invalidate(|id, _| id == stream) { return Err(CAPTURE_UNSUPPORTED) }
         state.order_and_drain(stream)
+    }
+    fn cuStreamBeginCapture_v2(state, stream: u64, mode: c_int) {
+        if stream <= 2 || state.is_captured(stream) { return Err(CAPTURE_UNSUPPORTED) }
+        state.streams.get_mut(&stream).ok_or(INVALID_HANDLE)?.capture = Some(Capture { mode, invalid: false });
+        Ok(())
+    }
+    fn cuStreamEndCapture(state, stream: u64, graph: *mut u64) {
+        let capture = state.streams.get_mut(&stream).ok_or(INVALID_HANDLE)?.capture.take().ok_or(INVALID_VALUE)?;
+        *graph = 0;
+        if capture.invalid { return Err(CAPTURE_INVALIDATED) }
+        *graph = state.id();
+        Ok(())
+    }
+    fn cuStreamIsCapturing(state, stream: u64, status: *mut c_int) {
+        let stream = state.stream(stream)?;
+        *status = state.streams[&stream].capture.map_or(0, |capture| 1 + capture.invalid as c_int);
+        Ok(())
+    }
+    fn cuThreadExchangeStreamCaptureMode(_state, mode: *mut c_int) {
+        *mode = CAPTURE_MODE.replace(*mode);
+        Ok(())
     }
     fn cuStreamQuery(state, stream: u64) {
         let stream = state.stream(stream)?;
         if state.streams[&stream].queue.is_empty() { Ok(()) } else { Err(NOT_READY) }
     }
     fn cuStreamWaitEvent(state, stream: u64, event: u64, _flags: c_uint) {
-        let turn = state.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)?.issued;
+        let known = state.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)?;
+        let (turn, captured) = (known.issued, known.captured);
         if turn == 0 { return Ok(()) }
+        let waiting = state.stream(stream)?;
+        if state.is_captured(waiting) && !captured {
+            state.invalidate(|id, _| id == waiting);
+            return Err(CAPTURE_ISOLATION)
+        }
+        if captured && !state.is_captured(waiting) {
+            // It joins the capture, and runs nothing any more.
+            state.streams.get_mut(&waiting).ok_or(INVALID_HANDLE)?.capture = Some(Capture { mode: 0, invalid: false });
+        }
         state.put(stream, Work::Wait { event, turn })
     }
     fn cuEventCreate(state, event: *mut u64, _flags: c_uint) {
@@ -269,10 +302,13 @@ api! {
     }
     fn cuEventQuery(state, event: u64) {
         let event = state.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)?;
+        if event.captured { return Err(CAPTURED_EVENT) }
         if event.done < event.issued { Err(NOT_READY) } else { Ok(()) }
     }
     fn cuEventSynchronize(state, event: u64) {
-        let turn = state.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)?.issued;
+        let known = state.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)?;
+        if known.captured { return Err(CAPTURED_EVENT) }
+        let turn = known.issued;
         state.run_until(event, turn)
     }
     fn cuEventElapsedTime(_state, ms: *mut f32, _from: u64, _to: u64) {

@@ -26,13 +26,25 @@ pub extern "C" fn softcuda_busy_ns() -> u64 {
     lock().busy.as_nanos() as u64
 }
 
-/// Fails the `n`-th call from now on with `code`; 0 ends it.
+/// Fails the `n`-th call from now on, and `more` behind it, with `code`; 0 ends it.
 #[unsafe(no_mangle)]
-pub extern "C" fn softcuda_fail_in(n: u64, code: Code) {
+pub extern "C" fn softcuda_fail_in(n: u64, more: u64, code: Code) {
     let mut state = lock();
     state.fail_in = n;
+    state.fail_more = if n > 0 { more } else { 0 };
     state.fail_code = code;
     state.failed = None;
+}
+
+/// Refuses the next `times` calls of a function with `code`; 0 ends it.
+///
+/// # Safety
+/// `name` is a string that ends with a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn softcuda_refuse(name: *const c_char, times: u64, code: Code) {
+    // SAFETY: 1. The caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+    lock().refusing = Some((name, times, code));
 }
 
 /// Whether the call that was to fail has come.

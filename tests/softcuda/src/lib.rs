@@ -8,6 +8,7 @@
 //!    violation (`softcuda_violations`).
 //!    A stream that is destroyed runs no sooner than others.
 //! 3. A copy from pinned memory reads it when it runs; from other memory it is read at the call.
+//! 4. Streams can be captured, to the extent that it is told what must not be done meanwhile: no graph is made.
 //!
 //! Settings are read from the environment at the first call: `SOFTCUDA_DEVICES` (2), `SOFTCUDA_MEM_MIB` of each (1024),
 //! `SOFTCUDA_LAZY`, `SOFTCUDA_POISON` (fresh and freed memory holds a pattern), `SOFTCUDA_NO_VMM`, `SOFTCUDA_NO_PEER`,

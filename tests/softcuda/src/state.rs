@@ -20,6 +20,10 @@ pub const INVALID_CONTEXT: Code = 201;
 pub const ALREADY_MAPPED: Code = 208;
 pub const INVALID_HANDLE: Code = 400;
 pub const NOT_READY: Code = 600;
+pub const CAPTURE_UNSUPPORTED: Code = 900;
+pub const CAPTURE_INVALIDATED: Code = 901;
+pub const CAPTURE_ISOLATION: Code = 905;
+pub const CAPTURED_EVENT: Code = 907;
 pub const PEER_ALREADY: Code = 704;
 pub const ALREADY_REGISTERED: Code = 712;
 pub const NOT_REGISTERED: Code = 713;
@@ -98,8 +102,12 @@ pub struct State {
     pub calls: u64,
     pub calls_of: HashMap<&'static str, u64>,
     pub busy: Duration,
+    /// The first call that fails, from now on, and how many more do behind it.
     pub fail_in: u64,
+    pub fail_more: u64,
     pub fail_code: Code,
+    /// A function that refuses so many calls more.
+    pub refusing: Option<(String, u64, Code)>,
     pub failed: Option<&'static str>,
     pub violations: u64,
 }
@@ -130,7 +138,9 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         calls_of: HashMap::new(),
         busy: Duration::ZERO,
         fail_in: 0,
+        fail_more: 0,
         fail_code: 0,
+        refusing: None,
         failed: None,
         violations: 0,
         settings,
@@ -143,6 +153,23 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
 });
 
 thread_local!(static CONTEXT: Cell<u64> = const { Cell::new(0) });
+thread_local!(pub static CAPTURE_MODE: Cell<c_int> = const { Cell::new(0) });
+
+/// What may not be done beside a capture in global mode, by threads that do not say otherwise: what may wait for streams, and events.
+const UNSAFE_BESIDE_CAPTURES: &[&str] = &[
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemCreate",
+    "cuMemRelease",
+    "cuMemMap",
+    "cuMemUnmap",
+    "cuMemSetAccess",
+    "cuMemHostRegister_v2",
+    "cuMemHostUnregister",
+    "cuEventQuery",
+    "cuEventSynchronize",
+    "cuStreamSynchronize",
+];
 
 const CONTEXT_STEP: u64 = 0x1000;
 
@@ -183,7 +210,9 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
     let planned = match state.fail_in {
         0 => None,
         1 => {
-            state.fail_in = 0;
+            // The same again for those behind it.
+            state.fail_in = (state.fail_more > 0) as u64;
+            state.fail_more = state.fail_more.saturating_sub(1);
             state.failed = Some(name);
             Some(state.fail_code)
         }
@@ -192,6 +221,13 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
             None
         }
     };
+    let planned = planned.or(match &mut state.refusing {
+        Some((refusing, times, code)) if refusing == name && *times > 0 => {
+            *times -= 1;
+            Some(*code)
+        }
+        _ => None,
+    });
     let lost = state.device_of(current_context()).is_ok_and(|device| state.devices[device].lost);
     // What a lost device's driver still answers.
     let local = matches!(
@@ -206,6 +242,12 @@ pub fn call(name: &'static str, run: impl FnOnce(&mut State) -> Answer) -> Code 
     let answer = match planned {
         Some(code) => Err(code),
         None if lost && !local => Err(700),
+        None if CAPTURE_MODE.get() != 2
+            && UNSAFE_BESIDE_CAPTURES.contains(&name)
+            && state.invalidate(|_, capture| capture.mode == 0) =>
+        {
+            Err(CAPTURE_UNSUPPORTED)
+        }
         None => run(&mut state),
     };
     while began.elapsed() < state.settings.call {

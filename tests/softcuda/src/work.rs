@@ -40,11 +40,22 @@ pub struct Stream {
     pub queue: VecDeque<Work>,
     /// Nobody may name it any more; what is in it still runs.
     pub destroyed: bool,
+    /// What is put into it goes into a graph, and does not run.
+    pub capture: Option<Capture>,
+}
+
+/// The capture of a stream.
+#[derive(Clone, Copy)]
+pub struct Capture {
+    /// As `CUstreamCaptureMode` counts: global, of the thread, relaxed.
+    pub mode: i32,
+    /// Something was done that breaks it off.
+    pub invalid: bool,
 }
 
 impl Stream {
     pub fn new(device: usize, blocking: bool) -> Stream {
-        Stream { device, blocking, queue: VecDeque::new(), destroyed: false }
+        Stream { device, blocking, queue: VecDeque::new(), destroyed: false, capture: None }
     }
 }
 
@@ -54,6 +65,8 @@ pub struct Event {
     pub issued: u64,
     pub done: u64,
     pub destroyed: bool,
+    /// Recorded in a capture last: it stands for a place in a graph, and nobody can wait for it.
+    pub captured: bool,
     /// Made by the driver itself, for the null stream.
     pub hidden: bool,
 }
@@ -83,8 +96,37 @@ impl State {
         }
     }
 
+    pub fn is_captured(&self, stream: u64) -> bool {
+        self.streams.get(&stream).is_some_and(|stream| stream.capture.is_some())
+    }
+
+    /// Breaks off the captures that this is forbidden beside.
+    pub fn invalidate(&mut self, forbidden: impl Fn(u64, &Capture) -> bool) -> bool {
+        let mut any = false;
+        for (id, stream) in &mut self.streams {
+            if let Some(capture) = stream.capture.as_mut().filter(|capture| forbidden(*id, capture)) {
+                capture.invalid = true;
+                any = true;
+            }
+        }
+        any
+    }
+
     pub fn put(&mut self, handle: u64, work: Work) -> Answer {
         let stream = self.stream(handle)?;
+        if self.is_captured(stream) {
+            if let Work::Record { event, .. } = work
+                && let Some(event) = self.events.get_mut(&event)
+            {
+                event.captured = true;
+            }
+            return Ok(());
+        }
+        if let Work::Record { event, .. } = work
+            && let Some(event) = self.events.get_mut(&event)
+        {
+            event.captured = false;
+        }
         self.order_with_null(stream);
         self.queue(stream, work);
         if self.settings.lazy { Ok(()) } else { self.drain(stream) }
