@@ -425,3 +425,6 @@ impl Bin {
         debug_assert!(pushed);
     }
 }
+
+#[cfg(all(test, not(democratising_loom)))]
+mod tests;
