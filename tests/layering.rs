@@ -99,6 +99,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("sync.rs", "lets a lock go that was kept for a fork; shares a cell that nobody writes"),
     ("sync/host.rs", "implements the contract of a lock, and sleeps by a system call"),
     ("sync/forks.rs", "hooks into fork"),
+    ("sync/forks/tests.rs", "forks"),
     ("sync/bare.rs", "implements the contract of a lock, without threads"),
     ("tensor/buf.rs", "owns a block of any allocator"),
     ("tensor/element.rs", "says of which types every byte pattern is a value"),

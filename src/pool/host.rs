@@ -361,3 +361,6 @@ pub(crate) fn settings(
         .max_bytes(max_bytes)
         .slack_permille((slack * 1000.0).round() as u32))
 }
+
+#[cfg(all(test, unix, not(democratising_loom)))]
+mod tests;
