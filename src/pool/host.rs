@@ -330,7 +330,6 @@ fn set(pool: &HostPool, config: PoolConfig) -> Result<(), OutOfMemory> {
     }
     let report = report(config.initial_bytes);
     pool.configure(before);
-    pool.trim(before.retain_bytes);
     Err(report)
 }
 

@@ -224,6 +224,8 @@ fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_t
     assert_eq!(pool.stats().reserved_bytes, 20 << 20, "10 MiB were needed, twice as much is backed");
     assert!(pool.allocate(mib(30)).is_ok(), "all of the maximum can be had in one piece");
     assert_eq!(pool.stats().reserved_bytes, 40 << 20);
+    let pool = simulated::<I>(config.initial_bytes(80 << 20));
+    assert_eq!(pool.stats().reserved_bytes, 40 << 20, "as much of an initial size as the maximum allows");
 }
 
 /// Of a frame that was zeros once, given up, and backed again by what is not known, nothing is zeros.
