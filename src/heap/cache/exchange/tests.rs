@@ -83,6 +83,9 @@ fn a_cache_whose_memory_was_given_back_is_as_one_that_was_never_used() {
     }
     own.give_back();
     for class in classes() {
+        // SAFETY: 1. The class is one of the host's, and the cache is nobody else's.
+        let loaded = unsafe { Loaded::of(own.leave().as_ptr(), class) };
+        assert!(!hit::push(&loaded, 1) && hit::pop(&loaded) == 0, "{class}: a hit would lose what it pushes");
         assert!(own.used(class).is_none());
         let mut bin = own.bin(class);
         assert_eq!(drained(&mut bin).map(|blocks| blocks.len()), [0, 0]);
