@@ -206,7 +206,9 @@ fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
 #[test]
 fn a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers() {
     alone("a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers", || {
-        let few = || [16, 32, 48].map(|bytes| Vec::from_iter((0..40).map(|_| Live::new(bytes, 5))));
+        // Of hardened heaps with what stands behind a block.
+        let sizes = if cfg!(feature = "hardened") { [8, 16, 32] } else { [16, 32, 48] };
+        let few = || sizes.map(|bytes| Vec::from_iter((0..40).map(|_| Live::new(bytes, 5))));
         let blocks = few();
         let (freed, wait_freed) = mpsc::channel();
         let (wake, woken) = mpsc::channel::<()>();

@@ -78,7 +78,7 @@ fn collects_that_find_a_thread_asleep_need_one_cache_for_all_of_them() {
     if role("vessel") {
         let (woken, wake) = (Barrier::new(2), Barrier::new(2));
         let sleep = || {
-            drop(Live::new(Layout::new::<[u64; 9]>(), 1, false));
+            Live::new(Layout::new::<[u64; 9]>(), 1, false).free();
             woken.wait();
             wake.wait();
         };

@@ -2,7 +2,7 @@
 
 use super::hit::{self, Loaded as _};
 use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
-use crate::heap::{numbers, shared, thread};
+use crate::heap::{errno, numbers, shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
 use crate::space::MappedTables;
 use crate::sync::HostLock;
@@ -47,6 +47,8 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
 #[cold]
 #[inline(never)]
 pub(super) fn widen(class: SizeClass, least: usize) {
+    // Whoever asks has a block already, or is told by the next call: that there are no more to choose from is no failure.
+    let _kept = errno::Kept::now();
     let Some(own) = thread::obtain() else { return };
     let mut bin = own.bin(class);
     let least = least.min(bin.back().capacity / 2);
