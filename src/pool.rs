@@ -381,6 +381,12 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         unsafe { self.shared.let_go() }
     }
 
+    /// Whether somebody holds the lock.
+    #[cfg(all(test, feature = "std", unix, not(democratising_loom)))]
+    pub(crate) fn is_held(&self) -> bool {
+        self.shared.is_held()
+    }
+
     /// Calls `look` with the space. The pool is locked meanwhile.
     ///
     /// # Safety

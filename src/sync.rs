@@ -165,6 +165,12 @@ impl<L: RawMutex, T> Lock<L, T> {
         Held(ManuallyDrop::new(unsafe { self.0.make_guard_unchecked() }))
     }
 
+    /// Whether somebody holds it.
+    #[cfg(all(test, feature = "std", unix, not(democratising_loom)))]
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.is_locked()
+    }
+
     /// The value, where nobody else can have it.
     #[inline]
     pub fn get_mut(&mut self) -> &mut T {

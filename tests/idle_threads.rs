@@ -202,6 +202,35 @@ fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
     });
 }
 
+/// Small blocks that another thread took are collected by whoever frees them, to go back together.
+#[test]
+fn a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers() {
+    alone("a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers", || {
+        // Of hardened heaps with what stands behind a block.
+        let sizes = if cfg!(feature = "hardened") { [8, 16, 32] } else { [16, 32, 48] };
+        let few = || sizes.map(|bytes| Vec::from_iter((0..40).map(|_| Live::new(bytes, 5))));
+        let blocks = few();
+        let (freed, wait_freed) = mpsc::channel();
+        let (wake, woken) = mpsc::channel::<()>();
+        let asleep = thread::spawn(move || {
+            drop(blocks);
+            freed.send(()).unwrap();
+            woken.recv().unwrap();
+        });
+        wait_freed.recv().unwrap();
+        let before = Global::stats();
+        assert!(before.blocks >= 120, "they are in a cache: {before}");
+        gc::collect().unwrap();
+        let after = Global::stats();
+        assert_eq!(after.blocks, 0, "{before}; {after}");
+        // Each of them is somebody's once.
+        let again = few();
+        wake.send(()).unwrap();
+        asleep.join().unwrap();
+        drop((again, few()));
+    });
+}
+
 #[test]
 fn nothing_is_lost_when_caches_are_emptied_under_threads_that_work() {
     alone("nothing_is_lost_when_caches_are_emptied_under_threads_that_work", || {

@@ -488,3 +488,6 @@ impl Forked for ThisHeap {
         unsafe { self.let_go() }
     }
 }
+
+#[cfg(all(test, unix, not(democratising_loom)))]
+mod tests;

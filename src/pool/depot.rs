@@ -133,6 +133,12 @@ where
         unsafe { self.held.let_go() }
     }
 
+    /// Whether somebody holds the lock.
+    #[cfg(all(test, feature = "std", unix, not(democratising_loom)))]
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_held()
+    }
+
     /// What it holds.
     pub fn stats(&self) -> DepotStats {
         let held = self.held.lock();

@@ -335,7 +335,6 @@ fn set(pool: &HostPool, config: PoolConfig) -> Result<(), OutOfMemory> {
     }
     let report = report(config.initial_bytes);
     pool.configure(before);
-    pool.trim(before.retain_bytes);
     Err(report)
 }
 
@@ -366,3 +365,6 @@ pub(crate) fn settings(
         .max_bytes(max_bytes)
         .slack_permille((slack * 1000.0).round() as u32))
 }
+
+#[cfg(all(test, unix, not(democratising_loom)))]
+mod tests;

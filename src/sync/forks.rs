@@ -182,3 +182,6 @@ unsafe extern "C" fn begin() {
     // SAFETY: 1. `hold` called theirs, of each that is in the list.
     list.all[..list.len].iter().flatten().for_each(|one| unsafe { one.begin() });
 }
+
+#[cfg(all(test, unix, not(miri)))]
+pub(crate) mod tests;

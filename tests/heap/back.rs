@@ -1,7 +1,9 @@
 //! Memory that nobody needs goes back.
 
-use crate::common::{Draw, child, role};
+use crate::common::{Draw, Live, child, role};
 use democratising::{Global, gc};
+use std::alloc::Layout;
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,31 @@ fn what_blocks_of_one_size_leave_serves_the_next_size() {
         return;
     }
     let (code, error) = child("back::what_blocks_of_one_size_leave_serves_the_next_size", "phases");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_block_of_a_size_that_few_are_left_of_is_handed_out_once() {
+    if role("few left") {
+        for bytes in [40, 1000, 6000] {
+            let layout = Layout::from_size_align(bytes, 8).unwrap();
+            let take = |count| Vec::from_iter((0..count).map(|at| Live::new(layout, at as u8, false)));
+            let many = (4 << 20) / bytes;
+            // A few are left of each slab: magazines are emptied, and hold fewer from then on.
+            let all = take(many).into_iter().enumerate();
+            let (kept, freed): (Vec<_>, Vec<_>) = all.partition(|(at, _)| at % 10 == 0);
+            freed.into_iter().for_each(|(_, block)| block.free());
+            let kept = Vec::from_iter(kept.into_iter().map(|(_, block)| block));
+            // What is taken now is checked when it comes back, beside what was kept.
+            let again = take(many);
+            let places = HashSet::<usize>::from_iter(kept.iter().chain(&again).map(|block| block.at.addr()));
+            assert_eq!(places.len(), kept.len() + again.len(), "of {bytes} bytes");
+            kept.into_iter().chain(again).for_each(Live::free);
+        }
+        return;
+    }
+    let (code, error) = child("back::a_block_of_a_size_that_few_are_left_of_is_handed_out_once", "few left");
     assert_eq!(code, Some(0), "{error}");
 }
 

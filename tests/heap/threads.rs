@@ -71,6 +71,71 @@ fn a_collect_gives_the_memory_of_caches_back_whose_threads_ended() {
     assert_eq!(code, Some(0), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn collects_that_find_a_thread_asleep_need_one_cache_for_all_of_them() {
+    if role("vessel") {
+        let (woken, wake) = (Barrier::new(2), Barrier::new(2));
+        let sleep = || {
+            Live::new(Layout::new::<[u64; 9]>(), 1, false).free();
+            woken.wait();
+            wake.wait();
+        };
+        thread::scope(|scope| {
+            scope.spawn(sleep);
+            woken.wait();
+            (0..5).for_each(|_| drop(gc::collect().unwrap()));
+            let before = resident_bytes();
+            (0..2000).for_each(|_| drop(gc::collect().unwrap()));
+            let more = resident_bytes().saturating_sub(before);
+            // Before anything is asserted: the scope waits for the thread.
+            wake.wait();
+            assert!(more < 4 << 20, "{more} bytes more after 2000 collects");
+        });
+        return;
+    }
+    let (code, error) =
+        child("threads::collects_that_find_a_thread_asleep_need_one_cache_for_all_of_them", "vessel");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn the_cache_of_a_thread_that_forked_is_emptied_by_other_threads_of_the_child() {
+    if role("forked cache") {
+        // No more than two magazines hold: none of it is in a depot.
+        let fill = || {
+            for bytes in [4000, 8000, 16000, 30000] {
+                let layout = Layout::from_size_align(bytes, 8).unwrap();
+                let blocks = Vec::from_iter((0..12).map(|_| Live::new(layout, 3, false)));
+                blocks.into_iter().for_each(Live::free);
+            }
+        };
+        fill();
+        let ended = fork::in_child(|| {
+            gc::collect().unwrap();
+            fill();
+            let (before, after) = thread::spawn(|| {
+                let before = Global::stats().in_use_bytes;
+                gc::collect().unwrap();
+                (before, Global::stats().in_use_bytes)
+            })
+            .join()
+            .unwrap();
+            after + (300 << 10) < before
+        });
+        assert_eq!(ended, fork::RIGHT);
+        return;
+    }
+    let (code, error) = child(
+        "threads::the_cache_of_a_thread_that_forked_is_emptied_by_other_threads_of_the_child",
+        "forked cache",
+    );
+    assert_eq!(code, Some(0), "{error}");
+}
+
 thread_local! {
     static LAST: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }

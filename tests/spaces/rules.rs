@@ -3,15 +3,16 @@
 use crate::failing::Failing;
 use crate::pools::{MAPPED, mapped, pool, simulated};
 use crate::script::before_failure;
-use allocator_api2::alloc::Allocator;
+use allocator_api2::alloc::{AllocError, Allocator};
 use democratising::arena::{ByFit, ByTree, IndexKind, NoBlock};
 use democratising::error::BadFree;
-use democratising::pool::PoolConfig;
+use democratising::pool::{Pool, PoolConfig};
 use democratising::size::SizeClass;
 use democratising::space::{Contents, Fixed, Geometry, Offset, Simulated, Space};
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 
 /// Fills, frees every other block and asks for more than any hole: steals must happen, and every one of them fails once.
 fn every_kth_request_of_a_fragmented_pool_may_fail<I: IndexKind>() {
@@ -149,6 +150,55 @@ fn a_collection_that_gives_a_block_up_twice_is_stopped_before_anything_is_copied
     }
 }
 
+/// The holes around it begin where the block does not want to, and the one behind is long enough for it to grow in place.
+fn a_block_of_another_alignment_is_where_that_wants_it_and_holds_what_it_held<I: IndexKind>() {
+    type Change<P> = unsafe fn(&P, NonNull<u8>, Layout, Layout) -> Result<NonNull<[u8]>, AllocError>;
+    fn changes<P: Allocator>() -> [Change<P>; 3] {
+        [P::grow, P::grow_zeroed, P::shrink]
+    }
+    let pool = &mapped::<I>(PoolConfig::DEFAULT);
+    let of = |bytes, align| Layout::from_size_align(bytes, align).unwrap();
+    for (bytes, align) in [(100, 64), (100, 1 << 14), (3000, 1 << 12), (100_000, 1 << 18), (300_000, 1 << 21)]
+    {
+        if cfg!(miri) && bytes > 3000 {
+            continue;
+        }
+        for (at, change) in changes().into_iter().enumerate() {
+            for (old, new) in [(8, align), (align, 8), (align / 2, align)] {
+                let (old, strict) = (of(bytes, old), old.max(new));
+                let new = of(if at == 2 { bytes - bytes / 4 } else { bytes + bytes / 4 }, new);
+                let mut others = vec![Pool::allocate(pool, old).unwrap().addr];
+                let block = loop {
+                    let next = Pool::allocate(pool, old).unwrap().addr;
+                    // Where all of them begin well, that is how they are.
+                    if others.len() == 40 || !next.addr().get().is_multiple_of(strict) {
+                        break next;
+                    }
+                    others.push(next);
+                };
+                let behind = Pool::allocate(pool, old).unwrap().addr;
+                for other in others.into_iter().chain([behind]) {
+                    // SAFETY: 1. Nobody uses the block.
+                    unsafe { pool.free(other, old) }.unwrap();
+                }
+                let byte = |at: usize| (at % 251) as u8 + 1;
+                // SAFETY: 1. The block has so many bytes. 2. It is given up for the new one, which is given back with its own layout.
+                unsafe {
+                    (0..bytes).for_each(|at| block.add(at).write(byte(at)));
+                    let moved = change(&pool, block, old, new).unwrap();
+                    let start = moved.cast::<u8>();
+                    assert!(start.addr().get().is_multiple_of(new.align()), "{old:?} to {new:?}: {moved:?}");
+                    assert!((0..bytes.min(new.size())).all(|at| start.add(at).read() == byte(at)));
+                    assert!(at != 1 || (bytes..new.size()).all(|at| start.add(at).read() == 0));
+                    assert_eq!(pool.stats().blocks, 1, "{old:?} to {new:?}");
+                    pool.deallocate(start, new);
+                }
+                assert_eq!((pool.stats().blocks, pool.stats().in_use_bytes), (0, 0));
+            }
+        }
+    }
+}
+
 fn a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was<I: IndexKind>() {
     let mut bytes = Box::<[u8]>::new_uninit_slice(1 << 20);
     let space = Fixed::with_geometry(&mut bytes, Geometry::spans(4 << 10));
@@ -174,6 +224,8 @@ fn growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_t
     assert_eq!(pool.stats().reserved_bytes, 20 << 20, "10 MiB were needed, twice as much is backed");
     assert!(pool.allocate(mib(30)).is_ok(), "all of the maximum can be had in one piece");
     assert_eq!(pool.stats().reserved_bytes, 40 << 20);
+    let pool = simulated::<I>(config.initial_bytes(80 << 20));
+    assert_eq!(pool.stats().reserved_bytes, 40 << 20, "as much of an initial size as the maximum allows");
 }
 
 /// Of a frame that was zeros once, given up, and backed again by what is not known, nothing is zeros.
@@ -236,6 +288,7 @@ with_either_index! {
     a_block_of_somebody_else_is_refused
     a_block_that_is_not_live_is_not_resized
     a_collection_that_gives_a_block_up_twice_is_stopped_before_anything_is_copied
+    a_block_of_another_alignment_is_where_that_wants_it_and_holds_what_it_held
     a_growth_that_the_limit_refuses_leaves_a_fixed_array_as_it_was
     growth_backs_ahead_by_the_factor_and_an_initial_size_does_not_stop_short_of_the_maximum
     a_block_is_said_to_be_zeros_only_where_all_of_it_was_backed_so_and_never_handed_out

@@ -2,7 +2,7 @@
 
 use super::hit::{self, Loaded as _};
 use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
-use crate::heap::{numbers, shared, thread};
+use crate::heap::{errno, numbers, shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
 use crate::space::MappedTables;
 use crate::sync::HostLock;
@@ -47,6 +47,8 @@ pub(super) fn refill(class: SizeClass) -> *mut u8 {
 #[cold]
 #[inline(never)]
 pub(super) fn widen(class: SizeClass, least: usize) {
+    // Whoever asks has a block already, or is told by the next call: that there are no more to choose from is no failure.
+    let _kept = errno::Kept::now();
     let Some(own) = thread::obtain() else { return };
     let mut bin = own.bin(class);
     let least = least.min(bin.back().capacity / 2);
@@ -431,35 +433,4 @@ impl Bin {
 }
 
 #[cfg(all(test, not(democratising_loom)))]
-mod tests {
-    use super::*;
-    use crate::arena::Metadata;
-
-    /// How many magazines lie before the loaded one of a class, and before the one behind it.
-    fn places(own: Own, class: u8) -> [usize; 2] {
-        let bin = own.bin(SizeClass(class));
-        // SAFETY: 1. The cache is made.
-        let start = unsafe { &raw const (*own.0.as_ptr()).magazines }.addr();
-        [bin.top(), bin.back().behind].map(|top| (end(top).addr() - start) / MAGAZINE_BYTES - 1)
-    }
-
-    #[test]
-    fn classes_have_magazines_one_behind_the_other_in_the_order_of_their_first_uses() {
-        let words = size_of::<Cache>().div_ceil(size_of::<u64>());
-        let memory = MappedTables.table::<u64>(words).unwrap().leak();
-        // SAFETY: 1. The memory is a cache's, all zeros, nobody else's, and for good.
-        let own = unsafe { Own::make(NonNull::from(memory).cast(), Tags::none()) };
-        let last = HOST_CLASSES as u8 - 1;
-        assert_eq!([last, 3, 17].map(|class| places(own, class)), [[0, 1], [2, 3], [4, 5]]);
-        assert_eq!([17, last, 3].map(|class| places(own, class)), [[4, 5], [0, 1], [2, 3]], "they keep them");
-        own.empty();
-        own.give_back();
-        assert_eq!(
-            [3, last].map(|class| places(own, class)),
-            [[0, 1], [2, 3]],
-            "one that was given back begins anew"
-        );
-        let all: std::collections::BTreeSet<_> = classes().flat_map(|class| places(own, class.0)).collect();
-        assert_eq!(all.len(), 2 * HOST_CLASSES, "no two classes share one, and there are enough");
-    }
-}
+mod tests;

@@ -148,4 +148,10 @@ impl<L: RawMutex, T: Linked> Caches<L, T> {
         // SAFETY: 1. As the caller promises; no guard outlives a call of this file.
         unsafe { self.0.let_go() }
     }
+
+    /// Whether somebody holds the lock.
+    #[cfg(all(test, feature = "std", unix, not(democratising_loom)))]
+    pub(in crate::heap) fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
 }
