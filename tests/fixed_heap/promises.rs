@@ -61,7 +61,7 @@ fn ranges_that_are_no_memory_are_refused() {
         let wrapping = heap.claim(std::ptr::without_provenance_mut(usize::MAX - 100), 4096);
         assert!(matches!(wrapping, Err(NotClaimed::NoRange { .. })), "{wrapping:?}");
         // Up to the last byte that there is.
-        let last = heap.claim((usize::MAX - 4095) as *mut u8, 4096).unwrap_err();
+        let last = heap.claim(std::ptr::without_provenance_mut(usize::MAX - 4095), 4096).unwrap_err();
         assert!(
             matches!(last, NotClaimed::NoRange { .. }) && last.to_string().contains("the last one"),
             "{last}"
