@@ -22,6 +22,7 @@ mod parallel;
 mod source;
 mod stale;
 mod temp;
+mod timeline;
 
 pub use background::PendingCommit;
 pub use checkpoint::ModelCheckpoint;

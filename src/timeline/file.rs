@@ -19,11 +19,9 @@
 use super::{Action, Event, Frame, NO_STACK, Place, Timeline};
 use crate::error::{DemoError, Result};
 use std::format;
-use std::fs::{File, Permissions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-#[cfg(unix)]
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
@@ -34,45 +32,6 @@ const HEAD: &str = "democratising timeline 1";
 const MOST_LINE_BYTES: u64 = 1 << 20;
 
 impl Timeline {
-    /// Writes it to a file, which is there as a whole or not at all, also after a power loss; of a link, the file that it leads to. An existing
-    /// file keeps its permissions. The module's source describes the format.
-    ///
-    /// # Errors
-    /// [`DemoError::NotDurable`] where the file is in place, but its directory could not be synced. [`DemoError::Io`] when the system
-    /// refuses anything else, and where something stands that is no regular file.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let (path, _permissions) = &place(path.as_ref())?;
-        let failed = |action| move |source| DemoError::Io { action, path: Some(path.to_path_buf()), source };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        // Opened before anything is moved, so that only the sync itself can fail afterwards.
-        #[cfg(unix)]
-        let directory = File::open(folder).map_err(failed("write a timeline beside"))?;
-        #[cfg_attr(not(unix), allow(unused_mut))]
-        let mut builder = tempfile::Builder::new();
-        // As any new file: what the process's mask leaves, not the owner alone. From the start no more may read it than the file before.
-        #[cfg(unix)]
-        builder.permissions(_permissions.clone().unwrap_or(PermissionsExt::from_mode(0o666)));
-        let mut file = builder.tempfile_in(folder).map_err(failed("write a timeline beside"))?;
-        let mut out = BufWriter::new(file.as_file_mut());
-        self.write_to(&mut out).and_then(|()| out.flush()).map_err(failed("write the timeline"))?;
-        drop(out);
-        // The mask has left less of them.
-        #[cfg(unix)]
-        if let Some(permissions) = _permissions {
-            let kept = file.as_file().set_permissions(permissions.clone());
-            kept.map_err(failed("keep the permissions of the timeline"))?;
-        }
-        // Before it is moved: else the name may come to stand for an empty file where there was a whole one.
-        file.as_file().sync_all().map_err(failed("sync the timeline"))?;
-        file.persist(path).map_err(|error| failed("move the timeline to")(error.error))?;
-        #[cfg(unix)]
-        directory.sync_all().map_err(|source| DemoError::NotDurable { path: path.to_path_buf(), source })?;
-        Ok(())
-    }
-
     /// Writes it as [`save`](Self::save) does.
     ///
     /// # Errors
@@ -241,31 +200,6 @@ impl Timeline {
             return Err(format!("no block of {} bytes can be at address {address:x}", more.max(bytes)));
         }
         Ok(Event { time_ns, address, bytes, more, stream, thread, name, stack, place, action })
-    }
-}
-
-/// Where a file is to be written, and the permissions of what stands there: a rename would take the place of a link, a device or a pipe.
-fn place(path: &Path) -> Result<(PathBuf, Option<Permissions>)> {
-    let failed =
-        |source| DemoError::Io { action: "write a timeline at", path: Some(path.to_path_buf()), source };
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => Err(failed(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "what stands there is no regular file; name a file to write",
-        ))),
-        Ok(found) => Ok((path.canonicalize().map_err(failed)?, Some(found.permissions()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A link may lead to what is not there yet, by others too.
-            let mut path = path.to_path_buf();
-            // As many as Linux follows.
-            for _ in 0..40 {
-                let Ok(to) = std::fs::read_link(&path) else { break };
-                path.pop();
-                path.push(to);
-            }
-            Ok((path, None))
-        }
-        Err(error) => Err(failed(error)),
     }
 }
 
