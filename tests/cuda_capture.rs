@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{DemoError, Device, Tensor, cuda, gc};
-use harness::{ALL, EAGER, LAZY, Mode, POISON, in_modes};
+use harness::{ALL, EAGER, LAZY, Mode, POISON, in_soft_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -18,10 +18,7 @@ fn filled(mib: usize, byte: u8) -> Tensor {
 
 #[test]
 fn memory_is_taken_and_given_back_beside_a_capture() {
-    in_modes("memory_is_taken_and_given_back_beside_a_capture", ALL, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("memory_is_taken_and_given_back_beside_a_capture", ALL, || {
         let device = Device::cuda(0).unwrap();
         let [captured, free] = [(); 2].map(|()| cuda::Stream::new(&device).unwrap());
         harness::begin_capture(captured.as_raw());
@@ -46,10 +43,7 @@ fn memory_is_taken_and_given_back_beside_a_capture() {
 
 #[test]
 fn what_a_captured_stream_cannot_do_is_an_error_that_says_so() {
-    in_modes("what_a_captured_stream_cannot_do_is_an_error_that_says_so", ALL, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("what_a_captured_stream_cannot_do_is_an_error_that_says_so", ALL, || {
         let device = Device::cuda(0).unwrap();
         let [captured, other] = [(); 2].map(|()| cuda::Stream::new(&device).unwrap());
         let there = filled(1, 7).to_device_on(&device, &captured).unwrap();
@@ -79,10 +73,7 @@ fn what_a_captured_stream_cannot_do_is_an_error_that_says_so() {
 #[test]
 fn what_is_dropped_amid_a_capture_is_nobody_elses_before_its_stream_has_run() {
     const MODES: &[Mode] = &[EAGER, LAZY, POISON];
-    in_modes("what_is_dropped_amid_a_capture_is_nobody_elses_before_its_stream_has_run", MODES, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("what_is_dropped_amid_a_capture_is_nobody_elses_before_its_stream_has_run", MODES, || {
         let device = Device::cuda(0).unwrap();
         let [captured, other] = [(); 2].map(|()| cuda::Stream::new(&device).unwrap());
         let out = filled(3, 0).to_device(&device).unwrap();
@@ -119,10 +110,7 @@ fn what_is_dropped_amid_a_capture_is_nobody_elses_before_its_stream_has_run() {
 
 #[test]
 fn a_stream_that_is_dropped_amid_its_capture_is_waited_for_later() {
-    in_modes("a_stream_that_is_dropped_amid_its_capture_is_waited_for_later", &[EAGER, LAZY], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_stream_that_is_dropped_amid_its_capture_is_waited_for_later", &[EAGER, LAZY], || {
         let device = Device::cuda(0).unwrap();
         let captured = cuda::Stream::new(&device).unwrap();
         let handle = captured.as_raw();
@@ -140,10 +128,7 @@ fn a_stream_that_is_dropped_amid_its_capture_is_waited_for_later() {
 fn a_buffer_that_a_captured_stream_uses_is_as_usable_afterwards() {
     use cudarc::driver::{CudaContext, DevicePtr};
     use democratising::cuda::DeviceBuf;
-    in_modes("a_buffer_that_a_captured_stream_uses_is_as_usable_afterwards", ALL, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_buffer_that_a_captured_stream_uses_is_as_usable_afterwards", ALL, || {
         Device::cuda(0).unwrap();
         let context = CudaContext::new(0).unwrap();
         let [own, captured] = [(); 2].map(|()| context.new_stream().unwrap());

@@ -11,7 +11,7 @@ mod left;
 mod round;
 
 use democratising::{DemoError, Device, Tensor, cuda, gc};
-use harness::{EAGER, LAZY, Mode, RANGES, in_modes};
+use harness::{EAGER, LAZY, Mode, RANGES, in_modes, in_soft_modes};
 use left::nothing_is_left;
 use round::a_round;
 
@@ -20,10 +20,7 @@ const MIB: usize = 1 << 20;
 #[test]
 fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
     const MODES: &[Mode] = &[EAGER, LAZY, RANGES];
-    in_modes("any_call_of_the_driver_may_fail_once_and_nothing_is_lost", MODES, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("any_call_of_the_driver_may_fail_once_and_nothing_is_lost", MODES, || {
         // The first calls of all belong to the start, and are made to fail in children of their own below.
         a_round().unwrap();
         nothing_is_left();
@@ -66,10 +63,7 @@ fn any_call_of_the_driver_may_fail_once_and_nothing_is_lost() {
 
 #[test]
 fn pinned_memory_is_not_lost_where_the_driver_refuses_to_wait_for_it() {
-    in_modes("pinned_memory_is_not_lost_where_the_driver_refuses_to_wait_for_it", &[LAZY], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("pinned_memory_is_not_lost_where_the_driver_refuses_to_wait_for_it", &[LAZY], || {
         let device = Device::cuda(0).unwrap();
         let here = Tensor::new(&[40 * MIB], vec![7u8; 40 * MIB]).unwrap();
         let copy = || here.to_device(&device);
@@ -129,10 +123,7 @@ fn a_driver_call_that_fails_at_the_start_is_an_error_and_can_be_tried_again() {
 
 #[test]
 fn a_lost_device_is_an_error_that_says_which() {
-    in_modes("a_lost_device_is_an_error_that_says_which", &[EAGER, LAZY], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_lost_device_is_an_error_that_says_which", &[EAGER, LAZY], || {
         let devices = Device::cuda_all().unwrap();
         let held = Tensor::zeros_on(&[MIB], &devices[0]).unwrap();
         let fine = Tensor::zeros_on(&[MIB], &devices[1]).unwrap();

@@ -9,7 +9,7 @@ mod left;
 mod round;
 
 use democratising::{DType, DemoError, Device, Tensor, cuda, gc};
-use harness::{EAGER, LAZY, Mode, POISON, RANGES, in_modes};
+use harness::{EAGER, LAZY, Mode, POISON, RANGES, in_soft_modes};
 use left::nothing_is_left;
 use round::a_round;
 
@@ -26,40 +26,38 @@ fn reserved() -> (u64, u64) {
 #[test]
 fn memory_that_the_driver_does_not_take_back_is_counted_used_and_given_back_later() {
     const MODES: &[Mode] = &[EAGER, LAZY, POISON, RANGES];
-    in_modes("memory_that_the_driver_does_not_take_back_is_counted_used_and_given_back_later", MODES, || {
-        if !harness::is_soft() {
-            return;
-        }
-        let device = Device::cuda(0).unwrap();
-        let mib = |n: usize| Tensor::new(&[n * MIB], vec![5u8; n * MIB]).unwrap().to_device(&device);
-        for call in ["cuMemUnmap", "cuMemFree_v2", "cuMemRelease", "cuEventSynchronize"] {
-            let blocks = [mib(32).unwrap(), mib(32).unwrap()];
-            let (all, _) = reserved();
-            drop(blocks);
-            harness::refuse(call, ALWAYS, 999);
-            gc::collect().unwrap();
-            let (held, idle) = reserved();
-            assert_eq!(held, idle, "{call}: all of it is idle");
-            // What is there counts towards a limit, and serves whoever comes.
-            cuda::set_memory_limit(0, all).unwrap();
-            let again = Tensor::zeros_with(&[32 * MIB], DType::U8, &device)
-                .unwrap_or_else(|error| panic!("{call}: {error}"));
-            assert!(again.to_vec::<u8>().unwrap() == vec![0; 32 * MIB], "{call}");
-            assert!(reserved().0 <= all, "{call}");
-            drop(again);
-            harness::refuse("", 0, 0);
-            cuda::set_memory_limit(0, u64::MAX).unwrap();
-            nothing_is_left();
-        }
-    });
+    in_soft_modes(
+        "memory_that_the_driver_does_not_take_back_is_counted_used_and_given_back_later",
+        MODES,
+        || {
+            let device = Device::cuda(0).unwrap();
+            let mib = |n: usize| Tensor::new(&[n * MIB], vec![5u8; n * MIB]).unwrap().to_device(&device);
+            for call in ["cuMemUnmap", "cuMemFree_v2", "cuMemRelease", "cuEventSynchronize"] {
+                let blocks = [mib(32).unwrap(), mib(32).unwrap()];
+                let (all, _) = reserved();
+                drop(blocks);
+                harness::refuse(call, ALWAYS, 999);
+                gc::collect().unwrap();
+                let (held, idle) = reserved();
+                assert_eq!(held, idle, "{call}: all of it is idle");
+                // What is there counts towards a limit, and serves whoever comes.
+                cuda::set_memory_limit(0, all).unwrap();
+                let again = Tensor::zeros_with(&[32 * MIB], DType::U8, &device)
+                    .unwrap_or_else(|error| panic!("{call}: {error}"));
+                assert!(again.to_vec::<u8>().unwrap() == vec![0; 32 * MIB], "{call}");
+                assert!(reserved().0 <= all, "{call}");
+                drop(again);
+                harness::refuse("", 0, 0);
+                cuda::set_memory_limit(0, u64::MAX).unwrap();
+                nothing_is_left();
+            }
+        },
+    );
 }
 
 #[test]
 fn a_collection_says_what_it_gave_back_where_the_driver_refuses() {
-    in_modes("a_collection_says_what_it_gave_back_where_the_driver_refuses", &[EAGER, RANGES], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_collection_says_what_it_gave_back_where_the_driver_refuses", &[EAGER, RANGES], || {
         let device = Device::cuda(0).unwrap();
         let is_mapped = cuda::get_device_info(&device).unwrap().virtual_memory;
         let block = Tensor::zeros_with(&[32 * MIB], DType::U8, &device).unwrap();
@@ -78,10 +76,7 @@ fn a_collection_says_what_it_gave_back_where_the_driver_refuses() {
 
 #[test]
 fn pinned_memory_that_the_driver_does_not_unpin_is_unpinned_later() {
-    in_modes("pinned_memory_that_the_driver_does_not_unpin_is_unpinned_later", &[EAGER, LAZY], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("pinned_memory_that_the_driver_does_not_unpin_is_unpinned_later", &[EAGER, LAZY], || {
         let device = Device::cuda(0).unwrap();
         let copy = || Tensor::new(&[9 * MIB], vec![5u8; 9 * MIB]).unwrap().to_device(&device).unwrap();
         drop(copy());
@@ -106,10 +101,7 @@ fn pinned_memory_that_the_driver_does_not_unpin_is_unpinned_later() {
 #[test]
 fn several_calls_in_a_row_may_fail_and_nothing_is_lost() {
     const MODES: &[Mode] = &[LAZY, RANGES];
-    in_modes("several_calls_in_a_row_may_fail_and_nothing_is_lost", MODES, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("several_calls_in_a_row_may_fail_and_nothing_is_lost", MODES, || {
         a_round().unwrap();
         nothing_is_left();
         let settled = harness::held();
@@ -154,10 +146,7 @@ fn several_calls_in_a_row_may_fail_and_nothing_is_lost() {
 fn what_is_dropped_after_the_driver_has_ended_is_quiet() {
     use cudarc::driver::{CudaContext, DevicePtr};
     use democratising::cuda::DeviceBuf;
-    in_modes("what_is_dropped_after_the_driver_has_ended_is_quiet", &[EAGER, LAZY, RANGES], || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("what_is_dropped_after_the_driver_has_ended_is_quiet", &[EAGER, LAZY, RANGES], || {
         let device = Device::cuda(0).unwrap();
         let (a, b) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
         let large = Tensor::new(&[5 * MIB], vec![1u8; 5 * MIB]).unwrap().to_device_on(&device, &a).unwrap();
@@ -185,13 +174,10 @@ fn what_is_dropped_after_the_driver_has_ended_is_quiet() {
 
 #[test]
 fn memory_that_the_driver_itself_is_short_of_is_made_and_is_out_of_memory_where_it_cannot_be() {
-    in_modes(
+    in_soft_modes(
         "memory_that_the_driver_itself_is_short_of_is_made_and_is_out_of_memory_where_it_cannot_be",
         &[EAGER, LAZY],
         || {
-            if !harness::is_soft() {
-                return;
-            }
             let device = Device::cuda(0).unwrap();
             let take = |stream: &cuda::Stream| {
                 Tensor::new(&[3 * MIB], vec![1u8; 3 * MIB]).unwrap().to_device_on(&device, stream)

@@ -7,7 +7,7 @@ mod harness;
 mod left;
 
 use democratising::{Device, Tensor, cuda};
-use harness::{EAGER, LAZY, LAZY_POISON, Mode, in_modes};
+use harness::{EAGER, LAZY, LAZY_POISON, Mode, in_modes, in_soft_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -24,10 +24,7 @@ fn waits() -> u64 {
 
 #[test]
 fn a_copy_that_is_over_makes_room_whosever_is_older() {
-    in_modes("a_copy_that_is_over_makes_room_whosever_is_older", LAZIES, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_copy_that_is_over_makes_room_whosever_is_older", LAZIES, || {
         let device = Device::cuda(0).unwrap();
         let (slow, quick) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
         let first = filled(62, 1).to_device_on(&device, &slow).unwrap();
@@ -48,10 +45,7 @@ fn a_copy_that_is_over_makes_room_whosever_is_older() {
 
 #[test]
 fn a_copy_waits_for_no_other_stream_even_where_that_has_all_pinned_memory() {
-    in_modes("a_copy_waits_for_no_other_stream_even_where_that_has_all_pinned_memory", LAZIES, || {
-        if !harness::is_soft() {
-            return;
-        }
+    in_soft_modes("a_copy_waits_for_no_other_stream_even_where_that_has_all_pinned_memory", LAZIES, || {
         let device = Device::cuda(0).unwrap();
         let (slow, quick) = (cuda::Stream::new(&device).unwrap(), cuda::Stream::new(&device).unwrap());
         let first = filled(64, 1).to_device_on(&device, &slow).unwrap();

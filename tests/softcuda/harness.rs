@@ -70,38 +70,43 @@ pub fn folder() -> &'static Path {
 
 /// Runs `test`, which is the body of the test of that name, in a process of its own for each mode.
 pub fn in_modes(name: &str, modes: &[Mode], test: impl FnOnce()) {
+    in_soft_modes(name, modes, test);
+    if std::env::var_os(CHILD).is_none() && has_real_driver() {
+        println!("{name} runs on this machine's own driver too");
+        in_child(name, Mode("the machine's own driver", &[]), None);
+    }
+}
+
+/// The same for what only the software driver can be made to do: on the machine's own it does not run.
+pub fn in_soft_modes(name: &str, modes: &[Mode], test: impl FnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         return test();
     }
-    let run = |mode: Mode, library: Option<&Path>| {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child
-            .args(["--exact", name, "--nocapture", "--test-threads=1"])
-            .env(CHILD, mode.0)
-            .envs(mode.1.iter().copied());
-        child.current_dir(root());
-        if let Some(library) = library {
-            child.env("LD_LIBRARY_PATH", library);
-        }
-        let output = child.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{name}, {}: {}\n{text}\n{}",
-            mode.0,
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-        for line in text.lines().filter(|line| line.starts_with("# ")) {
-            println!("{}: {}", mode.0, &line[2..]);
-        }
-    };
-    for mode in modes {
-        run(*mode, Some(folder()));
+    modes.iter().for_each(|mode| in_child(name, *mode, Some(folder())));
+}
+
+/// Runs the test of that name once more, in a process with that driver.
+fn in_child(name: &str, mode: Mode, library: Option<&Path>) {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, mode.0)
+        .envs(mode.1.iter().copied());
+    child.current_dir(root());
+    if let Some(library) = library {
+        child.env("LD_LIBRARY_PATH", library);
     }
-    if has_real_driver() {
-        println!("{name} runs on this machine's own driver too");
-        run(Mode("the machine's own driver", &[]), None);
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{name}, {}: {}\n{text}\n{}",
+        mode.0,
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for line in text.lines().filter(|line| line.starts_with("# ")) {
+        println!("{}: {}", mode.0, &line[2..]);
     }
 }
 
