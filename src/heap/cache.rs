@@ -66,11 +66,9 @@ pub(super) struct Cache {
     /// Who may touch what follows, and by what the hits do not.
     seat: Seat<HostLock, Word>,
     backs: [Back; HOST_CLASSES],
-    /// How many classes have their magazines: those used first have the first ones, so that the memory of the others is never touched.
-    ready: usize,
     /// Blocks that other threads carved, to go back to the slabs. From here on a cache that is spare may be zeros.
     away: [Away<MOST>; owner::CLASSES],
-    /// Two for each class that was ever used, in the order of their first uses.
+    /// Two for each class that was ever used, in the order of their first uses, so that the memory of the others is never touched.
     magazines: [[Magazine; 2]; HOST_CLASSES],
 }
 

@@ -148,16 +148,15 @@ impl Own {
     /// What the cache has of one class, made ready at its first use.
     fn bin(self, class: SizeClass) -> Bin {
         let (cache, at) = (self.0.as_ptr(), class.0 as usize);
-        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places, and each class takes its magazines once.
+        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places, and those before it have theirs.
         unsafe {
             let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(at);
             let back = (&raw mut (*cache).backs).cast::<Back>().add(at);
             let mut bin = Bin { top, back, class };
             if (*back).behind.is_null() {
-                let next = &mut (*cache).ready;
+                let ready = classes().filter(|&class| self.used(class).is_some()).count();
                 let magazines =
-                    (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(*next).cast::<usize>();
-                *next += 1;
+                    (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(ready).cast::<usize>();
                 let words = MAGAZINE_BYTES / size_of::<usize>();
                 (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
                 (*back).capacity = capacity(class);
@@ -212,7 +211,6 @@ impl Own {
         unsafe {
             (&raw mut (*cache).front.tops).write([no_top(); HOST_CLASSES]);
             (&raw mut (*cache).backs).write_bytes(0, 1);
-            (*cache).ready = 0;
             let start = (&raw mut (*cache).away).cast::<u8>();
             let bytes = size_of::<Cache>() - offset_of!(Cache, away);
             MappedTables::forget(NonNull::new_unchecked(start), bytes);

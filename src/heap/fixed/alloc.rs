@@ -31,17 +31,16 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
                 to
             }
             None => {
-                let to = if global {
+                let elsewhere = if global {
                     NonNull::new(self.take_global_anyhow(state, new))
                 } else {
                     self.take_anyhow(state, new).map(|block| block.0)
                 };
-                match to {
+                match elsewhere {
                     Some(to) => to,
                     // What the program gave back may lie right behind it.
-                    None => {
-                        return if self.held().grew_at_last(at, old, new) { NonNull::new(at) } else { None };
-                    }
+                    None if self.held().grew_at_last(at, old, new) => return NonNull::new(at),
+                    None => return None,
                 }
             }
         };
