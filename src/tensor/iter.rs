@@ -5,6 +5,7 @@
 use super::layout::{Layout, Run, Walk};
 use core::fmt;
 use core::iter::FusedIterator;
+use std::vec::Vec;
 
 /// The elements of a tensor in row-major order; made by [`Tensor::iter`](super::Tensor::iter).
 #[derive(Clone)]
@@ -19,6 +20,21 @@ impl<'a, T> Iter<'a, T> {
     /// The layout lies within `all`.
     pub(super) fn new(all: &'a [T], layout: &Layout) -> Iter<'a, T> {
         Iter { all, walk: layout.walk(), run: Run { start: 0, step: 0, count: 0 } }
+    }
+
+    /// Appends what is left, run by run: `Vec::extend` would ask for one element after the other.
+    pub(super) fn append_to(mut self, vec: &mut Vec<T>)
+    where
+        T: Copy,
+    {
+        while self.run.count > 0 || self.next_run() {
+            let Run { start, step, count } =
+                core::mem::replace(&mut self.run, Run { start: 0, step: 0, count: 0 });
+            match step {
+                1 => vec.extend_from_slice(&self.all[start..start + count]),
+                _ => vec.extend((0..count).map(|i| self.all[start + i * step])),
+            }
+        }
     }
 
     fn next_run(&mut self) -> bool {
@@ -51,7 +67,7 @@ impl<T: Copy> Iterator for Iter<'_, T> {
         (left, Some(left))
     }
 
-    /// Run by run, which a compiler can turn into vector instructions: `sum`, `collect` and `for_each` come here.
+    /// Run by run, which a compiler can turn into vector instructions: `sum` and `for_each` come here.
     fn fold<B, F: FnMut(B, T) -> B>(mut self, init: B, mut f: F) -> B {
         let mut folded = init;
         while self.run.count > 0 || self.next_run() {

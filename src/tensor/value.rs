@@ -224,7 +224,7 @@ impl Tensor {
         let elements = self.iter::<T>()?;
         let mut vec = Vec::new();
         vec.try_reserve_exact(elements.len()).map_err(|_| no_vec(self.byte_len()))?;
-        vec.extend(elements);
+        elements.append_to(&mut vec);
         Ok(vec)
     }
 
