@@ -1,12 +1,12 @@
 //! The arena and the pool at work: pairs, churn, and a recorded training run over simulated device memory.
 
+use benches::{Event, trace};
 use criterion::{BatchSize, Criterion, Throughput, criterion_main};
 use democratising::arena::Unlimited;
 use democratising::space::{Mapped, MappedTables, Simulated};
 use democratising::{Arena, HostLock, Pool, PoolConfig};
 use std::alloc::Layout;
 use std::hint::black_box;
-use std::io::Read;
 
 fn pool() -> Pool<Mapped, HostLock> {
     let space = Mapped::reserve(4 << 30).expect("4 GiB of addresses, or a quarter of that");
@@ -56,33 +56,8 @@ fn churn(c: &mut Criterion) {
     });
 }
 
-enum Event {
-    Allocate(usize, Layout),
-    Free(usize),
-}
-
-fn trace() -> Vec<Event> {
-    let packed = include_bytes!("../tests/data/resnet50_train.trace.gz");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("the trace that is shipped");
-    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).expect("a number");
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split(' ');
-            match words.next() {
-                Some("a") => {
-                    let (id, bytes) = (number(words.next()), number(words.next()));
-                    Some(Event::Allocate(id, Layout::from_size_align(bytes, 1).unwrap()))
-                }
-                Some("f") => Some(Event::Free(number(words.next()))),
-                _ => None,
-            }
-        })
-        .collect()
-}
-
 fn replay(c: &mut Criterion) {
-    let events = trace();
+    let events = trace("resnet50_train");
     let mut group = c.benchmark_group("replay");
     group.throughput(Throughput::Elements(events.len() as u64));
     group.bench_function("resnet50_train, simulated device", |b| {
@@ -93,7 +68,8 @@ fn replay(c: &mut Criterion) {
             |mut arena| {
                 for event in &events {
                     match *event {
-                        Event::Allocate(id, layout) => {
+                        Event::Allocate(id, bytes) => {
+                            let layout = Layout::from_size_align(bytes, 1).unwrap();
                             live[id] = (arena.allocate(layout, &Unlimited).unwrap().addr, layout);
                         }
                         Event::Free(id) => arena.free(live[id].0, live[id].1, &Unlimited).unwrap(),
@@ -106,10 +82,10 @@ fn replay(c: &mut Criterion) {
     });
 }
 
-criterion_main!(benches);
+criterion_main!(measure);
 
 /// Everything this file measures.
-fn benches() {
+fn measure() {
     let mut criterion = Criterion::default().configure_from_args();
     pairs(&mut criterion);
     churn(&mut criterion);

@@ -2,55 +2,28 @@
 //! the crate offset-allocator, which only counts in one range and never asks a driver.
 //!
 //! The software driver's own time for an allocation is an `mmap` and a `munmap`, some microseconds; a real one's is of that order too.
-//! `cargo bench --features cuda --bench device`
+//! `cargo bench -p benches --features cuda --bench device`
 
 #[path = "../tests/softcuda/harness.rs"]
 mod harness;
 
+use benches::{Event, blocks, trace};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use democratising::cuda;
-use flate2::read::GzDecoder;
-use std::io::{BufRead, BufReader};
 use std::process::Command;
 
 /// Set in the child, which finds the software driver.
 const CHILD: &str = "DEMOCRATISING_BENCH_ON_DRIVER";
 
-#[derive(Clone, Copy)]
-enum Event {
-    Take(usize, usize),
-    Give(usize),
-}
-
-fn trace(name: &str) -> Vec<Event> {
-    let path = format!("{}/tests/data/{name}.trace.gz", env!("CARGO_MANIFEST_DIR"));
-    let lines = BufReader::new(GzDecoder::new(std::fs::File::open(path).unwrap())).lines();
-    let event = |line: String| {
-        let mut words = line.split(' ');
-        let kind = words.next()?.to_owned();
-        let id = words.next()?.parse().ok()?;
-        match &*kind {
-            "a" => Some(Event::Take(id, words.next()?.parse().ok()?)),
-            "f" => Some(Event::Give(id)),
-            _ => None,
-        }
-    };
-    lines.filter_map(|line| event(line.unwrap())).collect()
-}
-
-fn ids(events: &[Event]) -> usize {
-    events.iter().filter(|event| matches!(event, Event::Take(..))).count()
-}
-
 fn this_pool(events: &[Event], live: &mut [(u64, usize)]) {
     for event in events {
         match *event {
-            Event::Take(id, bytes) => {
+            Event::Allocate(id, bytes) => {
                 // SAFETY: 1. The default stream lives as long as the device.
                 let at = unsafe { cuda::raw::allocate(bytes, 0, 0) }.unwrap();
                 live[id] = (at, bytes);
             }
-            Event::Give(id) => {
+            Event::Free(id) => {
                 let (at, bytes) = live[id];
                 // SAFETY: 1. As above. 2. Nobody works on the block.
                 unsafe { cuda::raw::free(at, bytes, 0, 0) }.unwrap();
@@ -63,12 +36,12 @@ fn through_cudarc(events: &[Event], live: &mut [(u64, usize)], stream: &cudarc::
     use cudarc::driver::result::{free_async, malloc_async};
     for event in events {
         match *event {
-            Event::Take(id, bytes) => {
+            Event::Allocate(id, bytes) => {
                 // SAFETY: 1. The stream lives, and the block is only counted.
                 live[id].0 = unsafe { malloc_async(stream.cu_stream(), bytes) }.unwrap();
             }
             // SAFETY: 1. As above; it is freed once.
-            Event::Give(id) => unsafe { free_async(live[id].0, stream.cu_stream()) }.unwrap(),
+            Event::Free(id) => unsafe { free_async(live[id].0, stream.cu_stream()) }.unwrap(),
         }
     }
 }
@@ -78,20 +51,20 @@ fn offsets(events: &[Event], live: &mut [Option<offset_allocator::Allocation>]) 
     let mut allocator = offset_allocator::Allocator::with_max_allocs(64 << 20, 100_000u32);
     for event in events {
         match *event {
-            Event::Take(id, bytes) => {
+            Event::Allocate(id, bytes) => {
                 live[id] = Some(allocator.allocate(bytes.div_ceil(256) as u32).unwrap())
             }
-            Event::Give(id) => allocator.free(live[id].take().unwrap()),
+            Event::Free(id) => allocator.free(live[id].take().unwrap()),
         }
     }
 }
 
-fn benches(criterion: &mut Criterion) {
+fn measure(criterion: &mut Criterion) {
     for name in ["resnet50_train", "bert_serve_dynamic"] {
         let events = trace(name);
         let mut group = criterion.benchmark_group("device");
         group.throughput(Throughput::Elements(events.len() as u64)).sample_size(10);
-        let mut live = vec![(0, 0); ids(&events)];
+        let mut live = vec![(0, 0); blocks(&events)];
         group.bench_function(BenchmarkId::new("this pool", name), |b| {
             b.iter(|| this_pool(&events, &mut live))
         });
@@ -100,7 +73,8 @@ fn benches(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("cudarc's alloc and free", name), |b| {
             b.iter(|| through_cudarc(&events, &mut live, &stream));
         });
-        let mut live: Vec<Option<offset_allocator::Allocation>> = (0..ids(&events)).map(|_| None).collect();
+        let mut live: Vec<Option<offset_allocator::Allocation>> =
+            (0..blocks(&events)).map(|_| None).collect();
         group.bench_function(BenchmarkId::new("offset-allocator", name), |b| {
             b.iter(|| offsets(&events, &mut live))
         });
@@ -119,6 +93,6 @@ fn main() {
         std::process::exit(status.unwrap().code().unwrap_or(1));
     }
     let mut criterion = Criterion::default().configure_from_args();
-    benches(&mut criterion);
+    measure(&mut criterion);
     criterion.final_summary();
 }

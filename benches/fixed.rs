@@ -1,6 +1,6 @@
 //! Both span indexes in fixed arrays: how full one is when the first request fails, and what an operation takes.
 //!
-//! `cargo bench --bench fixed` prints both tables. `cargo bench --bench fixed -- INDEX HEAP_BYTES MOST_BYTES STEPS` does
+//! `cargo bench -p benches --bench fixed` prints both tables. `cargo bench -p benches --bench fixed -- INDEX HEAP_BYTES MOST_BYTES STEPS` does
 //! nothing but so many steps on one heap, for a tool that counts instructions: the difference of two runs is the steps'.
 
 use democratising::arena::{Arena, ByFit, ByTree, IndexKind, Sizing, SpanIndex, Unframed, Unlimited};

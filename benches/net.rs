@@ -1,6 +1,6 @@
 //! Connection pools side by side: CPU of a checkout and return, and echoes over loopback. And what a charge costs a tensor.
 //!
-//! `cargo bench --bench net`, or with `-- charges` the latter alone. Every figure is the least of the rounds; the rounds of all pools are interleaved.
+//! `cargo bench -p benches --bench net`, or with `-- charges` the latter alone. Every figure is the least of the rounds; the rounds of all pools are interleaved.
 
 use democratising::net::{ConnectionPool, Manager};
 use democratising::pool::budget::scope::{self, Kind, Scope};
