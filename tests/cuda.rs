@@ -1,21 +1,19 @@
 //! Devices on the software driver, in every mode, and on a real one where there is one.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
+#[path = "softcuda/bytes.rs"]
+mod bytes;
 #[path = "softcuda/harness.rs"]
 mod harness;
 #[path = "softcuda/left.rs"]
 mod left;
 
+use bytes::{all_are, pattern};
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
 use harness::{ALL, EAGER, MAPPED, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
-
-/// `n` distinct bytes.
-fn pattern(n: usize, seed: usize) -> Vec<u8> {
-    (0..n).map(|i| (i.wrapping_mul(31) + seed * 7 + i / 251) as u8).collect()
-}
 
 #[test]
 fn tensors_go_there_and_back_and_keep_their_elements() {
@@ -345,7 +343,7 @@ fn all_of_a_device_can_be_had_in_one_piece_after_any_fragmentation() {
         let half = Tensor::zeros_with(&[total / 2], DType::U8, &device).unwrap();
         assert!(half.device_address().is_some());
         for block in &blocks {
-            assert!(block.to_vec::<u8>().unwrap().iter().all(|&byte| byte == 5), "moved under a live block");
+            assert!(all_are(&block.to_vec::<u8>().unwrap(), 5), "moved under a live block");
         }
         drop((half, blocks));
         let whole = Tensor::zeros_with(&[total], DType::U8, &device).unwrap();
@@ -405,7 +403,7 @@ fn threads_on_streams_of_their_own_share_a_device() {
                         live.push((there.unwrap(), byte));
                         if live.len() > 5 {
                             let (tensor, byte) = live.swap_remove((random >> 40) as usize % live.len());
-                            assert!(tensor.to_vec::<u8>().unwrap().iter().all(|&b| b == byte));
+                            assert!(all_are(&tensor.to_vec::<u8>().unwrap(), byte));
                         }
                     }
                 });

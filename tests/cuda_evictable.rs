@@ -1,11 +1,14 @@
 //! Tensors on a device that give way to the host, and from there to a file.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
+#[path = "softcuda/bytes.rs"]
+mod bytes;
 #[path = "softcuda/harness.rs"]
 mod harness;
 #[path = "softcuda/left.rs"]
 mod left;
 
+use bytes::pattern;
 use democratising::fs::{Evictable, Kept};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DType, DemoError, Device, Tensor, cuda, gc};
@@ -14,8 +17,8 @@ use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
 
-fn pattern(seed: usize) -> Vec<u8> {
-    (0..4 * MIB).map(|i| (i / 64 * 31 + seed * 17) as u8).collect()
+fn elements(seed: usize) -> Vec<u8> {
+    pattern(4 * MIB, seed)
 }
 
 #[test]
@@ -32,7 +35,7 @@ fn a_device_holds_more_than_it_has_by_way_of_the_host_and_of_files() {
             let layers: Vec<Evictable> = (0..8)
                 .map(|i| {
                     scope.run(|| {
-                        let here = Tensor::new(&[4 * MIB], pattern(i)).unwrap();
+                        let here = Tensor::new(&[4 * MIB], elements(i)).unwrap();
                         here.to_device(&device).unwrap().evictable(format!("layer {i}"))
                     })
                 })
@@ -43,7 +46,7 @@ fn a_device_holds_more_than_it_has_by_way_of_the_host_and_of_files() {
                 for i in (0..8).map(|i| (i * 3 + round) % 8) {
                     let there = layers[i].get().unwrap();
                     assert_eq!(there.device(), &device);
-                    assert!(there.to_vec::<u8>().unwrap() == pattern(i), "layer {i}");
+                    assert!(there.to_vec::<u8>().unwrap() == elements(i), "layer {i}");
                     assert!(cuda::get_memory_info(0).unwrap().reserved <= 12 << 20);
                 }
             }
@@ -56,7 +59,7 @@ fn a_device_holds_more_than_it_has_by_way_of_the_host_and_of_files() {
             assert!(matches!(refused, DemoError::OutOfMemory(_)), "{refused}");
             drop(held);
             for (i, layer) in layers.into_iter().enumerate() {
-                assert!(layer.into_tensor().unwrap().to_vec::<u8>().unwrap() == pattern(i));
+                assert!(layer.into_tensor().unwrap().to_vec::<u8>().unwrap() == elements(i));
             }
             gc::collect().unwrap();
             assert!(scope.end().is_nothing());

@@ -1,7 +1,7 @@
 //! Memory: files that stand for physical memory, ranges of addresses, and what can be touched.
 
 use crate::state::{
-    ALREADY_MAPPED, Answer, Code, Handle, INVALID_DEVICE, INVALID_VALUE, Mapping, OUT_OF_MEMORY, State,
+    ALREADY_MAPPED, Answer, Code, Handle, Hole, INVALID_DEVICE, INVALID_VALUE, Mapping, OUT_OF_MEMORY, State,
 };
 use libc::{
     FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE,
@@ -10,6 +10,8 @@ use libc::{
 
 /// What handles and their addresses are multiples of.
 pub const GRANULARITY: usize = 2 << 20;
+/// Of what a device's file holds and nobody has: pages that are kept cost no faults, whatever is in them is garbage to the next.
+const KEPT: usize = 256 << 20;
 const FRESH: u8 = 0xCD;
 const FREED: u8 = 0xDD;
 
@@ -148,9 +150,13 @@ impl State {
                 file
             }
         };
-        let hole = physical.file_holes.iter().rposition(|&(_, len)| len == bytes);
+        let hole = physical.file_holes.iter().rposition(|hole| hole.bytes == bytes);
         let offset = match hole {
-            Some(hole) => physical.file_holes.swap_remove(hole).0,
+            Some(hole) => {
+                let hole = physical.file_holes.swap_remove(hole);
+                physical.file_kept -= if hole.kept { bytes } else { 0 };
+                hole.offset
+            }
             None => {
                 let offset = physical.file_end;
                 physical.file_end += bytes;
@@ -180,8 +186,11 @@ impl State {
         let Some(held) = self.handles.remove(&handle) else { return };
         let device = &mut self.devices[held.device];
         device.used_bytes -= held.bytes;
-        device.file_holes.push((held.offset, held.bytes));
-        if let Some(file) = device.file {
+        let kept = device.file_kept + held.bytes <= KEPT;
+        device.file_holes.push(Hole { offset: held.offset, bytes: held.bytes, kept });
+        if kept {
+            device.file_kept += held.bytes;
+        } else if let Some(file) = device.file {
             let how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
             // SAFETY: 1. The descriptor is ours, and nobody maps that part of it.
             unsafe { libc::fallocate(file, how, held.offset as i64, held.bytes as i64) };

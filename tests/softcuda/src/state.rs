@@ -63,11 +63,21 @@ pub struct Device {
     pub used_bytes: usize,
     /// The file in memory, made when first needed.
     pub file: Option<c_int>,
-    /// Where the file ends, and what was given back before it: offset and length.
+    /// Where the file ends, and what was given back before it.
     pub file_end: usize,
-    pub file_holes: Vec<(usize, usize)>,
+    pub file_holes: Vec<Hole>,
+    /// Bytes of the holes that still have their pages.
+    pub file_kept: usize,
     pub primary: i32,
     pub lost: bool,
+}
+
+/// A part of a device's file that nobody has.
+pub struct Hole {
+    pub offset: usize,
+    pub bytes: usize,
+    /// Whether it still has its pages.
+    pub kept: bool,
 }
 
 /// A handle of physical memory.
@@ -120,6 +130,7 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
             file: None,
             file_end: 0,
             file_holes: Vec::new(),
+            file_kept: 0,
             primary: 0,
             lost: false,
         })
