@@ -244,7 +244,7 @@ fn a_block_that_changes_its_alignment_has_it_and_keeps_its_bytes() {
         for bytes in [1, 48, 80, 1000, 5000, 100_000] {
             let (old, new) = (Layout::from_size_align(bytes, 16), Layout::from_size_align(2 * bytes, align));
             let (old, new) = (old.unwrap(), new.unwrap());
-            let is_kept = |block: &[u8]| block[..bytes].iter().all(|byte| *byte == 5);
+            let is_kept = |block: &[u8]| block[..bytes] == vec![5; bytes];
             // SAFETY: 1. Each block comes from there with the layout that is told, has its bytes, and is used no more once it is given.
             unsafe {
                 let mut block = Global.allocate(old).unwrap();
