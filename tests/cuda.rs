@@ -10,7 +10,7 @@ mod left;
 
 use bytes::{all_are, pattern};
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda, gc};
-use harness::{ALL, EAGER, MAPPED, RANGES, in_modes};
+use harness::{ALL, EAGER, LAZY, MAPPED, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
@@ -95,6 +95,76 @@ fn tensors_go_from_device_to_device_while_their_sources_are_dropped() {
             drop(overwriting);
             assert!(third.to_vec::<u8>().unwrap() == elements, "round {round}");
         }
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_tensor_on_a_device_is_shown_like_one_on_the_host_without_a_copy_of_it() {
+    use democratising::pool::budget::scope::{Kind, Scope};
+    in_modes("a_tensor_on_a_device_is_shown_like_one_on_the_host_without_a_copy_of_it", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        let here = Tensor::new(&[400, 3000], (0..1_200_000).collect::<Vec<i32>>()).unwrap();
+        let there = here.to_device(&device).unwrap();
+        let shapes: [fn(&Tensor) -> Tensor; 5] = [
+            |all| all.clone(),
+            |all| all.transpose(0, 1).unwrap(),
+            |all| all.narrow(1, 2345, 1).unwrap(),
+            |all| all.reshape(&[10, 40, 30, 100]).unwrap(),
+            |all| all.narrow(0, 7, 0).unwrap(),
+        ];
+        let scope = Scope::process().child("shown");
+        scope.set_limit(Kind::HostBytes, 1 << 20);
+        for view in shapes {
+            let text = scope.run(|| view(&there).to_string());
+            assert_eq!(text, view(&here).to_string().replace("I32]", "I32, cuda:0]"));
+        }
+        assert!(scope.peak(Kind::HostBytes) < 256 << 10, "{}", scope.peak(Kind::HostBytes));
+        // Nor is there one beside a vector of its elements.
+        scope.set_limit(Kind::HostBytes, 3 << 20);
+        assert!(scope.run(|| there.to_vec::<i32>()).unwrap() == here.to_vec::<i32>().unwrap());
+        let error = there.to_vec::<f32>().unwrap_err();
+        assert!(matches!(error, DemoError::DTypeMismatch { .. }), "{error}");
+        drop(there);
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn a_checkpoint_is_saved_from_a_device_and_loaded_to_it_by_little_memory_of_the_host() {
+    use democratising::fs::ModelCheckpoint;
+    use democratising::pool::budget::scope::{Kind, Scope};
+    const NAME: &str = "a_checkpoint_is_saved_from_a_device_and_loaded_to_it_by_little_memory_of_the_host";
+    in_modes(NAME, &[LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        let elements: Vec<_> = (0..3).map(|seed| pattern(45 * MIB + seed, seed)).collect();
+        let on_device = |bytes: &Vec<u8>| Tensor::new(&[bytes.len()], &bytes[..])?.to_device(&device);
+        let tensors: Vec<_> = elements.iter().map(|bytes| on_device(bytes).unwrap()).collect();
+        let flags = Tensor::new(&[3], [true, false, true]).unwrap().to_device(&device).unwrap();
+        let folder = democratising::tempfile::tempdir().unwrap();
+        let path = folder.path().join("layers.safetensors");
+        let scope = Scope::process().child("on the way");
+        scope.set_limit(Kind::HostBytes, 4 << 20);
+        scope
+            .run(|| {
+                let mut writer = ModelCheckpoint::create(&path)?.add("flags", &flags)?;
+                for (name, tensor) in ["a", "b", "c"].iter().zip(&tensors) {
+                    writer = writer.add(*name, tensor)?;
+                }
+                writer.commit()
+            })
+            .unwrap();
+        drop(tensors);
+        // Two of the three at once, where each of them alone would do.
+        scope.set_limit(Kind::HostBytes, 100 << 20);
+        let loaded = scope.run(|| ModelCheckpoint::load(&path)?.load_to(&device)).unwrap();
+        assert_eq!(loaded.len(), 4);
+        assert_eq!(loaded["flags"], flags);
+        for (name, bytes) in ["a", "b", "c"].iter().zip(&elements) {
+            assert_eq!(loaded[*name].device(), &device);
+            assert!(loaded[*name].to_vec::<u8>().unwrap() == *bytes, "{name}");
+        }
+        drop((loaded, flags));
         nothing_is_left();
     });
 }

@@ -154,10 +154,11 @@ impl<'a> Output<'a> {
             }
             Ok(_) | Err(DemoError::NotContiguous { .. } | DemoError::WrongDevice { .. }) => {
                 let mut piece = core::mem::take(&mut self.piece);
-                if piece.is_empty() {
-                    piece = std::vec![0; GATHERED_BYTES].into();
+                let wanted = if tensor.device().is_host() { GATHERED_BYTES } else { UNIT_BYTES };
+                if piece.len() < wanted {
+                    piece = std::vec![0; wanted].into();
                 }
-                let result = tensor.gather_pieces(&mut piece, &mut |bytes| {
+                let result = tensor.gather_pieces(&mut piece[..wanted], &mut |bytes| {
                     if !native {
                         swap_bytes(bytes, element_bytes);
                     }

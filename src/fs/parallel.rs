@@ -23,6 +23,9 @@ use std::vec::Vec;
 /// What one thread takes at a time.
 const SHARE_BYTES: usize = 8 << 20;
 
+/// What is on the host at once on its way to another device.
+const ON_THE_WAY_BYTES: usize = 128 << 20;
+
 /// What is read by one call, and summed while it is in the cache.
 const READ_BYTES: usize = 512 << 10;
 
@@ -33,7 +36,8 @@ impl Checkpoint {
     /// Reads all tensors into memory of a device, by large reads on several threads; checksums are compared on the way.
     /// Nothing of the file stays mapped for them.
     ///
-    /// Tensors that are views of one storage share it here too.
+    /// Tensors that are views of one storage share it on the host here too. On the way to another device 128 MiB are on the host at most, or the
+    /// longest tensor.
     ///
     /// A file that was cut short before is an error. One that is cut short meanwhile is one where it is read; where it lies in large
     /// pages (Linux on x86-64) it is copied out of the mapping, and that may stop the process by SIGBUS, as [`Checkpoint`] says.
@@ -44,20 +48,23 @@ impl Checkpoint {
     pub fn load_to(&self, device: &Device) -> Result<BTreeMap<String, Tensor>> {
         let inner = &*self.inner;
         let blocks = blocks(inner);
-        let storages = read(inner, &blocks).map_err(|error| self.named(error))?;
         let mut tensors = BTreeMap::new();
-        for (name, entry) in &inner.entries {
-            let tensor = match entry {
-                Entry::Plain(plain) if is_bulk(plain) => {
-                    let Some(at) = blocks.binary_search(&Block::of(plain)).ok() else {
-                        unreachable!("the blocks are those of these entries")
-                    };
-                    plain.seen(storages[at].clone())?
+        for some in groups(&blocks, if device.is_host() { usize::MAX } else { ON_THE_WAY_BYTES }) {
+            let storages = read(inner, some).map_err(|error| self.named(error))?;
+            for (name, entry) in &inner.entries {
+                if let Entry::Plain(plain) = entry
+                    && is_bulk(plain)
+                    && let Ok(at) = some.binary_search(&Block::of(plain))
+                {
+                    tensors.insert(name.clone(), plain.seen(storages[at].clone())?.to_device(device)?);
                 }
-                // Compressed, read already, or nothing that can be: as get() has it.
-                _ => self.get(name)?,
-            };
-            tensors.insert(name.clone(), tensor.to_device(device)?);
+            }
+        }
+        for name in inner.entries.keys() {
+            // Compressed, read already, or nothing that can be: as get() has it.
+            if !tensors.contains_key(name) {
+                tensors.insert(name.clone(), self.get(name)?.to_device(device)?);
+            }
         }
         Ok(tensors)
     }
@@ -85,6 +92,22 @@ impl Block {
 /// What is read here: elements that stand in the file as in memory, and whose bytes need no look.
 fn is_bulk(plain: &Plain) -> bool {
     !plain.swapped && plain.dtype != DType::Bool && !plain.range.is_empty()
+}
+
+/// The same blocks, so many in each group that they have no more bytes, or one.
+fn groups(blocks: &[Block], most_bytes: usize) -> impl Iterator<Item = &[Block]> {
+    let mut rest = blocks;
+    core::iter::from_fn(move || {
+        let mut bytes = 0usize;
+        let fits = |block: &&Block| {
+            bytes = bytes.saturating_add(block.range().len());
+            bytes <= most_bytes
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (group, later) = rest.split_at_checked(count)?;
+        rest = later;
+        Some(group)
+    })
 }
 
 /// What is to be read, each once, in the order of the file.

@@ -6,7 +6,7 @@ use super::compare::with_type;
 use super::dtype::DType;
 use super::element::Element;
 use super::value::Tensor;
-use crate::device::Device;
+use crate::error::Result;
 use crate::size::MAX_RANK;
 use core::fmt::{self, Write};
 use std::format;
@@ -19,6 +19,8 @@ const MOST_SHOWN: usize = 1000;
 const EDGE: usize = 3;
 /// How long lines may become.
 const LINE: usize = 80;
+/// Bytes between two elements on a device for which both are copied at once.
+const NEAR_BYTES: usize = 4 << 10;
 /// Digits behind the point, unless the caller asks for another number.
 const DECIMALS: usize = 4;
 
@@ -64,7 +66,7 @@ printed! {
 }
 
 /// The elements in rows and columns, then shape and dtype. More than a thousand are shown by their ends; `{:.2}` asks for
-/// two digits behind the point.
+/// two digits behind the point. Of a tensor on a device what is shown is copied to the host, and no more.
 ///
 /// ```
 /// use democratising::Tensor;
@@ -75,36 +77,53 @@ printed! {
 /// ```
 impl fmt::Display for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.is_on_host() {
-            match self.to_device(&Device::host()) {
-                Ok(here) => with_type!(self.dtype(), print(&here, f))?,
-                Err(error) => write!(f, "({error})")?,
-            }
-            return write!(f, "\nTensor[{:?}, {}, {}]", self.shape(), self.dtype(), self.device());
-        }
         with_type!(self.dtype(), print(self, f))?;
-        write!(f, "\nTensor[{:?}, {}]", self.shape(), self.dtype())
+        write!(f, "\nTensor[{:?}, {}", self.shape(), self.dtype())?;
+        if !self.is_on_host() {
+            write!(f, ", {}", self.device())?;
+        }
+        f.write_char(']')
     }
 }
 
 fn print<T: Printed>(tensor: &Tensor, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let all = match tensor.storage.as_slice::<T>() {
-        Ok(Some(all)) => all,
+    let edge = if tensor.len() > MOST_SHOWN { EDGE } else { usize::MAX };
+    let mut places = Vec::new();
+    shown(tensor.shape(), edge, &mut |index| {
+        let steps = index.iter().zip(tensor.strides()).map(|(i, stride)| i * stride);
+        places.push(tensor.layout.offset() + steps.sum::<usize>());
+    });
+    let numbers = match numbers::<T>(tensor, &places) {
+        Ok(Some(numbers)) => numbers,
         Ok(None) => return f.write_str("(no elements of this dtype)"),
         Err(error) => return write!(f, "({error})"),
     };
-    let edge = if tensor.len() > MOST_SHOWN { EDGE } else { usize::MAX };
-    let at = |index: &[usize]| {
-        let steps = index.iter().zip(tensor.strides()).map(|(i, stride)| i * stride);
-        all[tensor.layout.offset() + steps.sum::<usize>()].number()
-    };
-    let mut numbers = Vec::new();
-    shown(tensor.shape(), edge, &mut |index| numbers.push(at(index)));
     let style = Style::of(&numbers, f.precision().unwrap_or(DECIMALS));
     let cells: Vec<String> = numbers.into_iter().map(|number| style.cell(number)).collect();
     let width = cells.iter().map(String::len).max().unwrap_or(0);
     let mut cells = cells.iter();
     rows(f, tensor.shape(), 0, edge, width, &mut cells)
+}
+
+/// What is at those places of a tensor's storage. Of what is on a device nothing else is copied, but what lies between two of them that are near.
+fn numbers<T: Printed>(tensor: &Tensor, places: &[usize]) -> Result<Option<Vec<Number>>> {
+    if tensor.is_on_host() {
+        let all = tensor.storage.as_slice::<T>()?;
+        return Ok(all.map(|all| places.iter().map(|&place| all[place].number()).collect()));
+    }
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    let mut parts = Vec::new();
+    for near in sorted.chunk_by(|one, next| next - one <= NEAR_BYTES / size_of::<T>()) {
+        let (first, last) = (near[0], near[near.len() - 1]);
+        parts.push((first, tensor.storage.on_host(first..last + 1)?));
+    }
+    let number = |&place: &usize| {
+        let behind = parts.partition_point(|(first, _)| *first <= place);
+        let (first, part) = &parts[behind - 1];
+        Ok(part.as_slice::<T>()?.map(|part| part[place - first].number()))
+    };
+    places.iter().map(number).collect()
 }
 
 /// The indices of a dimension that are shown, with a gap before those at its end.

@@ -155,7 +155,7 @@ impl Storage {
         let mut storage = Self::zeros(dtype, elements)?;
         let bytes = storage.bytes_mut()?;
         write(bytes)?;
-        check_bools(dtype, bytes)?;
+        check_bools(dtype, 0, bytes)?;
         Ok(storage)
     }
 
@@ -183,7 +183,7 @@ impl Storage {
             return Ok(Storage { place: Place::uncharged(Block::Mapped(mapped)), dtype, elements });
         }
         let mut copy = Self::copy_bytes(dtype, elements, mapped.bytes()?)?;
-        check_bools(dtype, copy.as_bytes()?)?;
+        check_bools(dtype, 0, copy.as_bytes()?)?;
         if swapped {
             copy.bytes_mut()?.chunks_exact_mut(dtype.size_bytes()).for_each(<[u8]>::reverse);
         }
@@ -215,7 +215,7 @@ impl Storage {
             return Ok(Storage { place: Place::uncharged(Block::Foreign(foreign)), dtype, elements });
         }
         let copy = Self::copy_bytes(dtype, elements, foreign.bytes())?;
-        check_bools(dtype, copy.as_bytes()?)?;
+        check_bools(dtype, 0, copy.as_bytes()?)?;
         Ok(copy)
     }
 
@@ -487,13 +487,14 @@ fn inline_bytes_mut(inline: &mut Inline) -> &mut [u8] {
     unsafe { slice::from_raw_parts_mut(inline.as_mut_ptr().cast(), INLINE_BYTES) }
 }
 
-fn check_bools(dtype: DType, bytes: &[u8]) -> Result<()> {
+/// Whether bytes are values of the dtype, of which the element `first` is the first.
+pub(super) fn check_bools(dtype: DType, first: usize, bytes: &[u8]) -> Result<()> {
     match (dtype == DType::Bool).then(|| bytes.iter().position(|&byte| byte > 1)).flatten() {
         None => Ok(()),
         Some(i) => Err(DemoError::Format {
             format: "BOOL elements",
             path: None,
-            at: format!(" element {i}"),
+            at: format!(" element {}", first + i),
             problem: format!("a bool is stored as 0 or 1, not {}", bytes[i]),
         }),
     }

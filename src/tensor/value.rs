@@ -8,7 +8,7 @@ use super::elements::{IntoElements, sealed::IntoStorage};
 use super::extent::Extent;
 use super::iter::Iter;
 use super::layout::Layout;
-use super::storage::Storage;
+use super::storage::{Storage, check_bools};
 use crate::device::Device;
 use crate::error::{DemoError, OutOfMemory, Result};
 use crate::size::Shape;
@@ -38,6 +38,9 @@ pub struct Tensor {
     pub(super) layout: Layout,
     pub(super) device: Device,
 }
+
+/// What is copied at once from a device to a vector.
+const PIECE_BYTES: usize = 2 << 20;
 
 impl Tensor {
     /// A tensor on the host of these elements: a `Vec<T>`, `[T; N]`, `&[T]` or
@@ -95,12 +98,24 @@ impl Tensor {
         Tensor { layout, ..self }
     }
 
-    /// Copies the elements in row-major order to `piece`, as many as fit, and hands each filled piece on.
+    /// Copies the elements in row-major order to `piece`, as many as fit, and hands each filled piece on. Of what is on a device no more than
+    /// that is on the host at once, but for a view whose elements lie apart.
     pub(crate) fn gather_pieces(
         &self,
         piece: &mut [u8],
         hand_on: &mut dyn FnMut(&mut [u8]) -> Result<()>,
     ) -> Result<()> {
+        if let (Some(memory), Ok(range)) = (self.storage.device_memory(), self.in_one_piece()) {
+            let element_bytes = self.dtype().size_bytes();
+            let (room, end) = (piece.len() / element_bytes * element_bytes, range.end * element_bytes);
+            for at in (range.start * element_bytes..end).step_by(room) {
+                let out = &mut piece[..room.min(end - at)];
+                memory.read(at, out)?;
+                check_bools(self.dtype(), at / element_bytes - range.start, out)?;
+                hand_on(out)?;
+            }
+            return Ok(());
+        }
         if !self.device.is_host() {
             return self.to_device(&Device::host())?.gather_pieces(piece, hand_on);
         }
@@ -218,13 +233,26 @@ impl Tensor {
     /// [`DemoError::DTypeMismatch`] where they are no `T`, [`DemoError::OutOfMemory`] where there is no room,
     /// [`DemoError::Format`] where they are in a file whose bytes are damaged.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        if !self.device.is_host() {
-            return self.to_device(&Device::host())?.to_vec();
-        }
-        let elements = self.iter::<T>()?;
         let mut vec = Vec::new();
-        vec.try_reserve_exact(elements.len()).map_err(|_| no_vec(self.byte_len()))?;
-        elements.append_to(&mut vec);
+        let mut reserve = || vec.try_reserve_exact(self.len()).map_err(|_| no_vec(self.byte_len()));
+        match self.in_one_piece() {
+            _ if self.device.is_host() => {
+                let elements = self.iter::<T>()?;
+                reserve()?;
+                elements.append_to(&mut vec);
+            }
+            // Beside the vector no more than a piece is on the host at once.
+            Ok(range) if T::DTYPE == self.dtype() => {
+                reserve()?;
+                let most = PIECE_BYTES / size_of::<T>();
+                for start in range.clone().step_by(most) {
+                    let piece = self.storage.on_host(start..range.end.min(start + most))?;
+                    vec.extend_from_slice(piece.as_slice::<T>()?.ok_or_else(|| self.mismatch::<T>())?);
+                }
+            }
+            Ok(_) => return Err(self.mismatch::<T>()),
+            Err(_) => return self.to_device(&Device::host())?.to_vec(),
+        }
         Ok(vec)
     }
 
