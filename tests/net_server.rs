@@ -10,7 +10,7 @@ use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DemoError, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -481,12 +481,12 @@ async fn everything_is_closed_when_the_server_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_connections_come_and_go_and_the_limit_holds() {
     let (address, shutdown, scope, serving) = start(bound().await.max_connections(50));
-    let left = Arc::new(AtomicUsize::new(10_000));
+    let left = Arc::new(AtomicIsize::new(10_000));
     let mut clients = Vec::new();
     for _ in 0..100 {
         let left = Arc::clone(&left);
         clients.push(tokio::spawn(async move {
-            while left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            while left.fetch_sub(1, SeqCst) > 0 {
                 let mut client = TcpStream::connect(address).await.unwrap();
                 ping(&mut client).await.unwrap();
                 // Reset, so that ten thousand ports are not kept for a minute.

@@ -1,5 +1,10 @@
 //! Credit in a tree of accounts under every interleaving: no limit exceeded, nobody refused what fits, nothing lost or counted twice.
 
+#![allow(
+    deprecated,
+    reason = "later compilers have another name for `fetch_update`, which loom and 1.88 do not know"
+)]
+
 use democratising::pool::budget::credit::Credit;
 use democratising::pool::budget::tree::{AccountId, Tree};
 use loom_tests::{Arc, Mutex, model, thread};

@@ -182,10 +182,9 @@ impl Pressure {
             let given =
                 [Resource::HostBytes, Resource::MappedBytes].map(|resource| collected.amount(resource));
             let given = given[0].saturating_add(given[1]);
-            // Relaxed: a count that says nothing about others. It stops at the top.
-            let _ = counts
-                .given_bytes
-                .fetch_update(Relaxed, Relaxed, |before| Some(before.saturating_add(given)));
+            // Relaxed: counts that say nothing about others, and that this thread alone writes. This one stops at the top.
+            let before = counts.given_bytes.load(Relaxed);
+            counts.given_bytes.store(before.saturating_add(given), Relaxed);
             counts.collections.fetch_add(1, Relaxed);
         }
     }
