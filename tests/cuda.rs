@@ -170,6 +170,36 @@ fn a_checkpoint_is_saved_from_a_device_and_loaded_to_it_by_little_memory_of_the_
 }
 
 #[test]
+fn a_byte_that_is_no_bool_is_told_by_its_place_in_the_tensor_whatever_reads_it() {
+    use democratising::fs::ModelCheckpoint;
+    in_modes(
+        "a_byte_that_is_no_bool_is_told_by_its_place_in_the_tensor_whatever_reads_it",
+        &[EAGER, RANGES],
+        || {
+            const AT: usize = 5 * MIB / 2;
+            let device = Device::cuda(0).unwrap();
+            let stream = cuda::Stream::new(&device).unwrap();
+            let all = Tensor::zeros_with(&[3 * MIB + 100], DType::Bool, &device).unwrap();
+            all.used_on(&stream).unwrap();
+            let flags = all.narrow(0, 100, 3 * MIB).unwrap();
+            harness::fill(flags.device_address().unwrap() + AT as u64, 7, 1, stream.as_raw());
+            stream.synchronize().unwrap();
+            let folder = democratising::tempfile::tempdir().unwrap();
+            let saved =
+                || ModelCheckpoint::create(folder.path().join("flags"))?.add("flags", &flags)?.commit();
+            for error in
+                [flags.to_vec::<bool>().map(drop), flags.to_device(&Device::host()).map(drop), saved()]
+            {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains(&format!("element {AT}:")) && error.contains("not 7"), "{error}");
+            }
+            drop((all, flags, stream));
+            nothing_is_left();
+        },
+    );
+}
+
+#[test]
 fn a_source_may_be_dropped_and_changed_while_its_copy_is_under_way() {
     in_modes("a_source_may_be_dropped_and_changed_while_its_copy_is_under_way", ALL, || {
         let device = Device::cuda(0).unwrap();

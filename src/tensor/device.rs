@@ -59,10 +59,10 @@ impl Tensor {
     /// A copy on the host.
     fn on_host(&self) -> Result<Tensor> {
         match self.in_one_piece() {
-            Ok(range) => Ok(self.put(self.storage.on_host(range)?, &Device::host())),
+            Ok(range) => Ok(self.put(self.storage.on_host(range, 0)?, &Device::host())),
             // Of a view whose elements lie apart, everything between them is copied too.
             Err(_) => {
-                let storage = self.storage.on_host(0..self.storage.elements())?;
+                let storage = self.storage.on_host(0..self.storage.elements(), 0)?;
                 Ok(Tensor { storage, layout: self.layout, device: Device::host() })
             }
         }

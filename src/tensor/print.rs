@@ -116,7 +116,7 @@ fn numbers<T: Printed>(tensor: &Tensor, places: &[usize]) -> Result<Option<Vec<N
     let mut parts = Vec::new();
     for near in sorted.chunk_by(|one, next| next - one <= NEAR_BYTES / size_of::<T>()) {
         let (first, last) = (near[0], near[near.len() - 1]);
-        parts.push((first, tensor.storage.on_host(first..last + 1)?));
+        parts.push((first, tensor.storage.on_host(first..last + 1, first)?));
     }
     let number = |&place: &usize| {
         let behind = parts.partition_point(|(first, _)| *first <= place);

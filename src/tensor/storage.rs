@@ -366,13 +366,17 @@ impl Storage {
         Ok(Storage { place, dtype: self.dtype, elements })
     }
 
-    /// A copy on the host, of some elements.
-    pub(crate) fn on_host(&self, range: Range<usize>) -> Result<Storage> {
+    /// A copy on the host, of some elements; `first` is what an error calls the first of them.
+    pub(crate) fn on_host(&self, range: Range<usize>, first: usize) -> Result<Storage> {
         let element_bytes = self.dtype.size_bytes();
         match &self.place {
-            Place::Device(lent) => Storage::filled(self.dtype, range.len(), |out| {
-                lent.memory.read(range.start * element_bytes, out)
-            }),
+            Place::Device(lent) => {
+                let mut storage = Self::zeros(self.dtype, range.len())?;
+                let bytes = storage.bytes_mut()?;
+                lent.memory.read(range.start * element_bytes, bytes)?;
+                check_bools(self.dtype, first, bytes)?;
+                Ok(storage)
+            }
             _ => Storage::copy_bytes(
                 self.dtype,
                 range.len(),

@@ -246,7 +246,8 @@ impl Tensor {
                 reserve()?;
                 let most = PIECE_BYTES / size_of::<T>();
                 for start in range.clone().step_by(most) {
-                    let piece = self.storage.on_host(start..range.end.min(start + most))?;
+                    let end = range.end.min(start + most);
+                    let piece = self.storage.on_host(start..end, start - range.start)?;
                     vec.extend_from_slice(piece.as_slice::<T>()?.ok_or_else(|| self.mismatch::<T>())?);
                 }
             }
