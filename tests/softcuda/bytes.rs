@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-/// `n` bytes in which each 64,256 are as the last, and no fewer are.
+/// `n` bytes that repeat after 64,256, and not before.
 pub fn pattern(n: usize, seed: usize) -> Vec<u8> {
     let period = 256 * 251;
     let mut bytes: Vec<u8> =

@@ -152,11 +152,7 @@ impl State {
         };
         let hole = physical.file_holes.iter().rposition(|hole| hole.bytes == bytes);
         let offset = match hole {
-            Some(hole) => {
-                let hole = physical.file_holes.swap_remove(hole);
-                physical.file_kept -= if hole.kept { bytes } else { 0 };
-                hole.offset
-            }
+            Some(hole) => physical.file_holes.swap_remove(hole).offset,
             None => {
                 let offset = physical.file_end;
                 physical.file_end += bytes;
@@ -186,11 +182,12 @@ impl State {
         let Some(held) = self.handles.remove(&handle) else { return };
         let device = &mut self.devices[held.device];
         device.used_bytes -= held.bytes;
-        let kept = device.file_kept + held.bytes <= KEPT;
+        let kept = device.file_holes.iter().filter(|hole| hole.kept).map(|hole| hole.bytes).sum::<usize>();
+        let kept = kept + held.bytes <= KEPT;
         device.file_holes.push(Hole { offset: held.offset, bytes: held.bytes, kept });
-        if kept {
-            device.file_kept += held.bytes;
-        } else if let Some(file) = device.file {
+        if let Some(file) = device.file
+            && !kept
+        {
             let how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
             // SAFETY: 1. The descriptor is ours, and nobody maps that part of it.
             unsafe { libc::fallocate(file, how, held.offset as i64, held.bytes as i64) };

@@ -66,8 +66,6 @@ pub struct Device {
     /// Where the file ends, and what was given back before it.
     pub file_end: usize,
     pub file_holes: Vec<Hole>,
-    /// Bytes of the holes that still have their pages.
-    pub file_kept: usize,
     pub primary: i32,
     pub lost: bool,
 }
@@ -130,7 +128,6 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
             file: None,
             file_end: 0,
             file_holes: Vec::new(),
-            file_kept: 0,
             primary: 0,
             lost: false,
         })
