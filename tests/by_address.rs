@@ -181,7 +181,7 @@ fn what_cannot_be_had_leaves_the_block_as_it_is() {
     let _together = ALONE.read().unwrap_or_else(PoisonError::into_inner);
     for bytes in [100, 100_000] {
         let block = Filled::new(bytes, 16, 3);
-        for wanted in [usize::MAX, isize::MAX as usize, isize::MAX as usize - 20, 1 << 46] {
+        for wanted in [usize::MAX, isize::MAX as usize, isize::MAX as usize - 20, isize::MAX as usize / 3] {
             // SAFETY: 1. Null is returned, so the block is live still.
             assert!(unsafe { Global.realloc_unsized(block.at, wanted) }.is_null());
         }

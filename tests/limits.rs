@@ -103,7 +103,7 @@ fn within<T>(resource: libc::__rlimit_resource_t, most_bytes: u64, run: impl FnO
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: 1. A place for the answer.
     assert_eq!(unsafe { libc::getrlimit(resource, &mut limit) }, 0);
-    let lower = libc::rlimit { rlim_cur: most_bytes, ..limit };
+    let lower = libc::rlimit { rlim_cur: most_bytes as libc::rlim_t, ..limit };
     // SAFETY: 1. What may be had from now on is less, which no memory is lost by.
     assert_eq!(unsafe { libc::setrlimit(resource, &lower) }, 0);
     let result = run();

@@ -160,8 +160,8 @@ fn an_initial_size_that_cannot_be_had_leaves_the_settings_before_and_what_they_k
     let limited = |limit: &libc::rlimit| assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, limit) }, 0);
     // SAFETY: 1. As above.
     assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) }, 0);
-    let refused = |most_bytes, initial_bytes| {
-        limited(&libc::rlimit { rlim_cur: most_bytes, ..limit });
+    let refused = |most_bytes: u64, initial_bytes| {
+        limited(&libc::rlimit { rlim_cur: most_bytes as libc::rlim_t, ..limit });
         let refused = MemoryPool::configure().initial_size(initial_bytes).growth_factor(7.0).enable();
         limited(&limit);
         let Err(DemoError::OutOfMemory(report)) = refused else { panic!("{refused:?}") };

@@ -1,5 +1,7 @@
 //! `FixedHeap`: one randomized script over claimed memory of every size and start, and what it promises beside.
 
+#[path = "../common/again.rs"]
+mod again;
 mod block;
 mod moves;
 mod promises;

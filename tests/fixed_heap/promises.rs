@@ -251,8 +251,8 @@ fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic
     const NAME: &str =
         "promises::a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic";
     if std::env::var_os(MARK).is_none() {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        let output = child.args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
+        let output =
+            crate::again::again().args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains("freed twice"), "{told}");
         assert!(

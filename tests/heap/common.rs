@@ -1,7 +1,7 @@
 //! Blocks that know what was written into them, and this program run again as a child.
 
+use crate::again::again;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ pub const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 
 /// Runs this program again, with only the named test, in a role. Ends it after a minute: a heap that hangs is a failure.
 pub fn child(test: &str, role: &str) -> (Option<i32>, String) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut child = again()
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .stdout(std::process::Stdio::null())

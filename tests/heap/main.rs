@@ -1,5 +1,7 @@
 //! The process's heap as the global allocator of this very test program, and around the edges of a thread's life.
 
+#[path = "../common/again.rs"]
+mod again;
 mod back;
 mod blocks;
 mod common;

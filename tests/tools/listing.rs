@@ -9,7 +9,10 @@ use std::process::Command;
 pub fn line(name: &str, tensor: &Tensor) -> String {
     let tensor = tensor.contiguous().unwrap();
     let shape: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
-    let hex: String = tensor.as_bytes().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+    // In memory the bytes of an element are in the order of the processor.
+    let turned = if cfg!(target_endian = "big") { tensor.dtype().size_bytes() } else { 1 };
+    let bytes = tensor.as_bytes().unwrap().chunks(turned).flat_map(|element| element.iter().rev());
+    let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
     format!("{name}\t{}\t{}\t{hex}", tensor.dtype(), shape.join(","))
 }
 
