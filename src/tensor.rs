@@ -11,6 +11,8 @@ mod element;
 mod extent;
 
 #[cfg(feature = "std")]
+mod apart;
+#[cfg(feature = "std")]
 mod compare;
 #[cfg(feature = "std")]
 mod device;

@@ -193,10 +193,91 @@ fn a_byte_that_is_no_bool_is_told_by_its_place_in_the_tensor_whatever_reads_it()
                 let error = error.unwrap_err().to_string();
                 assert!(error.contains(&format!("element {AT}:")) && error.contains("not 7"), "{error}");
             }
-            drop((all, flags, stream));
+            // Of a view that lies apart by its place in the memory that it is a view of, and only where it shows the byte.
+            let rows = all.narrow(0, 0, 3 * MIB).unwrap().reshape(&[3, MIB]).unwrap();
+            let (row, column) = ((AT + 100) / MIB, (AT + 100) % MIB);
+            let columns = |from| rows.narrow(1, from, 1)?.to_vec::<bool>();
+            let error = columns(column).unwrap_err().to_string();
+            assert!(row == 2 && error.contains(&format!("element {}:", AT + 100)), "{error}");
+            assert_eq!(columns(column + 1).unwrap(), [false; 3]);
+            assert_eq!(columns(column - 1).unwrap(), [false; 3]);
+            drop((all, flags, rows, stream));
             nothing_is_left();
         },
     );
+}
+
+#[test]
+fn of_a_view_that_lies_apart_on_a_device_little_is_copied_that_it_does_not_show() {
+    use democratising::pool::budget::scope::{Kind, Scope};
+    const NAME: &str = "of_a_view_that_lies_apart_on_a_device_little_is_copied_that_it_does_not_show";
+    in_modes(NAME, &[LAZY], || {
+        let device = Device::cuda(0).unwrap();
+        let here = Tensor::new(&[300, 40_000], (0..12_000_000).collect::<Vec<i32>>()).unwrap();
+        let there = here.to_device(&device).unwrap();
+        let scope = Scope::process().child("shown");
+        scope.set_limit(Kind::HostBytes, 1 << 20);
+        let views: [fn(&Tensor) -> democratising::Result<Tensor>; 4] = [
+            |all| all.narrow(1, 39_990, 3),
+            |all| all.transpose(0, 1)?.narrow(0, 20_000, 100),
+            |all| all.narrow(0, 17, 2)?.transpose(0, 1),
+            |all| all.reshape(&[300, 400, 100])?.narrow(1, 7, 1)?.permute(&[2, 0, 1]),
+        ];
+        for view in views {
+            let (here, there) = (view(&here).unwrap(), view(&there).unwrap());
+            assert!(scope.run(|| there.to_vec::<i32>()).unwrap() == here.to_vec::<i32>().unwrap());
+            assert!(scope.run(|| there == here && here == there && there == there.clone()));
+        }
+        // Nor on another device.
+        let taken = || cuda::MemoryPool::stats(1).unwrap().pool.in_use_bytes;
+        let (before, far) = (taken(), Device::cuda(1).unwrap());
+        let copy = there.narrow(0, 17, 2).unwrap().transpose(0, 1).unwrap().to_device(&far).unwrap();
+        assert!((320_000..340_000).contains(&(taken() - before)), "{}", taken() - before);
+        assert!(copy == here.narrow(0, 17, 2).unwrap().transpose(0, 1).unwrap());
+        drop((there, copy));
+        nothing_is_left();
+    });
+}
+
+#[test]
+fn any_view_on_a_device_comes_to_the_host_with_its_elements() {
+    in_modes("any_view_on_a_device_comes_to_the_host_with_its_elements", &[EAGER], || {
+        let device = Device::cuda(0).unwrap();
+        // Rows of 160 KB, and groups of seven of them: less and more apart than what is read along, and more than is read at once.
+        let lengths = [5, 7, 40_000];
+        let here = Tensor::new(&lengths, (0..1_400_000).collect::<Vec<i32>>()).unwrap();
+        let there = here.to_device(&device).unwrap();
+        let mut state = 1u64;
+        let mut below = |bound: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % bound
+        };
+        for round in 0..60 {
+            let mut parts = [(0, 0); 3];
+            for (part, length) in parts.iter_mut().zip(lengths) {
+                let start = below(length);
+                // Few of the last dimension now and then, and none of any.
+                *part = (
+                    start,
+                    if round % 3 == 0 { below(3).min(length - start) } else { below(length - start + 1) },
+                );
+            }
+            let mut order = [0, 1, 2];
+            (order.swap(0, below(3)), order.swap(1, 1 + below(2)));
+            let view = |all: &Tensor| {
+                let narrow =
+                    |all: Tensor, (axis, part): (usize, &(usize, usize))| all.narrow(axis, part.0, part.1);
+                parts.iter().enumerate().try_fold(all.clone(), narrow)?.permute(&order)
+            };
+            let (here, there) = (view(&here).unwrap(), view(&there).unwrap());
+            let copy = there.to_device(&Device::host()).unwrap();
+            assert_eq!(copy.shape(), here.shape());
+            assert!(copy == here, "{parts:?} {order:?}");
+            assert!(there.to_vec::<i32>().unwrap() == here.to_vec::<i32>().unwrap(), "{parts:?} {order:?}");
+        }
+        drop(there);
+        nothing_is_left();
+    });
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use super::dtype::DType;
 use super::element::Element;
-use super::value::Tensor;
+use super::value::{PIECE_BYTES, Tensor};
 use crate::device::Device;
+use crate::error::Result;
 
 /// Calls a function with the Rust type of a dtype as its first type argument: `with_type!(dtype, same(a, b))`.
 macro_rules! with_type {
@@ -34,19 +35,33 @@ pub(super) use with_type;
 /// Equal dtypes, shapes and elements, wherever the bytes are. Floats of every width compare as numbers do: zeros of
 /// either sign are equal, a NaN is equal to nothing. What is in a damaged file is equal to nothing either.
 ///
-/// What is on a device is copied to the host for it; what cannot be copied is equal to nothing.
+/// What is on a device is copied to the host for it, by pieces where its elements lie together; what cannot be copied is equal to nothing.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         self.dtype() == other.dtype()
             && self.shape() == other.shape()
             && match (self.is_on_host(), other.is_on_host()) {
                 (true, true) => with_type!(self.dtype(), same(self, other)),
-                _ => match (self.to_device(&Device::host()), other.to_device(&Device::host())) {
-                    (Ok(a), Ok(b)) => a == b,
-                    _ => false,
-                },
+                _ => same_on_host(self, other).unwrap_or(false),
             }
     }
+}
+
+/// Whether two of one dtype and shape, not both of which are on the host, have the same elements.
+fn same_on_host(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let host = Device::host();
+    if a.in_one_piece().and(b.in_one_piece()).is_err() {
+        return Ok(a.to_device(&host)? == b.to_device(&host)?);
+    }
+    let most = PIECE_BYTES / a.dtype().size_bytes();
+    let (a, b) = (a.reshape(&[a.len()])?, b.reshape(&[b.len()])?);
+    for start in (0..a.len()).step_by(most) {
+        let piece = |of: &Tensor| of.narrow(0, start, most.min(of.len() - start))?.to_device(&host);
+        if piece(&a)? != piece(&b)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn same<T: Element>(a: &Tensor, b: &Tensor) -> bool {

@@ -51,20 +51,16 @@ impl Tensor {
         if self.is_on_host() {
             return self.contiguous()?.moved(device, queue);
         }
-        // The processor cannot put in order what is on a device: everything goes, and a view stays the same view.
-        let storage = self.storage.on(0..self.storage.elements(), backend, queue)?;
-        Ok(Tensor { storage, layout: self.layout, device: device.clone() })
+        // The processor cannot put in order what is on a device: what lies between goes too, and a view stays the same view.
+        let storage = self.storage.on(self.layout.span(), backend, queue)?;
+        Ok(Tensor { storage, layout: self.layout.at_start(), device: device.clone() })
     }
 
     /// A copy on the host.
     fn on_host(&self) -> Result<Tensor> {
         match self.in_one_piece() {
             Ok(range) => Ok(self.put(self.storage.on_host(range, 0)?, &Device::host())),
-            // Of a view whose elements lie apart, everything between them is copied too.
-            Err(_) => {
-                let storage = self.storage.on_host(0..self.storage.elements(), 0)?;
-                Ok(Tensor { storage, layout: self.layout, device: Device::host() })
-            }
+            Err(_) => self.apart_on_host(),
         }
     }
 

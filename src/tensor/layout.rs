@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::size::{MAX_RANK, Shape};
+use core::ops::Range;
 
 /// A shape, and how far apart its elements are.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +186,30 @@ impl Layout {
         (dims, rank)
     }
 
+    /// The part of the storage from the first element to the last; empty where there are none.
+    pub(crate) fn span(&self) -> Range<usize> {
+        if self.shape.contains(&0) {
+            return self.offset..self.offset;
+        }
+        let steps = self.shape.iter().zip(self.strides()).map(|(&length, &stride)| (length - 1) * stride);
+        self.offset..self.offset + steps.sum::<usize>() + 1
+    }
+
+    /// The same view of a storage that begins where its span does.
+    pub(crate) fn at_start(self) -> Layout {
+        Layout { offset: 0, ..self }
+    }
+
+    /// The storage's element that is so many behind the first, the last index fastest; the caller has seen that it is there.
+    pub(crate) fn place(&self, mut behind: usize) -> usize {
+        let mut place = self.offset;
+        for (&length, &stride) in self.shape.iter().zip(self.strides()).rev() {
+            place += behind % length * stride;
+            behind /= length;
+        }
+        place
+    }
+
     /// A walk over all elements, the last index fastest.
     pub(crate) fn walk(&self) -> Walk {
         if self.shape.contains(&0) {
@@ -238,6 +263,11 @@ impl Walk {
         self.left
     }
 
+    /// How far apart those are that [`run`](Self::run) finds.
+    pub(crate) fn step(&self) -> usize {
+        self.dims[self.rank - 1].stride
+    }
+
     /// The next elements that lie evenly, at most so many; `None` at the end.
     pub(crate) fn run(&mut self, most: usize) -> Option<Run> {
         let inner = self.rank - 1;
@@ -261,10 +291,12 @@ impl Walk {
         Some(run)
     }
 
-    /// Copies the next elements, of `element_bytes` each, to `to`; returns how many bytes of it they fill.
-    pub(crate) fn gather(&mut self, from: &[u8], element_bytes: usize, to: &mut [u8]) -> usize {
+    /// Copies the next elements, of `element_bytes` each, to `to`; returns how many bytes of it they fill. `from` begins with the storage's
+    /// element `first`.
+    pub(crate) fn gather(&mut self, from: &[u8], first: usize, element_bytes: usize, to: &mut [u8]) -> usize {
         let mut filled = 0;
         while let Some(run) = self.run((to.len() - filled) / element_bytes) {
+            let run = Run { start: run.start - first, ..run };
             let bytes = run.count * element_bytes;
             let part = &mut to[filled..filled + bytes];
             match (run.step, element_bytes) {
@@ -317,6 +349,17 @@ mod tests {
         assert_eq!(elements(layout(&[])), [0]);
         assert_eq!(elements(layout(&[4, 0, 2])), [0usize; 0]);
         assert_eq!(elements(layout(&[1, 1, 1])), [0]);
+    }
+
+    #[test]
+    fn a_place_is_where_a_walk_comes_by_and_a_span_holds_all_places() {
+        let cut = layout(&[4, 5, 6]).narrowed(1, 1, 3).narrowed(2, 2, 2);
+        for view in [layout(&[]), layout(&[2, 3, 2]), cut, cut.permuted(&[2, 0, 1]), layout(&[4, 0, 2])] {
+            let places = elements(view);
+            assert_eq!((0..places.len()).map(|at| view.place(at)).collect::<Vec<_>>(), places);
+            let (first, last) = (places.iter().min(), places.iter().max());
+            assert_eq!(view.span(), first.map_or(0..0, |first| *first..last.unwrap() + 1));
+        }
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Storage {
         let from = self.as_bytes()?;
         // They are values of the dtype already, `bool`s too.
         let mut storage = Self::zeros(self.dtype, walk.left())?;
-        walk.gather(from, element_bytes, storage.bytes_mut()?);
+        walk.gather(from, 0, element_bytes, storage.bytes_mut()?);
         Ok(storage)
     }
 

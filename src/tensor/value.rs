@@ -39,8 +39,8 @@ pub struct Tensor {
     pub(super) device: Device,
 }
 
-/// What is copied at once from a device to a vector.
-const PIECE_BYTES: usize = 2 << 20;
+/// What is copied at once from a device.
+pub(super) const PIECE_BYTES: usize = 2 << 20;
 
 impl Tensor {
     /// A tensor on the host of these elements: a `Vec<T>`, `[T; N]`, `&[T]` or
@@ -99,7 +99,7 @@ impl Tensor {
     }
 
     /// Copies the elements in row-major order to `piece`, as many as fit, and hands each filled piece on. Of what is on a device no more than
-    /// that is on the host at once, but for a view whose elements lie apart.
+    /// that is on the host at once; a view whose elements lie apart is as a whole.
     pub(crate) fn gather_pieces(
         &self,
         piece: &mut [u8],
@@ -122,7 +122,7 @@ impl Tensor {
         let all = self.storage.as_bytes()?;
         let mut walk = self.layout.walk();
         loop {
-            match walk.gather(all, self.dtype().size_bytes(), piece) {
+            match walk.gather(all, 0, self.dtype().size_bytes(), piece) {
                 0 => return Ok(()),
                 filled => hand_on(&mut piece[..filled])?,
             }
