@@ -32,6 +32,8 @@ pub(crate) mod storage;
 mod value;
 #[cfg(feature = "std")]
 mod view;
+#[cfg(feature = "std")]
+mod walk;
 
 pub use buf::TensorBuf;
 pub use dtype::DType;

@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::dtype::DType;
-use super::layout::{Layout, Walk};
+use super::layout::Layout;
 use super::storage::{Storage, check_bools};
 use super::value::{PIECE_BYTES, Tensor, no_vec};
+use super::walk::Walk;
 use crate::device::DeviceMemory;
 use crate::error::Result;
 use crate::size::MAX_RANK;

@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::layout::{Layout, Run, Walk};
+use super::layout::Layout;
+use super::walk::{Run, Walk};
 use core::fmt;
 use core::iter::FusedIterator;
 use std::vec::Vec;

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::walk::{Dim, Walk};
 use crate::size::{MAX_RANK, Shape};
 use core::ops::Range;
 
@@ -212,118 +213,17 @@ impl Layout {
 
     /// A walk over all elements, the last index fastest.
     pub(crate) fn walk(&self) -> Walk {
-        if self.shape.contains(&0) {
-            return Walk { at: self.offset, ..Walk::NOWHERE };
-        }
-        let (mut dims, mut rank) = self.merged();
-        if rank == 0 {
-            dims[0] = Dim { length: 1, stride: 1 };
-            rank = 1;
-        }
-        Walk { dims, rank, index: [0; MAX_RANK], at: self.offset, left: self.elements() }
-    }
-}
-
-/// One dimension: how many, and how far apart.
-#[derive(Clone, Copy, Debug)]
-struct Dim {
-    length: usize,
-    stride: usize,
-}
-
-/// A way over the elements of a view, in runs that lie evenly apart.
-#[derive(Clone, Debug)]
-pub(crate) struct Walk {
-    dims: [Dim; MAX_RANK],
-    rank: usize,
-    index: [usize; MAX_RANK],
-    at: usize,
-    left: usize,
-}
-
-/// Elements at `start`, `start + step`, ..
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Run {
-    pub(crate) start: usize,
-    pub(crate) step: usize,
-    pub(crate) count: usize,
-}
-
-impl Walk {
-    const NOWHERE: Walk = Walk {
-        dims: [Dim { length: 0, stride: 0 }; MAX_RANK],
-        rank: 1,
-        index: [0; MAX_RANK],
-        at: 0,
-        left: 0,
-    };
-
-    /// How many elements are still to come.
-    pub(crate) fn left(&self) -> usize {
-        self.left
-    }
-
-    /// How far apart those are that [`run`](Self::run) finds.
-    pub(crate) fn step(&self) -> usize {
-        self.dims[self.rank - 1].stride
-    }
-
-    /// The next elements that lie evenly, at most so many; `None` at the end.
-    pub(crate) fn run(&mut self, most: usize) -> Option<Run> {
-        let inner = self.rank - 1;
-        let Dim { length, stride } = self.dims[inner];
-        let count = (length - self.index[inner]).min(most).min(self.left);
-        if count == 0 {
-            return None;
-        }
-        let run = Run { start: self.at, step: stride, count };
-        self.left -= count;
-        self.index[inner] += count;
-        self.at += count * stride;
-        let mut axis = inner;
-        while self.index[axis] == self.dims[axis].length && axis > 0 {
-            self.at -= self.index[axis] * self.dims[axis].stride;
-            self.index[axis] = 0;
-            axis -= 1;
-            self.index[axis] += 1;
-            self.at += self.dims[axis].stride;
-        }
-        Some(run)
-    }
-
-    /// Copies the next elements, of `element_bytes` each, to `to`; returns how many bytes of it they fill. `from` begins with the storage's
-    /// element `first`.
-    pub(crate) fn gather(&mut self, from: &[u8], first: usize, element_bytes: usize, to: &mut [u8]) -> usize {
-        let mut filled = 0;
-        while let Some(run) = self.run((to.len() - filled) / element_bytes) {
-            let run = Run { start: run.start - first, ..run };
-            let bytes = run.count * element_bytes;
-            let part = &mut to[filled..filled + bytes];
-            match (run.step, element_bytes) {
-                (1, _) => part.copy_from_slice(&from[run.start * element_bytes..][..bytes]),
-                (_, 1) => pick::<1>(from, run, part),
-                (_, 2) => pick::<2>(from, run, part),
-                (_, 4) => pick::<4>(from, run, part),
-                _ => pick::<8>(from, run, part),
-            }
-            filled += bytes;
-        }
-        filled
-    }
-}
-
-/// Copies elements of `N` bytes that lie apart.
-fn pick<const N: usize>(from: &[u8], run: Run, to: &mut [u8]) {
-    let (mut at, step) = (run.start * N, run.step * N);
-    for to in to.chunks_exact_mut(N) {
-        to.copy_from_slice(&from[at..at + N]);
-        at += step;
+        let elements = self.elements();
+        let (dims, rank) =
+            if elements == 0 { ([Dim { length: 0, stride: 0 }; MAX_RANK], 1) } else { self.merged() };
+        Walk::over(dims, rank, self.offset, elements)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, Run};
+    use super::super::walk::Run;
+    use super::Layout;
     use crate::size::Shape;
     use std::vec::Vec;
 
