@@ -202,10 +202,13 @@ fn what_a_pt_file_is_made_of_is_read_back_or_refused_by_the_commit() -> Result<(
     assert!(said.contains("more than the 67108864 that are read back") && said.contains("m.pt"), "{said}");
     let said = ModelCheckpoint::create(&path)?.add(&long, &one)?.commit().unwrap_err().to_string();
     assert!(said.contains("more than the 67108864 that are read back"), "{said}");
-    let lengthy = Tensor::zeros(&[usize::MAX, 0])?;
-    let said = ModelCheckpoint::create(&path)?.add("w", &lengthy)?.commit().unwrap_err().to_string();
-    assert!(said.contains("tensor \"w\" has a length of 18446744073709551615"), "{said}");
-    assert!(!path.exists());
+    #[cfg(target_pointer_width = "64")]
+    {
+        let lengthy = Tensor::zeros(&[usize::MAX, 0])?;
+        let said = ModelCheckpoint::create(&path)?.add("w", &lengthy)?.commit().unwrap_err().to_string();
+        assert!(said.contains("tensor \"w\" has a length of 18446744073709551615"), "{said}");
+        assert!(!path.exists());
+    }
 
     let wide = Tensor::zeros(&[0, 1 << (usize::BITS - 2), 8])?;
     let mut checkpoint = ModelCheckpoint::create(&path)?.add("wide", &wide)?;
@@ -248,14 +251,21 @@ fn a_pickle_that_lies_is_refused() {
 
     let sound = load(&tensor(b"K\x00K\x04K\x04\x86K\x04K\x01\x86\x89}tR")).unwrap();
     assert_eq!(sound.get("").unwrap(), Tensor::zeros(&[4, 4]).unwrap());
+    let wide = cfg!(target_pointer_width = "64");
     for (rest, message) in [
         (&b"K\x01K\x04K\x04\x86K\x04K\x01\x86\x89}tR"[..], "not within the 16 elements"),
         (b"K\x00K\x04K\x04\x86K\x05K\x01\x86\x89}tR", "not within the 16 elements"),
         (b"K\x00J\xff\xff\xff\xff\x85K\x01\x85\x89}tR", "-1 is no length"),
         (b"J\xff\xff\xff\xffK\x01\x85K\x01\x85\x89}tR", "begins at element -1"),
         (b"K\x00K\x04\x85K\x01K\x01\x86\x89}tR", "not within"),
-        (b"K\x00\x8a\x08\0\0\0\0\0\0\0\x10\x85K\x00\x85\x89}tR", "one element stands for many"),
-        (b"K\x00\x8a\x08\0\0\0\0\0\0\0\x70\x85K\x00\x85\x89}tR", "cannot exist"),
+        (
+            b"K\x00\x8a\x08\0\0\0\0\0\0\0\x10\x85K\x00\x85\x89}tR",
+            if wide { "one element stands for many" } else { "is no length" },
+        ),
+        (
+            b"K\x00\x8a\x08\0\0\0\0\0\0\0\x70\x85K\x00\x85\x89}tR",
+            if wide { "cannot exist" } else { "is no length" },
+        ),
     ] {
         let said = match load(&tensor(rest)) {
             Ok(c) => c.get("").unwrap_err().to_string(),
