@@ -9,24 +9,41 @@ use core::ptr::{NonNull, null_mut};
 /// In every crate that allocates, so that the class of a layout known at build time is a constant there.
 const TABLE: &[u8; HOST_TABLE.len()] = &HOST_TABLE;
 
-/// The size class of a layout, or `None` for a span. Of a layout that is known when the program is built, a constant.
+/// The size class of a layout, or `None` for a span: that of its size rounded up to its alignment, since slots of such a size are at
+/// multiples of it. Of a layout that is known when the program is built, a constant.
 #[inline(always)]
 pub(super) fn class(layout: Layout) -> Option<SizeClass> {
-    if layout.align() <= 16 && layout.size() <= MOST_BYTES {
-        return Some(plain_class(layout));
-    }
-    HOST.class(layout.size() as u64, layout.align() as u64)
+    class_up_to(layout.size().saturating_sub(1), layout.align())
 }
 
-/// The class of a layout that the table has.
+/// The same where the size is not zero; of a layout without bytes `None`.
 #[inline(always)]
-fn plain_class(layout: Layout) -> SizeClass {
-    // SAFETY: 1. The table goes to `MOST_BYTES`, and the layout is no larger.
-    SizeClass(unsafe { *TABLE.get_unchecked((layout.size() + 15) >> 4) })
+fn class_of_some(layout: Layout) -> Option<SizeClass> {
+    class_up_to(layout.size().wrapping_sub(1), layout.align())
+}
+
+/// The class of a block whose last byte this is, before its size is rounded up.
+#[inline(always)]
+fn class_up_to(last: usize, align: usize) -> Option<SizeClass> {
+    let last = last | (align - 1);
+    if last >= MOST_BYTES || MOST_ALIGN < MOST_BYTES && align > MOST_ALIGN {
+        return None;
+    }
+    // SAFETY: 1. The table goes to `MOST_BYTES`, and this is below.
+    Some(SizeClass(unsafe { *TABLE.get_unchecked((last >> 4) + 1) }))
 }
 
 /// The largest size of the table.
 const MOST_BYTES: usize = (HOST_TABLE.len() - 1) << 4;
+
+/// The largest alignment that slots have.
+const MOST_ALIGN: usize = {
+    let mut align = 16;
+    while HOST.class(1, 2 * align as u64).is_some() {
+        align *= 2;
+    }
+    align
+};
 
 // SAFETY: 1. A block is handed out once and stays until it is given back: a cache's blocks are this thread's, a slab's
 // bits and a span's are set under the pool's lock. 2. It has at least the size and alignment of its layout: slots are
@@ -37,14 +54,11 @@ unsafe impl GlobalAlloc for Global {
         if hardened::ON {
             return hardened::allocate(layout);
         }
-        if layout.align() > 16 {
-            return allocate_aligned(layout);
+        match class_of_some(layout) {
+            // SAFETY: 1. The class is one of the host's.
+            Some(class) => unsafe { cache::allocate(class) },
+            None => allocate_span(layout),
         }
-        if layout.size() > MOST_BYTES {
-            return allocate_span(layout);
-        }
-        // SAFETY: 1. The class is one of the host's.
-        unsafe { cache::allocate(plain_class(layout)) }
     }
 
     #[inline]
@@ -52,14 +66,11 @@ unsafe impl GlobalAlloc for Global {
         if hardened::ON {
             return hardened::free(at, Some(layout));
         }
-        if layout.align() > 16 {
-            return free_aligned(at, layout);
+        match class_of_some(layout) {
+            // SAFETY: 1. The class is one of the host's. 2. The caller gives the block up.
+            Some(class) => unsafe { cache::free(at, class) },
+            None => free_span(at, layout),
         }
-        if layout.size() > MOST_BYTES {
-            return free_span(at, layout);
-        }
-        // SAFETY: 1. The class is one of the host's. 2. The caller gives the block up.
-        unsafe { cache::free(at, plain_class(layout)) }
     }
 
     #[inline]
@@ -111,37 +122,24 @@ unsafe impl GlobalAlloc for Global {
     }
 }
 
-/// A block of a layout that the table does not have.
-#[cold]
-#[inline(never)]
-fn allocate_aligned(layout: Layout) -> *mut u8 {
-    match HOST.class(layout.size() as u64, layout.align() as u64) {
-        // SAFETY: 1. The class is one of the host's.
-        Some(class) => unsafe { cache::allocate(class) },
-        None => allocate_span(layout),
-    }
-}
-
-/// Takes such a block back.
-#[cold]
-#[inline(never)]
-fn free_aligned(at: *mut u8, layout: Layout) {
-    match HOST.class(layout.size() as u64, layout.align() as u64) {
-        // SAFETY: 1. The class is one of the host's. 2. The caller of `dealloc` gives the block up.
-        Some(class) => unsafe { cache::free(at, class) },
-        None => free_span(at, layout),
-    }
-}
-
 #[cold]
 #[inline(never)]
 fn allocate_span(layout: Layout) -> *mut u8 {
+    // One without bytes has the class of its alignment.
+    if let Some(class) = class(layout) {
+        // SAFETY: 1. The class is one of the host's.
+        return unsafe { cache::allocate(class) };
+    }
     shared::allocate(layout).map_or(null_mut(), |block| block.addr.as_ptr())
 }
 
 #[cold]
 #[inline(never)]
 fn free_span(at: *mut u8, layout: Layout) {
+    if let Some(class) = class(layout) {
+        // SAFETY: 1. The class is one of the host's. 2. The caller of `dealloc` gives the block up.
+        return unsafe { cache::free(at, class) };
+    }
     if let Some(at) = NonNull::new(at) {
         shared::free(at, layout);
     }
@@ -238,5 +236,23 @@ unsafe fn change(at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u
         block.cast::<u8>().copy_from_nonoverlapping(at, old.size().min(new.size()));
         Allocator::deallocate(&Global, at, old);
         Ok(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_has_the_class_of_its_size_rounded_up_to_its_alignment() {
+        let sizes = (0..=40).chain((1..=70).flat_map(|n| [n * 512 - 1, n * 512, n * 512 + 1]));
+        for align in (0..=17).map(|shift| 1 << shift) {
+            for bytes in sizes.clone() {
+                let layout = Layout::from_size_align(bytes, align).unwrap();
+                let wanted = HOST.class(bytes as u64, align as u64);
+                assert_eq!(class(layout), wanted, "{layout:?}");
+                assert_eq!(class_of_some(layout), wanted.filter(|_| bytes > 0), "{layout:?}");
+            }
+        }
     }
 }
