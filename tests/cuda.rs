@@ -226,7 +226,8 @@ fn of_a_view_that_lies_apart_on_a_device_little_is_copied_that_it_does_not_show(
         for view in views {
             let (here, there) = (view(&here).unwrap(), view(&there).unwrap());
             assert!(scope.run(|| there.to_vec::<i32>()).unwrap() == here.to_vec::<i32>().unwrap());
-            assert!(scope.run(|| there == here && here == there && there == there.clone()));
+            let equal = scope.run(|| [there == here, here == there, there == there.clone()]);
+            assert_eq!(equal, [true; 3]);
         }
         // Nor on another device.
         let taken = || cuda::MemoryPool::stats(1).unwrap().pool.in_use_bytes;
@@ -263,7 +264,8 @@ fn any_view_on_a_device_comes_to_the_host_with_its_elements() {
                 );
             }
             let mut order = [0, 1, 2];
-            (order.swap(0, below(3)), order.swap(1, 1 + below(2)));
+            order.swap(0, below(3));
+            order.swap(1, 1 + below(2));
             let view = |all: &Tensor| {
                 let narrow =
                     |all: Tensor, (axis, part): (usize, &(usize, usize))| all.narrow(axis, part.0, part.1);
