@@ -94,6 +94,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("space/mapped/shelf.rs", "puts several tables into one mapping"),
     ("space/mapped/tables.rs", "sees a mapping as a table"),
     ("space/mapped/unix.rs", "maps and unmaps memory"),
+    ("space/mapped/windows.rs", "maps and unmaps memory"),
     ("space/simulated.rs", "implements the contract of a space, for addresses that are never touched"),
     ("space/with_index.rs", "implements the contract of a space by forwarding it"),
     ("sync.rs", "lets a lock go that was kept for a fork; shares a cell that nobody writes"),

@@ -1,6 +1,6 @@
 //! A pool against a server that closes, stalls, resets and refuses at random: 30 seconds in CI, 3 otherwise, or as many as
 //! `DEMOCRATISING_SOAK_SECONDS` says.
-#![cfg(feature = "net")]
+#![cfg(all(feature = "net", unix))]
 
 #[path = "net/common.rs"]
 mod common;

@@ -101,13 +101,13 @@ pub(super) fn wait<T>(
     Ok(tokio::task::block_in_place(parked))
 }
 
-#[cfg(unix)]
+#[cfg(any(unix, windows))]
 mod sockets {
-    use crate::net::manager::Tcp;
+    use crate::net::manager::{RECEIVE, Tcp};
     use crate::net::{Manager, PooledConnection};
     use core::time::Duration;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::net::{RecvFlags, SendFlags, recv, send};
+    use rustix::net::{SendFlags, recv, send};
     use std::io::{self, ErrorKind, Read, Write};
     use std::time::Instant;
 
@@ -116,7 +116,7 @@ mod sockets {
     impl Read for PooledConnection<Tcp> {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
             let read = retry(self, PollFlags::IN, |socket| {
-                Ok(recv(&**socket, &mut *buf, RecvFlags::DONTWAIT).map(|(bytes, _)| bytes)?)
+                Ok(recv(&**socket, &mut *buf, RECEIVE).map(|(bytes, _)| bytes)?)
             });
             if matches!(read, Ok(0)) && !buf.is_empty() {
                 self.set_broken();
@@ -126,15 +126,17 @@ mod sockets {
     }
 
     /// A peer that has closed is an error, no signal. Apple's systems have an option of the socket for that, which the standard library
-    /// sets.
-    #[cfg(not(target_vendor = "apple"))]
-    const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+    /// sets; Windows has no signals.
+    #[cfg(not(any(target_vendor = "apple", windows)))]
+    const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
     #[cfg(target_vendor = "apple")]
-    const NO_SIGNAL: SendFlags = SendFlags::empty();
+    const SEND: SendFlags = SendFlags::DONTWAIT;
+    #[cfg(windows)]
+    const SEND: SendFlags = SendFlags::empty();
 
     impl Write for PooledConnection<Tcp> {
         fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            retry(self, PollFlags::OUT, |socket| Ok(send(&**socket, buf, SendFlags::DONTWAIT | NO_SIGNAL)?))
+            retry(self, PollFlags::OUT, |socket| Ok(send(&**socket, buf, SEND)?))
         }
 
         /// Nothing is held back.

@@ -43,13 +43,13 @@ impl<M: Manager> PooledConnection<M> {
         connection
     }
 
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     pub(super) fn manager(&self) -> &M {
         &self.object.as_ref().expect("on loan until it is dropped").manager
     }
 
     /// It will be closed instead of being given back.
-    #[cfg(unix)]
+    #[cfg(any(unix, windows))]
     pub(super) fn set_broken(&mut self) {
         self.broken = true;
     }

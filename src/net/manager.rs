@@ -6,6 +6,8 @@ use super::server::out_of_room;
 use crate::error::{DemoError, Result};
 use crate::gc;
 use core::time::Duration;
+#[cfg(any(unix, windows))]
+use rustix::net::RecvFlags;
 use std::boxed::Box;
 use std::io;
 use std::string::String;
@@ -170,12 +172,17 @@ fn collect_one() -> Result<bool> {
     Ok(gc::collect_resource(gc::Resource::Connections, 1)? > 0)
 }
 
+/// How to read without waiting. A runtime's socket never waits; where that can be said of a call too, it is.
 #[cfg(unix)]
+pub(super) const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
+#[cfg(windows)]
+pub(super) const RECEIVE: RecvFlags = RecvFlags::empty();
+
+#[cfg(any(unix, windows))]
 fn peek(stream: &TcpStream) -> io::Result<usize> {
-    use rustix::net::RecvFlags;
     let mut byte = [0u8; 1];
     loop {
-        match rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RECEIVE) {
             Ok((bytes, _)) => return Ok(bytes),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -183,7 +190,7 @@ fn peek(stream: &TcpStream) -> io::Result<usize> {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(not(any(unix, windows)))]
 fn peek(stream: &TcpStream) -> io::Result<usize> {
     use core::task::{Context, Poll, Waker};
     let (mut byte, mut context) = ([0u8; 1], Context::from_waker(Waker::noop()));

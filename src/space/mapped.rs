@@ -1,11 +1,14 @@
 //! The host's memory: one large reservation of addresses, backed frame by frame.
 
 // Miri interprets nothing of the system's calls for memory but `mmap` and `munmap`.
-#[cfg(any(not(unix), miri))]
+#[cfg(any(not(any(unix, windows)), miri))]
 #[path = "mapped/other.rs"]
 mod os;
 #[cfg(all(unix, not(miri)))]
 #[path = "mapped/unix.rs"]
+mod os;
+#[cfg(all(windows, not(miri)))]
+#[path = "mapped/windows.rs"]
 mod os;
 
 mod along;
@@ -197,7 +200,7 @@ unsafe impl Space for Mapped {
 unsafe impl HostSpace for Mapped {}
 
 /// The portable back end, tested where it is not used too.
-#[cfg(all(test, unix, not(miri)))]
+#[cfg(all(test, any(unix, windows), not(miri)))]
 #[path = "mapped/other.rs"]
 mod other;
 
@@ -314,7 +317,7 @@ mod tests {
         }
     }
 
-    #[cfg(all(unix, not(miri)))]
+    #[cfg(all(any(unix, windows), not(miri)))]
     #[test]
     fn the_portable_back_end_gives_aligned_memory_and_says_what_it_does_not_know() {
         let range = other::Range::reserve(2 * FRAME, FRAME, true).unwrap();
