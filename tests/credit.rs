@@ -1,4 +1,5 @@
 //! Credit changes nothing but the time a charge takes: against an exact model, among threads at a limit, and around forks.
+#![cfg_attr(not(unix), allow(unused_imports))]
 
 #[path = "common/draw.rs"]
 mod draw;

@@ -202,7 +202,7 @@ fn without_room_on_the_disk_it_stays_where_it_is() {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "without_room_on_the_disk_it_stays_where_it_is", "--nocapture"])
             .env(CHILD, "1")
-            .env("TMPDIR", "/nowhere/at/all")
+            .env(if cfg!(windows) { "TMP" } else { "TMPDIR" }, "/nowhere/at/all")
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -1,5 +1,5 @@
 //! The program's `inspect`.
-#![cfg(all(feature = "cli", unix))]
+#![cfg(feature = "cli")]
 
 #[path = "fs/common.rs"]
 #[allow(dead_code, reason = "several tests share it")]

@@ -85,6 +85,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("heap/fixed/single.rs", "is shared on the word of its maker"),
     ("pool.rs", "implements Allocator over a space's bytes"),
     ("pool/depot.rs", "lets a lock go that was kept for a fork"),
+    ("pool/budget/windows.rs", "asks the system what memory there is"),
     ("pool/host.rs", "implements Allocator over the process's pool, and hooks into fork"),
     ("pool/host/tests.rs", "lets locks go that were kept as for a fork"),
     ("space.rs", "the contract of a space is unsafe to implement"),

@@ -1,4 +1,5 @@
 //! Limits hold: a budget and a pool under many threads.
+#![cfg_attr(not(unix), allow(unused_imports))]
 
 #[cfg(target_os = "linux")]
 #[path = "fs/child.rs"]

@@ -87,6 +87,7 @@ fn what_cannot_be_read_or_written_is_refused_in_one_line() {
         (&[broken][..], "line 3"),
         (&["no/such/file"][..], "cannot be opened"),
         (&[RESNET, "--html", "no/such/folder/page.html"][..], "cannot be written"),
+        #[cfg(unix)]
         (&[RESNET, "--svg", "/dev/null"][..], "no regular file"),
         (&[trace, "--html", trace][..], "is read"),
         (&[trace, "--svg", trace][..], "is read"),

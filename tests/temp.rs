@@ -1,9 +1,11 @@
 //! Temp files and directories: counted while they are held, gone when they are dropped, and swept when nobody holds them.
-#![cfg(all(feature = "std", unix))]
+#![cfg(feature = "std")]
+#![cfg_attr(not(unix), allow(unused_imports))]
 
 // The budget of descriptors is the process's.
 #[path = "common/alone.rs"]
 mod alone;
+#[cfg(unix)]
 #[path = "common/fork.rs"]
 mod fork;
 
@@ -67,6 +69,7 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
 }
 
 /// Leaves this process so many descriptors more.
+#[cfg(unix)]
 fn leave_descriptors(count: i32) {
     use std::os::fd::AsRawFd;
     let free = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
@@ -79,6 +82,7 @@ fn leave_descriptors(count: i32) {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_temp_directory_is_not_left_for_want_of_descriptors() {
     let _alone = alone();
@@ -93,6 +97,7 @@ fn a_temp_directory_is_not_left_for_want_of_descriptors() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn what_nobody_holds_is_swept_and_nothing_else() -> Result<()> {
     let _alone = alone();

@@ -186,16 +186,14 @@ impl Target {
 
     fn sync_and_rename(&self, temp_file: NamedTempFile) -> Result<Renamed> {
         temp_file.as_file().sync_all().map_err(|e| self.io("sync", e))?;
-        match temp_file.persist(&self.place) {
+        match rename(temp_file, &self.place) {
             Ok(file) => {
                 #[cfg(unix)]
                 self.beside.set(None);
                 Ok(Renamed::Here(file))
             }
-            Err(error) if error.error.kind() == ErrorKind::CrossesDevices => {
-                Ok(Renamed::Elsewhere(error.file))
-            }
-            Err(error) => Err(self.io("rename a temp file to", error.error)),
+            Err((error, file)) if error.kind() == ErrorKind::CrossesDevices => Ok(Renamed::Elsewhere(file)),
+            Err((error, _)) => Err(self.io("rename a temp file to", told(error))),
         }
     }
 
@@ -211,6 +209,32 @@ impl Target {
 
     pub(super) fn io(&self, action: &'static str, source: io::Error) -> DemoError {
         DemoError::Io { action, path: Some(self.named.clone()), source }
+    }
+}
+
+/// What a refused rename says.
+fn told(error: io::Error) -> io::Error {
+    if !cfg!(windows) || error.kind() != ErrorKind::PermissionDenied {
+        return error;
+    }
+    let advice = "Windows may not replace a file that is open or mapped: drop what was loaded from it, or take another name";
+    io::Error::new(error.kind(), std::format!("{error} {advice}"))
+}
+
+/// Renames a temp file, over what stands there. Where it cannot, it is a temp file still.
+#[cfg(not(windows))]
+fn rename(temp_file: NamedTempFile, to: &Path) -> core::result::Result<File, (io::Error, NamedTempFile)> {
+    temp_file.persist(to).map_err(|refused| (refused.error, refused.file))
+}
+
+/// The same by the standard library, which replaces on Windows what somebody has open, where the system can.
+#[cfg(windows)]
+#[allow(deprecated, reason = "what takes the place of `from_path` came with tempfile 3.27")]
+fn rename(temp_file: NamedTempFile, to: &Path) -> core::result::Result<File, (io::Error, NamedTempFile)> {
+    let (file, path) = temp_file.keep().map_err(|refused| (refused.error, refused.file))?;
+    match fs::rename(&path, to) {
+        Ok(()) => Ok(file),
+        Err(error) => Err((error, NamedTempFile::from_parts(file, tempfile::TempPath::from_path(path)))),
     }
 }
 

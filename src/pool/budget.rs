@@ -11,7 +11,7 @@
 //! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with an account for
 //! every kind of resource, are `scope`s (with `std`), which stand in a `tree`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(any(feature = "std", democratising_loom))]
 pub mod credit;
@@ -24,6 +24,8 @@ pub mod path;
 pub mod scope;
 #[cfg(any(feature = "std", democratising_loom))]
 pub mod tree;
+#[cfg(all(feature = "std", windows))]
+mod windows;
 
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicWide, Lock, SpinLock, Wide, const_unless_loom};

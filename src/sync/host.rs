@@ -94,13 +94,12 @@ fn sleep(pause: Duration) {
     std::thread::sleep(pause);
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
     use super::*;
     use crate::sync::Lock;
 
     // A thread of a real-time class that only yields never lets one of a lower priority run, which may be the holder.
-    #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn who_waits_long_for_the_host_lock_sleeps() {
         use crate::sync::atomic::{AtomicI32, Ordering::SeqCst};

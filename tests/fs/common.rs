@@ -76,6 +76,7 @@ pub fn npy_with<const N: usize>(
 }
 
 /// A checkpoint of these tensors, as bytes.
+#[cfg_attr(not(unix), allow(dead_code))]
 pub fn saved(tensors: &[(&str, &Tensor)]) -> Vec<u8> {
     let directory = Directory::new();
     let path = directory.path("t.safetensors");

@@ -8,6 +8,7 @@ use std::path::Path;
 
 // ---- File System Resources: File Handling ----
 
+#[cfg_attr(windows, allow(dead_code))]
 fn handle_files() -> Result<()> {
     // Open file with automatic cleanup
     let file = File::open("model.pt")?;
@@ -34,8 +35,12 @@ fn serialize_model(writer: &mut impl Write) -> Result<()> {
 #[test]
 fn files_file_handling() {
     in_directory(|_| {
-        handle_files().unwrap();
-        assert_eq!(fs::read("model.pt").unwrap(), b"a newer model");
+        // As `tempfile` renames on Windows, what somebody has open is not replaced.
+        #[cfg(not(windows))]
+        {
+            handle_files().unwrap();
+            assert_eq!(fs::read("model.pt").unwrap(), b"a newer model");
+        }
 
         // The same with the crate's own rename, which survives a power loss and crosses file systems.
         let mut temp_file = tempfile::NamedTempFile::new().unwrap();

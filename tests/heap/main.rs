@@ -1,4 +1,5 @@
 //! The process's heap as the global allocator of this very test program, and around the edges of a thread's life.
+#![cfg_attr(not(unix), allow(unused_imports))]
 
 #[path = "../common/again.rs"]
 mod again;

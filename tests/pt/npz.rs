@@ -79,8 +79,10 @@ fn what_is_loaded_at_once_is_what_is_had_one_by_one() {
     for name in ["v", "w"] {
         assert_eq!(all[name], checkpoint.get(name).unwrap(), "{name}");
     }
+    drop(checkpoint);
     let damaged = load(&told_otherwise(whole, "w.npy", |told| told[0] ^= 1));
     assert!(damaged.load_to(&Device::host()).unwrap_err().to_string().contains("damaged"));
+    drop(damaged);
     let flags = common::npy(1, "|b1", false, "(100,)", [[2]; 100]);
     let said = load(&zip(&[("f.npy", &flags)], false)).load_to(&Device::host()).unwrap_err().to_string();
     assert!(said.contains("a bool is stored as 0 or 1, not 2"), "{said}");
@@ -110,6 +112,7 @@ fn what_nothing_here_holds_is_verified_by_its_bytes() {
         checkpoint.verify().unwrap();
         assert!(checkpoint.get("z").unwrap_err().to_string().contains("complex"));
         assert!(checkpoint.get("w").is_ok() && checkpoint.info("notes.txt").is_none());
+        drop(checkpoint);
         let table = whole.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
         let local = |name: &[u8]| whole.windows(name.len()).position(|w| w == name).unwrap() + name.len();
         let members = [(local(b"w.npy"), local(b"z.npy")), (local(b"z.npy"), local(b"notes.txt"))];

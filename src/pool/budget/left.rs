@@ -20,6 +20,9 @@ pub struct MemoryLeft {
 impl MemoryLeft {
     /// What holds here and now; `None` where the kernel does not say.
     pub fn read() -> Option<MemoryLeft> {
+        #[cfg(windows)]
+        return super::windows::physical();
+        #[cfg(not(windows))]
         MemoryLeft::read_under(Path::new("/"))
     }
 

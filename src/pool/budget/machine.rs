@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct MachineMemory {
-    /// What is built in: `MemTotal`.
+    /// What is built in: `MemTotal`, on Windows what the system can use of it.
     pub physical_bytes: Option<u64>,
     /// The least `memory.max` of the process's control group (version 2) and of those around it.
     pub cgroup_v2_bytes: Option<u64>,
@@ -20,6 +20,12 @@ pub struct MachineMemory {
 impl MachineMemory {
     /// What holds here and now. Where the kernel does not say, everything is `None`.
     pub fn read() -> MachineMemory {
+        #[cfg(windows)]
+        return MachineMemory {
+            physical_bytes: super::windows::physical().map(|memory| memory.of_bytes),
+            ..MachineMemory::default()
+        };
+        #[cfg(not(windows))]
         MachineMemory::read_under(Path::new("/"))
     }
 

@@ -50,7 +50,8 @@ pub(super) fn memory_bytes() -> Option<usize> {
         MEMORYSTATUSEX { dwLength: size_of::<MEMORYSTATUSEX>() as u32, ..MEMORYSTATUSEX::default() };
     // SAFETY: 1. `all` is a valid place for the answer, and says how long it is.
     let known = unsafe { GlobalMemoryStatusEx(&mut all) } != 0;
-    known.then(|| usize::try_from(all.ullTotalPageFile).unwrap_or(usize::MAX))
+    // Wine says zeros where two threads ask it at once.
+    (known && all.ullTotalPageFile > 0).then(|| usize::try_from(all.ullTotalPageFile).unwrap_or(usize::MAX))
 }
 
 /// The pages that lie wholly in a place: where they start, and their bytes.
@@ -209,7 +210,10 @@ mod tests {
         assert_eq!(state(&range, FRAME), (MEM_COMMIT, PAGE_READWRITE));
         assert_eq!(state(&range, 0), (MEM_RESERVE, 0));
         assert_eq!(range.rehome(FRAME, 0, FRAME), Ok(Contents::Zeroed));
-        assert_eq!((state(&range, FRAME), state(&range, 0)), ((MEM_RESERVE, 0), (MEM_COMMIT, PAGE_READWRITE)));
+        assert_eq!(
+            (state(&range, FRAME), state(&range, 0)),
+            ((MEM_RESERVE, 0), (MEM_COMMIT, PAGE_READWRITE))
+        );
         range.forget(PAGE / 2, PAGE);
         range.forget(0, FRAME);
         assert_eq!(state(&range, 0), (MEM_COMMIT, PAGE_READWRITE), "it stays committed");
