@@ -43,18 +43,19 @@ use tempfile::NamedTempFile;
 /// anything else failed: then what stood at `path` stands there unchanged, and the temp file is removed, as it is
 /// whenever a [`NamedTempFile`] is dropped.
 ///
-/// Directories can be synced on Unix only; elsewhere the rename is as durable as the system makes it.
+/// Directories can be synced on Unix only; elsewhere the file is synced once more under its new name, and the rename is as durable as that
+/// makes it.
 pub fn persist(temp_file: NamedTempFile, path: impl AsRef<Path>) -> Result<File> {
     let target = Target::resolve(path.as_ref())?;
     match target.sync_and_rename(temp_file)? {
-        Renamed::Here(file) => target.sync_directory().map(|()| file),
+        Renamed::Here(file) => target.sync_name(&file).map(|()| file),
         Renamed::Elsewhere(mut temp_file) => {
             let metadata = temp_file.as_file().metadata().map_err(|e| target.io("copy a temp file to", e))?;
             let mut copy = target.temp_file_with(Some(metadata.permissions()))?;
             let at = copy_all(&mut temp_file, &mut copy).map_err(|e| target.io("copy a temp file to", e))?;
             match target.sync_and_rename(copy)? {
                 Renamed::Here(mut file) => {
-                    target.sync_directory()?;
+                    target.sync_name(&file)?;
                     stale::let_go(&file);
                     file.seek(SeekFrom::Start(at)).map_err(|e| target.io("seek in", e))?;
                     Ok(file)
@@ -177,7 +178,7 @@ impl Target {
     /// Makes the file stand under the target's name for good.
     pub(super) fn publish(&self, temp_file: NamedTempFile) -> Result<()> {
         match self.sync_and_rename(temp_file)? {
-            Renamed::Here(_) => self.sync_directory(),
+            Renamed::Here(file) => self.sync_name(&file),
             Renamed::Elsewhere(_) => {
                 Err(self.io("rename a temp file beside it to", ErrorKind::CrossesDevices.into()))
             }
@@ -197,14 +198,14 @@ impl Target {
         }
     }
 
-    #[cfg(unix)]
-    fn sync_directory(&self) -> Result<()> {
-        self.directory.sync_all().map_err(|source| DemoError::NotDurable { path: self.named.clone(), source })
-    }
-
-    #[cfg(not(unix))]
-    fn sync_directory(&self) -> Result<()> {
-        Ok(())
+    /// Makes the name of a file last that was just renamed. Where directories cannot be synced, what the system writes of the file
+    /// itself behind that has it, or nothing can.
+    fn sync_name(&self, file: &File) -> Result<()> {
+        #[cfg(unix)]
+        let (_, synced) = (file, self.directory.sync_all());
+        #[cfg(not(unix))]
+        let synced = file.sync_all();
+        synced.map_err(|source| DemoError::NotDurable { path: self.named.clone(), source })
     }
 
     pub(super) fn io(&self, action: &'static str, source: io::Error) -> DemoError {
