@@ -2,6 +2,8 @@
 
 #![cfg(unix)]
 
+#[path = "common/again.rs"]
+mod again;
 #[path = "common/fork.rs"]
 mod fork;
 
@@ -9,7 +11,6 @@ use democratising::{Global, gc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -21,15 +22,18 @@ use std::{thread, vec};
 const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 
 /// Whether a thread's word can be changed by others (`heap/thread/place.rs`), and is: hardened heaps leave that to the thread.
-const PARTED: bool =
-    cfg!(all(target_arch = "x86_64", target_os = "linux", not(any(feature = "dylib", feature = "hardened"))));
+const PARTED: bool = cfg!(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_os = "linux",
+    not(any(feature = "dylib", feature = "hardened"))
+));
 
 /// Runs `body` in a process of its own, which is given five minutes.
 fn alone(test: &str, body: fn()) {
     if std::env::var(ROLE).is_ok_and(|role| role == test) {
         return body();
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut child = again::again()
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(ROLE, test)
         .spawn()
@@ -137,6 +141,11 @@ fn resident_bytes() -> usize {
     0
 }
 
+/// Waits until all threads have had their caches for longer than one may that is about to end and tells nobody.
+fn settle() {
+    thread::sleep(Duration::from_millis(80));
+}
+
 /// Threads fill their caches and sleep; `asleep` looks at the heap; then they work for `work_ms`, beside `beside`.
 fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
     let (filled, wait_filled) = mpsc::channel();
@@ -158,6 +167,7 @@ fn sleepers(work_ms: u64, asleep: impl FnOnce(), mut beside: impl FnMut()) {
             }));
         }
         (0..THREADS).for_each(|_| wait_filled.recv().unwrap());
+        settle();
         asleep();
         wake.iter().for_each(|waker| waker.send(()).unwrap());
         let began = Instant::now();
@@ -218,6 +228,7 @@ fn a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers() {
             woken.recv().unwrap();
         });
         wait_freed.recv().unwrap();
+        settle();
         let before = Global::stats();
         assert!(before.blocks >= 120, "they are in a cache: {before}");
         gc::collect().unwrap();
@@ -261,7 +272,14 @@ fn threads_end_while_their_caches_are_emptied() {
                 });
             }
             for round in 0..200 {
-                let threads = [0, 1].map(|_| thread::spawn(move || fill(round)));
+                let work = move || {
+                    fill(round);
+                    if round % 10 == 0 {
+                        settle();
+                        fill(round);
+                    }
+                };
+                let threads = [0, 1].map(|_| thread::spawn(work));
                 threads.into_iter().for_each(|thread| thread.join().unwrap());
             }
             ended.store(true, Relaxed);
@@ -329,11 +347,13 @@ fn what_a_thread_leaves_that_ends_and_tells_nobody_is_taken_and_its_cache_is_ano
         fill(1);
         for _ in 0..20 {
             come_last();
+            settle();
             gc::collect().unwrap();
             assert_eq!(Global::stats().blocks, 0, "{}", Global::stats());
         }
         let child = fork::in_child(|| {
             come_last();
+            settle();
             let forked = thread::spawn(|| gc::collect().unwrap());
             forked.join().unwrap();
             fill(2);
@@ -469,8 +489,8 @@ fn a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied() {
         let (tell, told) = mpsc::channel();
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                // SAFETY: 1. Asks for a name.
-                tell.send(unsafe { libc::pthread_self() }).unwrap();
+                // SAFETY: 1. Asks for a name, which with some C libraries is a pointer.
+                tell.send(unsafe { libc::pthread_self() } as usize).unwrap();
                 // A few blocks in the magazine, of which the uppermost come and go.
                 drop(Vec::from_iter((0..8).map(|_| Live::new(BYTES, 1))));
                 while !ended.load(Relaxed) {
@@ -478,7 +498,8 @@ fn a_hit_that_was_interrupted_ends_well_after_the_cache_was_emptied() {
                     drop((one, two));
                 }
             });
-            let hitting = told.recv().unwrap();
+            let hitting = told.recv().unwrap() as libc::pthread_t;
+            settle();
             for _ in 0..ROUNDS {
                 STATE.store(1, SeqCst);
                 // SAFETY: 1. The thread is there: it has not been told to end.

@@ -16,8 +16,9 @@ pub(super) fn tick(pool: &HeapPool) {
     CLOCKS.tick(pool, now_ms, || shared::ebb(pool));
 }
 
+/// Milliseconds since some time.
 #[cfg(unix)]
-fn now_ms() -> usize {
+pub(super) fn now_ms() -> usize {
     // The coarse clock is read without a system call, and exact enough for a second.
     #[cfg(target_os = "linux")]
     const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC_COARSE;
@@ -30,6 +31,6 @@ fn now_ms() -> usize {
 }
 
 #[cfg(not(unix))]
-fn now_ms() -> usize {
+pub(super) fn now_ms() -> usize {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_millis() as usize)
 }

@@ -7,6 +7,7 @@ mod place;
 pub(super) use barrier::{everyone, is_there};
 
 use super::cache::{self, Cache, Own};
+use super::decay;
 use super::shared;
 use super::stock::seat::{self, Inside};
 #[cfg(unix)]
@@ -30,7 +31,12 @@ pub(super) struct Word {
     at: Option<NonNull<AtomicPtr<Cache>>>,
     cache: NonNull<Cache>,
     of: Number,
+    since_ms: usize,
 }
+
+/// How long a thread sits before others write its word. One that comes to the heap in the very last of its destructors is about to end
+/// and to tell nobody; and the system still knows it for a moment when its memory may be another's.
+const SETTLED_MS: usize = 50;
 
 impl Word {
     fn put(&self, cache: *mut Cache) -> bool {
@@ -44,7 +50,8 @@ impl Word {
 
 impl seat::Word for Word {
     fn part(&self) -> bool {
-        is_there() && self.put(cache::empty())
+        let sits_ms = decay::now_ms().wrapping_sub(self.since_ms);
+        is_there() && sits_ms >= SETTLED_MS && self.put(cache::empty())
     }
 
     fn join(&self) {
@@ -126,8 +133,9 @@ fn sit() -> Option<NonNull<Cache>> {
     let cache = own.leave();
     SEATED.with(|seated| seated.set(cache.as_ptr()));
     place::set(cache.as_ptr());
+    let word = Word { at: place::address(), cache, of: Number::own(), since_ms: decay::now_ms() };
     // SAFETY: 1. The cache is made, and for good.
-    unsafe { cache::seat(cache) }.sit(Word { at: place::address(), cache, of: Number::own() }, shared::age());
+    unsafe { cache::seat(cache) }.sit(word, shared::age());
     // Registering a destructor may allocate, from here: the cache is in place before. Where the thread is past that, nobody
     // would give the cache up.
     match GUARD.try_with(|_| ()) {

@@ -117,6 +117,8 @@ fn the_cache_of_a_thread_that_forked_is_emptied_by_other_threads_of_the_child() 
         let ended = fork::in_child(|| {
             gc::collect().unwrap();
             fill();
+            // Of a thread that has had its cache for so long, others take all.
+            thread::sleep(Duration::from_millis(80));
             let (before, after) = thread::spawn(|| {
                 let before = Global::stats().in_use_bytes;
                 gc::collect().unwrap();

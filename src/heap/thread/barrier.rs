@@ -6,7 +6,7 @@ pub(in crate::heap) use imp::{everyone, is_there};
 /// Where a thread's word can be changed by others at all (see `place.rs`), and hits are what `hit.rs` says: those of the hardened heap draw
 /// their block from the whole magazine.
 #[cfg(all(
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     target_os = "linux",
     not(miri),
     not(feature = "dylib"),
@@ -55,7 +55,7 @@ mod imp {
 }
 
 #[cfg(not(all(
-    target_arch = "x86_64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
     target_os = "linux",
     not(miri),
     not(feature = "dylib"),

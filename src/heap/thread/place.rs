@@ -5,8 +5,14 @@ use crate::heap::cache::Cache;
 pub(super) use word::{address, get, set};
 
 /// A word of the initial-exec model. Compiled into a library, `thread_local!` asks for its address by a call, before which
-/// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined.
-#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib")))]
+/// a caller saves its registers even if the linker takes the call out later; this is two loads wherever it is inlined, and on ARM64 what
+/// makes them up.
+#[cfg(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_os = "linux",
+    not(miri),
+    not(feature = "dylib")
+))]
 mod word {
     use super::Cache;
     use crate::heap::cache::EMPTY;
@@ -38,11 +44,25 @@ mod word {
     pub(in crate::heap) fn get() -> *mut Cache {
         let cache;
         // SAFETY: 1. The word is this thread's, and always holds a cache. 2. Reading it changes nothing.
+        #[cfg(target_arch = "x86_64")]
         unsafe {
             asm!(
                 concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
                 "mov {at}, qword ptr fs:[{at}]",
                 at = out(reg) cache,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: 1. and 2. as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            asm!(
+                concat!("adrp {at}, :gottprel:", name!()),
+                concat!("ldr {at}, [{at}, #:gottprel_lo12:", name!(), "]"),
+                "mrs {block}, tpidr_el0",
+                "ldr {at}, [{block}, {at}]",
+                at = out(reg) cache,
+                block = out(reg) _,
                 options(pure, readonly, nostack, preserves_flags),
             );
         }
@@ -54,6 +74,7 @@ mod word {
     pub(in crate::heap) fn address() -> Option<NonNull<AtomicPtr<Cache>>> {
         let at: *mut AtomicPtr<Cache>;
         // SAFETY: 1. The word at the start of a thread's block holds that block's own address.
+        #[cfg(target_arch = "x86_64")]
         unsafe {
             asm!(
                 concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
@@ -62,12 +83,26 @@ mod word {
                 options(pure, readonly, nostack),
             );
         }
+        // SAFETY: 1. Only registers change.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            asm!(
+                concat!("adrp {at}, :gottprel:", name!()),
+                concat!("ldr {at}, [{at}, #:gottprel_lo12:", name!(), "]"),
+                "mrs {block}, tpidr_el0",
+                "add {at}, {at}, {block}",
+                at = out(reg) at,
+                block = out(reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
         NonNull::new(at)
     }
 
     #[inline(always)]
     pub(in crate::heap) fn set(cache: *mut Cache) {
         // SAFETY: 1. The word is this thread's, and nothing refers to it.
+        #[cfg(target_arch = "x86_64")]
         unsafe {
             asm!(
                 concat!("mov {at}, qword ptr [rip + ", name!(), "@GOTTPOFF]"),
@@ -77,10 +112,29 @@ mod word {
                 options(nostack, preserves_flags),
             );
         }
+        // SAFETY: 1. As above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            asm!(
+                concat!("adrp {at}, :gottprel:", name!()),
+                concat!("ldr {at}, [{at}, #:gottprel_lo12:", name!(), "]"),
+                "mrs {block}, tpidr_el0",
+                "str {cache}, [{block}, {at}]",
+                at = out(reg) _,
+                block = out(reg) _,
+                cache = in(reg) cache,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri), not(feature = "dylib"))))]
+#[cfg(not(all(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    target_os = "linux",
+    not(miri),
+    not(feature = "dylib")
+)))]
 mod word {
     use super::Cache;
     use crate::heap::cache::empty;
