@@ -212,6 +212,31 @@ fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
     });
 }
 
+/// It may be one that is about to end and tells nobody: what its hits use is left alone.
+#[test]
+fn of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use() {
+    alone("of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use", || {
+        let (freed, wait_freed) = mpsc::channel();
+        let (wake, woken) = mpsc::channel::<()>();
+        let asleep = thread::spawn(move || {
+            drop(Vec::from_iter((0..126).map(|_| Live::new(64, 5))));
+            freed.send(()).unwrap();
+            woken.recv().unwrap();
+            // What was asked of it, it does when it next looks for blocks elsewhere.
+            drop(Vec::from_iter((0..126).map(|_| Live::new(64, 6))));
+        });
+        wait_freed.recv().unwrap();
+        let before = Global::stats();
+        gc::collect().unwrap();
+        let after = Global::stats();
+        assert!(before.blocks >= 126 && after.blocks <= 64, "{before}; {after}");
+        wake.send(()).unwrap();
+        asleep.join().unwrap();
+        gc::collect().unwrap();
+        assert_eq!(Global::stats().blocks, 0, "{}", Global::stats());
+    });
+}
+
 /// Small blocks that another thread took are collected by whoever frees them, to go back together.
 #[test]
 fn a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers() {

@@ -391,12 +391,17 @@ fn empty_others() {
         // SAFETY: 1. A cache that was entered is for good.
         let seat = unsafe { cache::seat(cache) };
         let visits = VISITS.lock();
+        let mut visited = false;
         // SAFETY: 1. The seat is held, and where the loaded magazines are visited too, the thread is parted. 2. The vessel is empty.
-        let take = || unsafe { cache::carry(cache, vessel, parted) };
+        let take = |loaded| unsafe { cache::carry(cache, vessel, loaded) };
         if parted {
-            seat.visit(pass, take);
-        } else {
-            seat.visit_rest(age(), take);
+            seat.visit(pass, || {
+                visited = true;
+                take(true);
+            });
+        }
+        if !visited {
+            seat.visit_rest(age(), || take(false));
         }
         drop(visits);
         vessel.empty();
