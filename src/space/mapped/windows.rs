@@ -233,6 +233,13 @@ mod tests {
         assert_eq!(state(&Range::table(PAGE, false).unwrap(), 0), (MEM_COMMIT, PAGE_READWRITE));
     }
 
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn a_process_has_addresses_for_all_that_it_may_commit() {
+        let space = super::super::Mapped::reserve_default().unwrap();
+        assert_eq!(space.range.len(), memory_bytes().unwrap().next_multiple_of(FRAME));
+    }
+
     #[test]
     fn more_than_there_is_is_an_error_of_the_system() {
         let memory = memory_bytes().unwrap();
