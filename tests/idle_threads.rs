@@ -218,6 +218,7 @@ fn of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use() {
     alone("of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use", || {
         let (freed, wait_freed) = mpsc::channel();
         let (wake, woken) = mpsc::channel::<()>();
+        let came = Instant::now();
         let asleep = thread::spawn(move || {
             drop(Vec::from_iter((0..126).map(|_| Live::new(64, 5))));
             freed.send(()).unwrap();
@@ -230,6 +231,8 @@ fn of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use() {
         gc::collect().unwrap();
         let after = Global::stats();
         assert!(before.blocks >= 126 && after.blocks <= 64, "{before}; {after}");
+        // A slow machine may have made an old one of it.
+        assert!(after.blocks >= 60 || came.elapsed() > Duration::from_millis(40), "{after}");
         wake.send(()).unwrap();
         asleep.join().unwrap();
         gc::collect().unwrap();

@@ -11,7 +11,7 @@
 //! Budgets that stand one above the other, as a request's within the process's, are a [`path`]; named ones, with an account for
 //! every kind of resource, are `scope`s (with `std`), which stand in a `tree`.
 
-#![deny(unsafe_code)]
+#![cfg_attr(not(windows), forbid(unsafe_code))]
 
 #[cfg(any(feature = "std", democratising_loom))]
 pub mod credit;
