@@ -231,8 +231,9 @@ fn of_a_thread_that_has_just_come_a_collect_takes_what_its_hits_do_not_use() {
         gc::collect().unwrap();
         let after = Global::stats();
         assert!(before.blocks >= 126 && after.blocks <= 64, "{before}; {after}");
-        // A slow machine may have made an old one of it.
-        assert!(after.blocks >= 60 || came.elapsed() > Duration::from_millis(40), "{after}");
+        // Hardened heaps draw from few, and keep more of them behind. A slow machine may have made an old one of it.
+        let least = if cfg!(feature = "hardened") { 8 } else { 60 };
+        assert!(after.blocks >= least || came.elapsed() > Duration::from_millis(40), "{after}");
         wake.send(()).unwrap();
         asleep.join().unwrap();
         gc::collect().unwrap();
