@@ -262,12 +262,16 @@ fn a_collect_takes_what_a_thread_that_sleeps_was_to_give_back_of_anothers() {
         assert!(before.blocks >= 120, "they are in a cache: {before}");
         gc::collect().unwrap();
         let after = Global::stats();
-        assert_eq!(after.blocks, 0, "{before}; {after}");
+        // Where the thread can be parted from its cache, all but the uppermost of each size.
+        let most = if PARTED { 3 } else { 120 };
+        assert!(after.blocks <= most, "{before}; {after}");
         // Each of them is somebody's once.
         let again = few();
         wake.send(()).unwrap();
         asleep.join().unwrap();
         drop((again, few()));
+        gc::collect().unwrap();
+        assert_eq!(Global::stats().blocks, 0, "a block is lost: {}", Global::stats());
     });
 }
 

@@ -5,7 +5,7 @@
 use democratising::SpinLock;
 use democratising::arena::metadata::{Metadata, NoTable, Plain};
 use democratising::heap::stock::clocks::{Clocks, DECAY_MS, Due};
-use democratising::heap::stock::owner::{Away, Owners, Tags};
+use democratising::heap::stock::owner::{Owners, Tags};
 use democratising::heap::stock::spare::{Caches, Linked, Links};
 use democratising::pool::{Pool, PoolConfig};
 use democratising::size::{Geometry, SizeClass};
@@ -149,8 +149,8 @@ trait Owning: 'static {
         // SAFETY: 1. It is one of the host's classes.
         unsafe { tags.keep(block as *mut u8, SMALL) }
     }
-    fn take(away: &mut Away<2>) -> Vec<usize> {
-        away.take().to_vec()
+    fn take(away: &mut Vec<usize>) -> Vec<usize> {
+        std::mem::take(away)
     }
 }
 
@@ -172,12 +172,15 @@ fn blocks_go_back_to_who_carved_them<O: Owning>() {
                 let tags: &'static Tags = Box::leak(Box::new(owners.tags().unwrap()));
                 O::begin(&owners, tags, &looked);
                 tags.claim(&mine);
-                let (mut kept, mut away) = (Vec::new(), Away::<2>::NONE);
+                let (mut kept, mut away) = (Vec::new(), Vec::new());
                 for block in theirs {
-                    match O::keep(tags, block) {
-                        true => kept.push(block),
-                        false if away.push(block) => slabs.lock().unwrap().extend(O::take(&mut away)),
-                        false => (),
+                    if O::keep(tags, block) {
+                        kept.push(block);
+                        continue;
+                    }
+                    away.push(block);
+                    if away.len() == 2 {
+                        slabs.lock().unwrap().extend(O::take(&mut away));
                     }
                 }
                 slabs.lock().unwrap().extend(O::take(&mut away));
@@ -331,11 +334,9 @@ mod planted {
 
     struct SendsTwice;
     impl Owning for SendsTwice {
-        fn take(away: &mut Away<2>) -> Vec<usize> {
-            let blocks = away.take().to_vec();
-            if let Some(&block) = blocks.first() {
-                away.push(block);
-            }
+        fn take(away: &mut Vec<usize>) -> Vec<usize> {
+            let blocks = std::mem::take(away);
+            away.extend(blocks.first());
             blocks
         }
     }

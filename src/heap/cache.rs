@@ -1,4 +1,5 @@
-//! A thread's cache: for each size class a loaded magazine and one behind it, and the paths that hit the loaded one.
+//! A thread's cache: for each size class a loaded magazine and one behind it, and the paths that hit the loaded one. Small blocks that
+//! another cache carved are collected in magazines of their own, to go back to the slabs.
 //!
 //! A magazine is 512 bytes of words at a multiple of as much, of which one below the blocks is 0. So its state is one pointer, to the
 //! first word above its blocks: it is empty where the word below is 0, and full where the pointer is a multiple of 512.
@@ -11,7 +12,7 @@ pub(super) use stir::stir;
 
 use super::numbers;
 use super::stock::hit;
-use super::stock::owner::{self, Away, Tags};
+use super::stock::owner::{self, Tags};
 use super::stock::seat::Seat;
 use super::stock::spare::{Linked, Links};
 use super::thread::{self, Word};
@@ -39,11 +40,41 @@ struct Magazine([usize; WORDS]);
 
 const _: () = assert!(size_of::<Magazine>() == MAGAZINE_BYTES && align_of::<Magazine>() == MAGAZINE_BYTES);
 
-/// What the hits of a class do not look at.
+/// How many bins a cache has: one for each class, and one more for each class with owners.
+const BINS: usize = HOST_CLASSES + owner::CLASSES;
+
+/// Which bin of a cache.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    class: SizeClass,
+}
+
+impl Place {
+    /// Of a class's blocks that come and go.
+    #[inline(always)]
+    const fn own(class: SizeClass) -> Place {
+        Place { at: class.0 as usize, class }
+    }
+
+    /// Of a class's blocks that other caches carved, and that only come. The class is one with owners.
+    #[inline(always)]
+    const fn away(class: SizeClass) -> Place {
+        debug_assert!(owner::tagged(class));
+        Place { at: HOST_CLASSES + class.0 as usize, class }
+    }
+
+    fn all() -> impl Iterator<Item = Place> {
+        let classes = |count| (0..count as u8).map(SizeClass);
+        classes(HOST_CLASSES).map(Place::own).chain(classes(owner::CLASSES).map(Place::away))
+    }
+}
+
+/// What the hits of a bin do not look at.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Back {
-    /// The top of the magazine behind; null until the class is first used.
+    /// The top of the magazine behind; null until the bin is first used.
     behind: *mut usize,
     /// How many blocks the loaded magazine may hold now.
     capacity: usize,
@@ -54,7 +85,7 @@ struct Back {
 /// What the hits look at.
 #[repr(C)]
 struct Front {
-    tops: [*mut usize; HOST_CLASSES],
+    tops: [*mut usize; BINS],
     tags: Tags,
 }
 
@@ -65,11 +96,10 @@ pub(super) struct Cache {
     links: Links<Cache>,
     /// Who may touch what follows, and by what the hits do not.
     seat: Seat<HostLock, Word>,
-    backs: [Back; HOST_CLASSES],
-    /// Blocks that other threads carved, to go back to the slabs. From here on a cache that is spare may be zeros.
-    away: [Away<MOST>; owner::CLASSES],
-    /// Two for each class that was ever used, in the order of their first uses, so that the memory of the others is never touched.
-    magazines: [[Magazine; 2]; HOST_CLASSES],
+    backs: [Back; BINS],
+    /// Two for each bin that was ever used, in the order of their first uses, so that the memory of the others is never touched. From
+    /// here on a cache that is spare may be zeros.
+    magazines: [[Magazine; 2]; BINS],
 }
 
 /// The magazine of whoever has none: its top says that it is empty, and full.
@@ -89,7 +119,7 @@ const _: () = assert!(align_of::<FrontAlone>() == align_of::<Cache>());
 /// The front of whoever has no cache. Nobody writes to it: the hits write only where a magazine is not empty or not full, and
 /// here all are both.
 pub(super) static EMPTY: Blank<FrontAlone> =
-    Blank::new(FrontAlone(Front { tops: [no_top(); HOST_CLASSES], tags: Tags::none() }));
+    Blank::new(FrontAlone(Front { tops: [no_top(); BINS], tags: Tags::none() }));
 
 /// The cache of whoever has none, of which there is no more than the front.
 #[inline(always)]
@@ -105,18 +135,18 @@ unsafe impl Linked for Cache {
     }
 }
 
-/// The loaded magazine of a class: the place of its top. Atomic, since a visitor reads what a hit under way may write.
+/// The loaded magazine of a bin: the place of its top. Atomic, since a visitor reads what a hit under way may write.
 #[derive(Clone, Copy)]
 struct Loaded(*mut *mut usize);
 
 impl Loaded {
     /// # Safety
-    /// `class` is less than `HOST_CLASSES`. The cache lives for good, and its hits are this thread's own; or it is the empty one, to
-    /// which nothing is written; or the thread is parted from it, and only `skim` is called.
+    /// The place is one of a class of the host's. The cache lives for good, and its hits are this thread's own; or it is the empty one,
+    /// to which nothing is written; or the thread is parted from it, and only `skim` is called.
     #[inline(always)]
-    unsafe fn of(cache: *mut Cache, class: SizeClass) -> Loaded {
-        // SAFETY: 1. The array has a top for each class.
-        unsafe { Loaded((&raw mut (*cache).front.tops).cast::<*mut usize>().add(class.0 as usize)) }
+    unsafe fn of(cache: *mut Cache, place: Place) -> Loaded {
+        // SAFETY: 1. The array has a top for each bin.
+        unsafe { Loaded((&raw mut (*cache).front.tops).cast::<*mut usize>().add(place.at)) }
     }
 }
 
@@ -166,7 +196,7 @@ impl hit::Loaded for Loaded {
 #[inline(always)]
 pub(super) unsafe fn allocate(class: SizeClass) -> *mut u8 {
     // SAFETY: 1. The cache is this thread's own, or the shared empty one. 2. `class` is in range, as the caller promises.
-    let loaded = unsafe { Loaded::of(thread::cache(), class) };
+    let loaded = unsafe { Loaded::of(thread::cache(), Place::own(class)) };
     match hit::pop(&loaded) {
         0 => exchange::refill(class),
         block => block as *mut u8,
@@ -186,7 +216,7 @@ pub(super) unsafe fn free(at: *mut u8, class: SizeClass) {
         if !(*cache).front.tags.keep(at, class) {
             return exchange::send_back(at, class);
         }
-        if !hit::push(&Loaded::of(cache, class), at as usize) {
+        if !hit::push(&Loaded::of(cache, Place::own(class)), at as usize) {
             exchange::spill(at, class)
         }
     }

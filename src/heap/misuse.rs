@@ -45,8 +45,8 @@ pub enum OnMisuse {
     /// neither, panics. (Through `GlobalAlloc`, which must not unwind, such a panic ends the program.)
     #[default]
     Stop,
-    /// Call this, and go on. No lock of the heap is held meanwhile. It runs in whichever thread found the misuse, and may not
-    /// allocate from a process's heap.
+    /// Call this, and go on. No lock of the heap is held meanwhile, and it may allocate. It runs in whichever thread found the misuse,
+    /// maybe in the middle of an allocation.
     Hook(fn(Misuse)),
     /// Go on.
     Ignore,

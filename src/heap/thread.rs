@@ -212,11 +212,34 @@ pub(super) fn empty_own() {
     }
 }
 
-/// Empties the cache in which this thread is inside. Out of its place meanwhile: a hook that allocates goes past it.
+/// Empties the cache in which this thread is inside.
 fn empty(own: Own) {
+    past(|| own.empty());
+}
+
+/// Calls somebody else's function, which may allocate. From inside its cache this thread goes past it meanwhile: a hit would take what is
+/// on its way to the slabs.
+pub(super) fn call(hook: impl FnOnce()) {
+    // SAFETY: 1. The cache is made, and for good.
+    match seated().map(|cache| unsafe { cache::seat(cache) }) {
+        Some(seat) if seat.is_inside() => past(hook),
+        _ => hook(),
+    }
+}
+
+/// Does something while this thread, which is inside its cache, goes past it.
+fn past(body: impl FnOnce()) {
+    struct Back(*mut Cache);
+
+    impl Drop for Back {
+        fn drop(&mut self) {
+            place::set(self.0);
+        }
+    }
+
+    let _back = Back(cache());
     place::set(cache::empty());
-    own.empty();
-    place::set(own.leave().as_ptr());
+    body();
 }
 
 /// A fork left this thread in a process of this age.

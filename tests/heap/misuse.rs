@@ -119,6 +119,57 @@ fn a_hook_hears_of_misuse_and_the_program_goes_on() {
     assert_eq!(code, Some(0), "{error}");
 }
 
+/// A log is a hook that allocates, in the middle of a flush of what it takes blocks of.
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_hook_may_allocate_and_has_what_it_took_for_itself() {
+    use std::hint::black_box;
+    use std::sync::Mutex;
+    static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static TAKEN: Mutex<Vec<Live>> = Mutex::new(Vec::new());
+    const LAYOUT: Layout = Layout::new::<[u64; 88]>();
+    const WRONG: usize = 10;
+    fn hook(misuse: Misuse) {
+        LOG.lock().unwrap().push(misuse.to_string());
+        let mut blocks: Vec<Live> = (0..50).map(|_| Live::new(LAYOUT, 7, false)).collect();
+        TAKEN.lock().unwrap().extend(blocks.drain(..25));
+        blocks.into_iter().for_each(Live::free);
+    }
+    /// Takes blocks, and gives them back with some of somebody else's between them.
+    fn give() {
+        let blocks: Vec<Live> = (0..2 * WRONG as u8).map(|i| Live::new(LAYOUT, i, false)).collect();
+        for (i, block) in blocks.into_iter().enumerate() {
+            block.free();
+            if i % 2 == 0 {
+                // SAFETY: 1. It is not sound, but refused.
+                unsafe { dealloc(black_box([0u64; 88].as_mut_ptr()).cast(), LAYOUT) };
+            }
+        }
+    }
+    if role("log") {
+        on_misuse(OnMisuse::Hook(hook));
+        // A class with most of its slabs free keeps few blocks in a thread, and none for others, who would be given what is wrong.
+        let many = || Vec::from_iter((0..4000).map(|_| Live::new(LAYOUT, 3, false)));
+        let (held, free): (Vec<_>, Vec<_>) = many().into_iter().enumerate().partition(|(i, _)| i % 50 == 0);
+        free.into_iter().for_each(|(_, block)| block.free());
+        let ways: [fn(); 2] = [give, || std::thread::spawn(give).join().unwrap()];
+        for way in ways {
+            way();
+            gc::collect().unwrap();
+            let after = many();
+            TAKEN.lock().unwrap().drain(..).for_each(Live::free);
+            after.into_iter().for_each(Live::free);
+        }
+        held.into_iter().for_each(|(_, block)| block.free());
+        let log = std::mem::take(&mut *LOG.lock().unwrap());
+        assert_eq!(log.len(), 2 * WRONG, "{log:#?}");
+        assert!(log.iter().all(|line| line.contains("somebody else")), "{log:#?}");
+        std::process::exit(0);
+    }
+    let (code, error) = child("misuse::a_hook_may_allocate_and_has_what_it_took_for_itself", "log");
+    assert_eq!(code, Some(0), "{error}");
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn null_given_back_with_a_layout_is_told_and_takes_nothing_from_those_that_follow() {

@@ -1,7 +1,9 @@
 //! Where the loaded magazine does not help: the one behind it, the depot, the slabs.
 
 use super::hit::{self, Loaded as _};
-use super::{Away, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Seat, Tags, capacity, no_top, owner};
+use super::{
+    BINS, Back, Cache, Loaded, MAGAZINE_BYTES, MOST, Magazine, Place, Seat, Tags, capacity, no_top, owner,
+};
 use crate::heap::{errno, numbers, shared, thread};
 use crate::size::{HOST_CLASSES, SizeClass};
 use crate::space::MappedTables;
@@ -21,7 +23,7 @@ pub(in crate::heap) struct Own(NonNull<Cache>);
 #[inline(never)]
 pub(super) fn refill(class: SizeClass) -> *mut u8 {
     let Some(own) = thread::obtain() else { return shared::take_one(class) };
-    let mut bin = own.bin(class);
+    let mut bin = own.bin(Place::own(class));
     loop {
         if bin.loaded().is_empty() {
             bin.unload(capacity(class));
@@ -50,7 +52,7 @@ pub(super) fn widen(class: SizeClass, least: usize) {
     // Whoever asks has a block already, or is told by the next call: that there are no more to choose from is no failure.
     let _kept = errno::Kept::now();
     let Some(own) = thread::obtain() else { return };
-    let mut bin = own.bin(class);
+    let mut bin = own.bin(Place::own(class));
     let least = least.min(bin.back().capacity / 2);
     let Some(missing) = least.checked_sub(bin.loaded().len()).filter(|&missing| missing > 0) else { return };
     if bin.behind().len() < missing {
@@ -75,12 +77,12 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
         drop(own);
         return send_back(at, class);
     }
-    let mut bin = own.bin(class);
+    let mut bin = own.bin(Place::own(class));
     let full = bin.is_full();
     if full {
         let lean = shared::is_lean(class);
         if lean || bin.back().capacity < capacity(class) {
-            own.empty_class(class);
+            own.empty_bin(Place::own(class));
             bin.unload(if lean { LEAN.min(capacity(class)) } else { capacity(class) });
             if lean {
                 shared::empty_depot(class);
@@ -101,15 +103,30 @@ pub(super) fn spill(at: *mut u8, class: SizeClass) {
     }
 }
 
-/// Takes a small block that another cache carved.
+/// Takes a small block that another cache carved: a hit like the others, but that nobody takes from there again.
 #[cold]
 #[inline(never)]
 pub(super) fn send_back(at: *mut u8, class: SizeClass) {
+    // SAFETY: 1. The cache is this thread's own, or the shared empty one. 2. Only blocks of classes with owners are others'.
+    if !hit::push(&unsafe { Loaded::of(thread::cache(), Place::away(class)) }, at as usize) {
+        send_back_all(at, class);
+    }
+}
+
+/// The magazine of such blocks is full, or not there yet.
+#[cold]
+#[inline(never)]
+fn send_back_all(at: *mut u8, class: SizeClass) {
     let Some(own) = thread::obtain() else { return shared::flush(class, &[at as usize]) };
-    let away = own.away(class);
-    if away.push(at as usize) {
-        shared::flush(class, away.take());
-        drop(own);
+    let mut bin = own.bin(Place::away(class));
+    let full = bin.is_full();
+    if full {
+        own.empty_bin(Place::away(class));
+        bin.unload(capacity(class));
+    }
+    bin.push(at as usize);
+    drop(own);
+    if full {
         shared::tick();
     }
 }
@@ -128,7 +145,7 @@ impl Own {
     pub(in crate::heap) unsafe fn make(memory: NonNull<Cache>, tags: Tags) -> Own {
         // SAFETY: 1. As the caller promises.
         unsafe {
-            (&raw mut (*memory.as_ptr()).front.tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*memory.as_ptr()).front.tops).write([no_top(); BINS]);
             (&raw mut (*memory.as_ptr()).front.tags).write(tags);
             (&raw mut (*memory.as_ptr()).seat).write(Seat::new());
         }
@@ -145,39 +162,46 @@ impl Own {
         unsafe { &(*self.0.as_ptr()).front.tags }
     }
 
-    /// What the cache has of one class, made ready at its first use.
-    fn bin(self, class: SizeClass) -> Bin {
-        let (cache, at) = (self.0.as_ptr(), class.0 as usize);
-        // SAFETY: 1. The cache is ours. 2. `at` is one of its classes: the arrays have as many places, and those before it have theirs.
+    /// What the cache has at a place, made ready at its first use.
+    #[inline(always)]
+    fn bin(self, place: Place) -> Bin {
+        self.used(place).unwrap_or_else(|| self.make_ready(place))
+    }
+
+    /// The bin at a place, if it was ever used.
+    #[inline(always)]
+    fn used(self, place: Place) -> Option<Bin> {
+        let cache = self.0.as_ptr();
+        // SAFETY: 1. The cache is ours. 2. The place is one of its bins: the arrays have as many.
+        let (top, back) = unsafe {
+            let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(place.at);
+            (top, (&raw mut (*cache).backs).cast::<Back>().add(place.at))
+        };
+        // SAFETY: 1. as above.
+        let is_ready = unsafe { !(*back).behind.is_null() };
+        is_ready.then_some(Bin { top, back, class: place.class })
+    }
+
+    /// Gives a bin its magazines.
+    #[cold]
+    #[inline(never)]
+    fn make_ready(self, place: Place) -> Bin {
+        let (cache, class) = (self.0.as_ptr(), place.class);
+        let ready = Place::all().filter(|&place| self.used(place).is_some()).count();
+        // SAFETY: 1. The cache is ours. 2. The place is one of its bins: the arrays have as many. 3. There are magazines for every bin,
+        // and those before these are the others'.
         unsafe {
-            let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(at);
-            let back = (&raw mut (*cache).backs).cast::<Back>().add(at);
+            let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(place.at);
+            let back = (&raw mut (*cache).backs).cast::<Back>().add(place.at);
+            let magazines = (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(ready).cast::<usize>();
+            let words = MAGAZINE_BYTES / size_of::<usize>();
+            (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
+            (*back).capacity = capacity(class);
             let mut bin = Bin { top, back, class };
-            if (*back).behind.is_null() {
-                let ready = classes().filter(|&class| self.used(class).is_some()).count();
-                let magazines =
-                    (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(ready).cast::<usize>();
-                let words = MAGAZINE_BYTES / size_of::<usize>();
-                (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
-                (*back).capacity = capacity(class);
-                bin.unload(capacity(class));
-                bin.unload_behind();
-            }
+            bin.unload(capacity(class));
+            bin.unload_behind();
             bin
         }
-    }
-
-    /// Small blocks that other caches carved.
-    fn away<'a>(self, class: SizeClass) -> &'a mut Away<MOST> {
-        // SAFETY: 1. The cache is ours, and nobody calls this twice at a time.
-        unsafe { &mut (*self.0.as_ptr()).away[class.0 as usize] }
-    }
-
-    /// The bin of a class, if it was ever used.
-    fn used(self, class: SizeClass) -> Option<Bin> {
-        // SAFETY: 1. The cache is ours.
-        let behind = unsafe { (*self.0.as_ptr()).backs[class.0 as usize].behind };
-        (!behind.is_null()).then(|| self.bin(class))
     }
 
     /// Blocks of the depot, or else of the slabs, of those at most `batch`, for this cache: how many.
@@ -195,37 +219,36 @@ impl Own {
 
     /// Gives every block to the slabs.
     pub(in crate::heap) fn empty(self) {
-        classes().for_each(|class| self.empty_class(class));
-        tagged().for_each(|class| shared::flush(class, self.away(class).take()));
+        Place::all().for_each(|place| self.empty_bin(place));
     }
 
     /// Makes an empty cache as new, and gives the memory of its magazines back: all zeros is one that was never used.
     pub(in crate::heap) fn give_back(self) {
         let cache = self.0.as_ptr();
-        if classes().all(|class| self.used(class).is_none()) {
+        if Place::all().all(|place| self.used(place).is_none()) {
             return;
         }
-        // SAFETY: 1. The cache is ours, and empty. 2. From `away` on a cache has only what is as empty when it is zeros, and what
-        // `bin` makes ready where there is no magazine behind. 3. Its memory is a table that was leaked, and
-        // ends with it.
+        // SAFETY: 1. The cache is ours, and empty. 2. From `magazines` on a cache has only what `bin` makes ready where there is no
+        // magazine behind. 3. Its memory is a table that was leaked, and ends with it.
         unsafe {
-            (&raw mut (*cache).front.tops).write([no_top(); HOST_CLASSES]);
+            (&raw mut (*cache).front.tops).write([no_top(); BINS]);
             (&raw mut (*cache).backs).write_bytes(0, 1);
-            let start = (&raw mut (*cache).away).cast::<u8>();
-            let bytes = size_of::<Cache>() - offset_of!(Cache, away);
+            let start = (&raw mut (*cache).magazines).cast::<u8>();
+            let bytes = size_of::<Cache>() - offset_of!(Cache, magazines);
             MappedTables::forget(NonNull::new_unchecked(start), bytes);
         }
     }
 
     /// Gives the blocks of classes to the slabs of which most is free.
     pub(in crate::heap) fn empty_lean(self) {
-        classes().filter(|&class| shared::is_lean(class)).for_each(|class| self.empty_class(class));
+        let classes = (0..HOST_CLASSES).map(|class| SizeClass(class as u8));
+        classes.filter(|&class| shared::is_lean(class)).for_each(|class| self.empty_bin(Place::own(class)));
     }
 
-    fn empty_class(self, class: SizeClass) {
-        let Some(mut bin) = self.used(class) else { return };
-        shared::flush(class, bin.loaded());
-        shared::flush(class, bin.behind());
+    fn empty_bin(self, place: Place) {
+        let Some(mut bin) = self.used(place) else { return };
+        shared::flush(bin.class, bin.loaded());
+        shared::flush(bin.class, bin.behind());
         bin.unload(bin.back().capacity);
         bin.unload_behind();
     }
@@ -246,28 +269,19 @@ pub(in crate::heap) unsafe fn seat(cache: NonNull<Cache>) -> &'static Seat<HostL
 /// The caller has the seat of `from`, whose thread is parted from it if `loaded`.
 pub(in crate::heap) unsafe fn carry(from: NonNull<Cache>, to: Own, loaded: bool) {
     let from = Own(from);
-    for class in classes() {
-        let Some(mut bin) = from.used(class) else { continue };
-        let mut out = to.bin(class);
-        out.unload(capacity(class));
+    for place in Place::all() {
+        let Some(mut bin) = from.used(place) else { continue };
+        let mut out = to.bin(place);
+        out.unload(capacity(place.class));
         if loaded {
             bin.skim(&mut out);
         }
         out.load_behind(bin.behind());
         bin.unload_behind();
     }
-    tagged().for_each(|class| from.away(class).hand_over(to.away(class)));
 }
 
-fn tagged() -> impl Iterator<Item = SizeClass> {
-    (0..owner::CLASSES).map(|class| SizeClass(class as u8))
-}
-
-fn classes() -> impl Iterator<Item = SizeClass> {
-    (0..HOST_CLASSES).map(|class| SizeClass(class as u8))
-}
-
-/// One class of a cache: the loaded magazine and the one behind it.
+/// One bin of a cache: the loaded magazine and the one behind it.
 struct Bin {
     top: *mut *mut usize,
     back: *mut Back,

@@ -2,6 +2,7 @@
 
 use super::{Misuse, OnMisuse};
 use crate::error::BadFree;
+use crate::heap::thread;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
@@ -18,8 +19,7 @@ const IGNORE: usize = 1;
 /// use democratising::heap::{Misuse, OnMisuse, on_misuse};
 ///
 /// fn log(misuse: Misuse) {
-///     // Without allocating: this may run in the middle of an allocation.
-///     assert!(misuse.addr < usize::MAX);
+///     eprintln!("{misuse}");
 /// }
 /// on_misuse(OnMisuse::Hook(log));
 /// # on_misuse(OnMisuse::Stop);
@@ -51,7 +51,7 @@ pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {
         hook => {
             // SAFETY: 1. Only `on_misuse` stores there, and any other word that it stores is a function of this type.
             let hook = unsafe { core::mem::transmute::<usize, fn(Misuse)>(hook) };
-            return hook(misuse);
+            return thread::call(|| hook(misuse));
         }
     }
     let mut line = Line { bytes: [0; 256], len: 0 };

@@ -164,33 +164,3 @@ impl Tags {
         }
     }
 }
-
-/// Small blocks that other caches carved, to go back to the slabs. All zeros is none.
-pub struct Away<const N: usize> {
-    blocks: [usize; N],
-    len: usize,
-}
-
-impl<const N: usize> Away<N> {
-    /// None.
-    #[cfg(democratising_loom)]
-    pub const NONE: Self = Away { blocks: [0; N], len: 0 };
-
-    /// Adds one to those that are not full. Whether they are now, and have to be taken.
-    pub fn push(&mut self, block: usize) -> bool {
-        self.blocks[self.len] = block;
-        self.len += 1;
-        self.len == N
-    }
-
-    /// Takes them all.
-    pub fn take(&mut self) -> &[usize] {
-        &self.blocks[..core::mem::take(&mut self.len)]
-    }
-
-    /// Hands them all to another who has none.
-    pub fn hand_over(&mut self, to: &mut Self) {
-        to.blocks[..self.len].copy_from_slice(&self.blocks[..self.len]);
-        to.len = core::mem::take(&mut self.len);
-    }
-}

@@ -118,6 +118,12 @@ impl<L: RawMutex, W: Word> Seat<L, W> {
         Some(Inside { sitting, _flag: flag })
     }
 
+    /// Whether the thread that sits here is inside. Only that thread may ask.
+    #[cfg(not(democratising_loom))]
+    pub fn is_inside(&self) -> bool {
+        self.inside.load(Relaxed)
+    }
+
     /// Whether the thread that is inside is to empty the cache: told once.
     pub fn take_asked(&self) -> bool {
         // Relaxed: what is to be emptied is what the thread itself put there.

@@ -24,8 +24,9 @@ fn drained(bin: &mut Bin) -> [Vec<usize>; 2] {
 
 #[test]
 fn a_magazine_that_may_hold_less_holds_nothing_of_what_it_held() {
-    for class in classes() {
-        let mut bin = cache().bin(class);
+    for place in Place::all() {
+        let class = place.class;
+        let mut bin = cache().bin(place);
         let full = capacity(class);
         for most in [LEAN.min(full), 1, 0, full / 2, full] {
             bin.unload(full);
@@ -44,72 +45,75 @@ fn a_magazine_that_may_hold_less_holds_nothing_of_what_it_held() {
 fn what_is_carried_is_in_one_cache_alone_and_the_owner_keeps_its_uppermost_block() {
     for is_parted in [false, true] {
         let (from, to) = (cache(), cache());
-        for class in classes().step_by(2) {
-            let mut bin = from.bin(class);
+        for place in Place::all().step_by(2) {
+            let mut bin = from.bin(place);
             (1..=5).for_each(|block| bin.push(block));
             bin.load_behind(&[6, 7, 8]);
         }
-        for class in tagged() {
-            let blocks = 10 + class.0 as usize..20;
-            blocks.for_each(|block| assert!(!from.away(class).push(block)));
-        }
         // SAFETY: 1. No thread sits in either.
         unsafe { carry(from.leave(), to, is_parted) };
-        for class in classes() {
-            let (Some(mut left), Some(mut carried)) = (from.used(class), to.used(class)) else {
-                assert!(class.0 % 2 == 1 && from.used(class).is_none() && to.used(class).is_none());
+        for place in Place::all() {
+            let (Some(mut left), Some(mut carried)) = (from.used(place), to.used(place)) else {
+                assert!(place.at % 2 == 1 && from.used(place).is_none() && to.used(place).is_none());
                 continue;
             };
+            let class = place.class;
             let (loaded, taken) =
                 if is_parted { (vec![5], vec![4, 3, 2, 1]) } else { (vec![5, 4, 3, 2, 1], vec![]) };
             assert_eq!(left.back().capacity, capacity(class) - taken.len(), "{class}");
             assert_eq!(drained(&mut left), [loaded, vec![]], "{class}");
             assert_eq!(drained(&mut carried), [taken, vec![8, 7, 6]], "{class}");
         }
-        for class in tagged() {
-            assert_eq!(to.away(class).take(), Vec::from_iter(10 + class.0 as usize..20), "{class}");
-            assert_eq!(from.away(class).take(), [0; 0], "{class}");
-        }
     }
+}
+
+#[test]
+fn every_class_has_a_bin_and_one_with_owners_has_another() {
+    let classes = |class| Place::all().filter(move |place| place.class == class);
+    for class in (0..HOST_CLASSES as u8).map(SizeClass) {
+        assert_eq!(classes(class).count(), if owner::tagged(class) { 2 } else { 1 }, "{class}");
+    }
+    assert!(Place::all().map(|place| place.at).eq(0..BINS));
 }
 
 #[test]
 fn a_cache_whose_memory_was_given_back_is_as_one_that_was_never_used() {
     let own = cache();
-    for class in classes() {
-        let mut bin = own.bin(class);
-        (1..=capacity(class)).for_each(|block| bin.push(block));
+    for place in Place::all() {
+        let mut bin = own.bin(place);
+        (1..=capacity(place.class)).for_each(|block| bin.push(block));
         bin.unload(1);
     }
     own.give_back();
-    for class in classes() {
-        // SAFETY: 1. The class is one of the host's, and the cache is nobody else's.
-        let loaded = unsafe { Loaded::of(own.leave().as_ptr(), class) };
+    for place in Place::all() {
+        let class = place.class;
+        // SAFETY: 1. The place is one of a cache's, and the cache is nobody else's.
+        let loaded = unsafe { Loaded::of(own.leave().as_ptr(), place) };
         assert!(!hit::push(&loaded, 1) && hit::pop(&loaded) == 0, "{class}: a hit would lose what it pushes");
-        assert!(own.used(class).is_none());
-        let mut bin = own.bin(class);
+        assert!(own.used(place).is_none());
+        let mut bin = own.bin(place);
         assert_eq!(drained(&mut bin).map(|blocks| blocks.len()), [0, 0]);
         assert_eq!((bin.room().len(), bin.back().batch), (capacity(class), 0));
     }
 }
 
-/// How many magazines lie before the loaded one of a class, and before the one behind it.
-fn places(own: Own, class: u8) -> [usize; 2] {
-    let bin = own.bin(SizeClass(class));
+/// How many magazines lie before the loaded one of a bin, and before the one behind it.
+fn places(own: Own, bin: usize) -> [usize; 2] {
+    let bin = own.bin(Place::all().nth(bin).unwrap());
     // SAFETY: 1. The cache is made.
     let start = unsafe { &raw const (*own.0.as_ptr()).magazines }.addr();
     [bin.top(), bin.back().behind].map(|top| (end(top).addr() - start) / MAGAZINE_BYTES - 1)
 }
 
 #[test]
-fn classes_have_magazines_one_behind_the_other_in_the_order_of_their_first_uses() {
+fn bins_have_magazines_one_behind_the_other_in_the_order_of_their_first_uses() {
     let own = cache();
-    let last = HOST_CLASSES as u8 - 1;
-    assert_eq!([last, 3, 17].map(|class| places(own, class)), [[0, 1], [2, 3], [4, 5]]);
-    assert_eq!([17, last, 3].map(|class| places(own, class)), [[4, 5], [0, 1], [2, 3]], "they keep them");
+    let last = BINS - 1;
+    assert_eq!([last, 3, 17].map(|bin| places(own, bin)), [[0, 1], [2, 3], [4, 5]]);
+    assert_eq!([17, last, 3].map(|bin| places(own, bin)), [[4, 5], [0, 1], [2, 3]], "they keep them");
     own.empty();
     own.give_back();
-    assert_eq!([3, last].map(|class| places(own, class)), [[0, 1], [2, 3]], "given back, it begins anew");
-    let all: std::collections::BTreeSet<_> = classes().flat_map(|class| places(own, class.0)).collect();
-    assert_eq!(all.len(), 2 * HOST_CLASSES, "no two classes share one, and there are enough");
+    assert_eq!([3, last].map(|bin| places(own, bin)), [[0, 1], [2, 3]], "given back, it begins anew");
+    let all: std::collections::BTreeSet<_> = Place::all().flat_map(|place| places(own, place.at)).collect();
+    assert_eq!(all.len(), 2 * BINS, "no two bins share one, and there are enough");
 }
