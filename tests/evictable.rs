@@ -1,6 +1,9 @@
 //! Tensors that give way: to the host, to a file, and back, with every element.
 #![cfg(feature = "std")]
 
+#[path = "common/start.rs"]
+mod start;
+
 use democratising::fs::{self, Evictable, Kept};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DemoError, Device, Tensor, gc};
@@ -166,16 +169,16 @@ fn a_file_that_somebody_changed_is_an_error_that_names_the_tensor() {
     // The directory of temp files is a setting of the process, so this runs in a child.
     const CHILD: &str = "DEMOCRATISING_TEST_CHANGED";
     if std::env::var_os(CHILD).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
             .args([
                 "--exact",
                 "a_file_that_somebody_changed_is_an_error_that_names_the_tensor",
                 "--nocapture",
             ])
             .env(CHILD, "1")
-            .env("TMPDIR", folder.path())
-            .output()
-            .unwrap();
+            .env(if cfg!(windows) { "TMP" } else { "TMPDIR" }, folder.path());
+        let output = start::output(&mut command).unwrap();
         assert!(output.status.success(), "{output:?}");
         return;
     }
@@ -199,12 +202,12 @@ fn without_room_on_the_disk_it_stays_where_it_is() {
     let _turn = turn();
     const CHILD: &str = "DEMOCRATISING_TEST_NO_DISK";
     if std::env::var_os(CHILD).is_none() {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "without_room_on_the_disk_it_stays_where_it_is", "--nocapture"])
             .env(CHILD, "1")
-            .env(if cfg!(windows) { "TMP" } else { "TMPDIR" }, "/nowhere/at/all")
-            .output()
-            .unwrap();
+            .env(if cfg!(windows) { "TMP" } else { "TMPDIR" }, "/nowhere/at/all");
+        let output = start::output(&mut command).unwrap();
         assert!(output.status.success(), "{output:?}");
         return;
     }

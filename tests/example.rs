@@ -1,6 +1,9 @@
 //! The example program, as a newcomer runs it. `cargo test` builds it beside the tests.
 #![cfg(feature = "net")]
 
+#[path = "common/start.rs"]
+mod start;
+
 use democratising::tempfile;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -14,7 +17,7 @@ fn program() -> PathBuf {
 }
 
 fn run(arguments: &[&Path]) -> Output {
-    Command::new(program()).args(arguments).output().unwrap()
+    start::output(Command::new(program()).args(arguments)).unwrap()
 }
 
 #[test]

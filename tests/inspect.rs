@@ -4,6 +4,8 @@
 #[path = "fs/common.rs"]
 #[allow(dead_code, reason = "several tests share it")]
 mod common;
+#[path = "common/start.rs"]
+mod start;
 #[path = "fs/zip.rs"]
 mod zip;
 
@@ -15,12 +17,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn inspect(arguments: &[&str], file: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_democratising"))
-        .arg("inspect")
-        .args(arguments)
-        .arg(file)
-        .output()
-        .unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_democratising"));
+    start::output(command.arg("inspect").args(arguments).arg(file)).unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

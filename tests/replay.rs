@@ -2,6 +2,9 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "common/start.rs"]
+mod start;
+
 use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
 use std::fs;
@@ -16,7 +19,7 @@ const BERT: &str = "tests/data/bert_serve_dynamic.trace.gz";
 const SMALL: &str = "# small\na 0 3000000\nm second\na 1 100\nf 0\nf 1\n";
 
 fn replay(arguments: &[&str]) -> Output {
-    command(arguments).stdin(Stdio::null()).output().expect("the program starts")
+    start::output(&mut command(arguments)).expect("the program starts")
 }
 
 fn command(arguments: &[&str]) -> Command {
@@ -27,12 +30,9 @@ fn command(arguments: &[&str]) -> Command {
 
 /// Runs with `text` on standard input.
 fn piped(arguments: &[&str], text: &[u8]) -> Output {
-    let mut child = command(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut command = command(arguments);
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start::start(piped).expect("the program starts");
     // The program may stop reading at the first broken line.
     let _ = child.stdin.take().expect("standard input is a pipe").write_all(text);
     child.wait_with_output().expect("the program ends")
@@ -533,11 +533,9 @@ fn a_drawing_goes_through_a_link_and_can_be_read_by_others() {
 #[test]
 fn a_reader_that_leaves_ends_the_program_quietly() {
     for json in [&["--json"][..], &[]] {
-        let mut child = command(&[json, &["--repeat", "1", RESNET, RESNET, RESNET]].concat())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+        let mut command = command(&[json, &["--repeat", "1", RESNET, RESNET, RESNET]].concat());
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = start::start(piped).expect("the program starts");
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("the program ends");
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
@@ -567,8 +565,8 @@ fn help_shows_the_format_an_example_and_the_version() {
     ] {
         assert!(text(&help.stdout).contains(wanted), "no {wanted:?} in the help");
     }
-    let version =
-        Command::new(env!("CARGO_BIN_EXE_democratising")).arg("--version").output().expect("it starts");
+    let mut asked = Command::new(env!("CARGO_BIN_EXE_democratising"));
+    let version = start::output(asked.arg("--version")).expect("it starts");
     assert_eq!(text(&version.stdout), concat!("democratising ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
@@ -584,8 +582,8 @@ fn a_pickle_that_nests_without_end_is_refused() {
             "it is a pickle, but no memory snapshot of PyTorch's: what it holds nests",
         );
         let (_directory, path) = file("deep.pickle", &pickle);
-        let report =
-            Command::new(env!("CARGO_BIN_EXE_democratising")).arg("report").arg(path).output().unwrap();
+        let mut asked = Command::new(env!("CARGO_BIN_EXE_democratising"));
+        let report = start::output(asked.arg("report").arg(path)).unwrap();
         assert_eq!((report.status.code(), text(&report.stderr).lines().count()), (Some(2), 1));
     }
 }

@@ -7,3 +7,5 @@ mod moves;
 mod promises;
 mod script;
 mod slabs;
+#[path = "../common/start.rs"]
+mod start;

@@ -251,8 +251,9 @@ fn a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic
     const NAME: &str =
         "promises::a_bad_free_through_the_global_interface_ends_the_program_where_it_is_to_panic";
     if std::env::var_os(MARK).is_none() {
+        let mut command = crate::again::again();
         let output =
-            crate::again::again().args(["--exact", NAME, "--nocapture"]).env(MARK, "1").output().unwrap();
+            crate::start::output(command.args(["--exact", NAME, "--nocapture"]).env(MARK, "1")).unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(told.contains("freed twice"), "{told}");
         assert!(

@@ -1,6 +1,7 @@
 //! Blocks that know what was written into them, and this program run again as a child.
 
 use crate::again::again;
+use crate::start::start;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,13 +11,10 @@ pub const ROLE: &str = "DEMOCRATISING_TEST_ROLE";
 
 /// Runs this program again, with only the named test, in a role. Ends it after a minute: a heap that hangs is a failure.
 pub fn child(test: &str, role: &str) -> (Option<i32>, String) {
-    let mut child = again()
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = again();
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    let piped = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut child = start(piped).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         if child.try_wait().unwrap().is_some() {

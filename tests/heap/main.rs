@@ -10,6 +10,8 @@ mod common;
 #[path = "../common/fork.rs"]
 mod fork;
 mod misuse;
+#[path = "../common/start.rs"]
+mod start;
 mod threads;
 
 use democratising::Global;
