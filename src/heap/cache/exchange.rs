@@ -171,37 +171,40 @@ impl Own {
     /// The bin at a place, if it was ever used.
     #[inline(always)]
     fn used(self, place: Place) -> Option<Bin> {
+        let bin = self.raw_bin(place);
+        (!bin.back().behind.is_null()).then_some(bin)
+    }
+
+    /// The bin at a place, which may have no magazines yet.
+    #[inline(always)]
+    fn raw_bin(self, place: Place) -> Bin {
         let cache = self.0.as_ptr();
         // SAFETY: 1. The cache is ours. 2. The place is one of its bins: the arrays have as many.
-        let (top, back) = unsafe {
+        unsafe {
             let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(place.at);
-            (top, (&raw mut (*cache).backs).cast::<Back>().add(place.at))
-        };
-        // SAFETY: 1. as above.
-        let is_ready = unsafe { !(*back).behind.is_null() };
-        is_ready.then_some(Bin { top, back, class: place.class })
+            let back = (&raw mut (*cache).backs).cast::<Back>().add(place.at);
+            Bin { top, back, class: place.class }
+        }
     }
 
     /// Gives a bin its magazines.
     #[cold]
     #[inline(never)]
     fn make_ready(self, place: Place) -> Bin {
-        let (cache, class) = (self.0.as_ptr(), place.class);
         let ready = Place::all().filter(|&place| self.used(place).is_some()).count();
-        // SAFETY: 1. The cache is ours. 2. The place is one of its bins: the arrays have as many. 3. There are magazines for every bin,
-        // and those before these are the others'.
+        let capacity = capacity(place.class);
+        let mut bin = self.raw_bin(place);
+        // SAFETY: 1. The cache is ours. 2. There are magazines for every bin, and those before these are the others'.
         unsafe {
-            let top = (&raw mut (*cache).front.tops).cast::<*mut usize>().add(place.at);
-            let back = (&raw mut (*cache).backs).cast::<Back>().add(place.at);
+            let cache = self.0.as_ptr();
             let magazines = (&raw mut (*cache).magazines).cast::<[Magazine; 2]>().add(ready).cast::<usize>();
             let words = MAGAZINE_BYTES / size_of::<usize>();
-            (*top, (*back).behind) = (magazines.add(words), magazines.add(2 * words));
-            (*back).capacity = capacity(class);
-            let mut bin = Bin { top, back, class };
-            bin.unload(capacity(class));
-            bin.unload_behind();
-            bin
+            bin.set_top(magazines.add(words));
+            bin.set_back(Back { behind: magazines.add(2 * words), capacity, ..bin.back() });
         }
+        bin.unload(capacity);
+        bin.unload_behind();
+        bin
     }
 
     /// Blocks of the depot, or else of the slabs, of those at most `batch`, for this cache: how many.
@@ -306,7 +309,7 @@ unsafe fn below<'a>(top: *mut usize, capacity: usize) -> &'a [usize] {
 }
 
 // Every `unsafe` below rests on this: 1. The bin is of a cache of our own, and ready: both tops are in their magazines,
-// no further below the end than the capacity.
+// no further below the end than the capacity. (`back`, `set_back` and `set_top` do not look there, and make it so.)
 impl Bin {
     fn top(&self) -> *mut usize {
         Loaded(self.top).top()
