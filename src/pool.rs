@@ -14,7 +14,7 @@ pub use host::{MemoryPool, MemoryPoolBuilder};
 
 use crate::arena::{Arena, Block, Grant, Metadata, Name, NoArena, NoBlock};
 use crate::error::BadFree;
-use crate::size::{Offset, SizeClass};
+use crate::size::{Offset, SizeClass, is_nothing, nothing};
 use crate::space::{Contents, HostSpace, Space};
 use crate::sync::Lock;
 use crate::sync::atomic::AtomicBool;
@@ -430,11 +430,17 @@ impl<S: Space, L: RawMutex, M: Metadata> fmt::Debug for Pool<S, L, M> {
 unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
         let block = Pool::allocate(*self, layout).map_err(|_| AllocError)?;
         Ok(NonNull::slice_from_raw_parts(block.addr, layout.size()))
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
         let block = Pool::allocate(*self, layout).map_err(|_| AllocError)?;
         // SAFETY: 1. The block is new, ours alone and at least `layout.size()` bytes long.
         unsafe { self.zero(&block, layout.size()) };
@@ -443,6 +449,9 @@ unsafe impl<S: HostSpace, L: RawMutex, M: Metadata> Allocator for &Pool<S, L, M>
 
     #[inline]
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        if is_nothing(at, layout) {
+            return;
+        }
         // SAFETY: 1. The caller of `deallocate` uses the block no more.
         if let Err(why) = unsafe { self.free(at, layout) } {
             misuse(why);
@@ -509,6 +518,14 @@ impl<S: HostSpace, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Safety
     /// The block was allocated here with `old`, and nobody uses it under its old address afterwards.
     unsafe fn move_to(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if is_nothing(at, old) {
+            return Allocator::allocate(&self, new);
+        }
+        if let Some(nothing) = nothing(new) {
+            // SAFETY: 1. The caller's promise, handed on.
+            unsafe { Allocator::deallocate(&self, at, old) };
+            return Ok(nothing);
+        }
         let may_stay = new.align() == old.align();
         // Also where it cannot stay: a resize to the size it has tells whether it is live.
         let bytes = if may_stay { new.size() } else { old.size() };

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod class;
+mod nothing;
 mod shape;
 
 pub use class::{Classes, HOST, HOST_CLASSES, HOST_GEOMETRY, HOST_TABLE, SizeClass};
+pub(crate) use nothing::{is_nothing, nothing};
 pub use shape::{MAX_RANK, Shape};
 
 use core::fmt;

@@ -19,6 +19,8 @@ fn vectors_grow_shrink_and_zero(allocator: impl Allocator + Copy) {
     numbers.truncate(10);
     numbers.shrink_to_fit();
     assert_eq!(numbers.as_slice(), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    numbers.clear();
+    numbers.shrink_to_fit();
     assert_eq!(*Box::new_in([7_u8; 100], allocator), [7; 100]);
 
     for bytes in [0, 1, 4_000, 100_000] {

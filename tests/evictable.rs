@@ -8,6 +8,7 @@ use democratising::fs::{self, Evictable, Kept};
 use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DemoError, Device, Tensor, gc};
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 /// Collections ask every tensor of the process, so these tests take turns.
@@ -262,6 +263,28 @@ impl gc::Reclaim for Looks {
         self.to.send((format!("{:?}", self.at), elsewhere, kind, waits)).unwrap();
         room.byte_len() as u64
     }
+}
+
+#[test]
+fn tensors_that_are_wanted_while_they_are_put_in_order_are_asked_all_the_same() {
+    let _turn = turn();
+    let all: Vec<_> = (0..100).map(|i| tensor(20, i).evictable(format!("{i}"))).collect();
+    let over = AtomicBool::new(false);
+    let answers = std::thread::scope(|threads| {
+        for first in [0, 50] {
+            let (all, over) = (&all, &over);
+            threads.spawn(move || {
+                for i in (0..50).cycle().take_while(|_| !over.load(Relaxed)) {
+                    all[first + i * 7 % 50].get().unwrap();
+                }
+            });
+        }
+        let is_there = |_: &u32| gc::reclaimable().iter().any(|(name, ..)| name == "evictable tensors");
+        let answers = (0..2000).filter(is_there).count();
+        over.store(true, Relaxed);
+        answers
+    });
+    assert_eq!(answers, 2000, "a sort that sees them change panics, and then nobody is moved");
 }
 
 #[test]

@@ -49,6 +49,23 @@ fn numbers_are_separated_by_whitespace_or_commas() -> Result<()> {
 }
 
 #[test]
+fn a_text_of_a_few_bytes_is_a_checkpoint_as_a_longer_one_is() -> Result<()> {
+    let directory = Directory::new();
+    for text in ["7", "1 2", "1,2\n", "\u{feff}8\n", "1\n2\n3\n4\n", "1 2 3 4\n"] {
+        let path = directory.with("small.csv", text);
+        assert_eq!(ModelCheckpoint::load(&path)?.get("")?, Tensor::open(&path)?, "{text:?}");
+    }
+    let path = directory.with("small.csv", "1 2\n3\n");
+    let said = ModelCheckpoint::load(&path).unwrap_err().to_string();
+    assert!(said.contains("text") && said.contains("line 2: this row has 1 numbers"), "{said}");
+    // No text begins so.
+    let path = directory.with("cut.safetensors", [0x98]);
+    let said = ModelCheckpoint::load(&path).unwrap_err().to_string();
+    assert!(said.contains("a file of 1 bytes has no room for the header's length"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn text_has_two_dimensions_whatever_it_holds() -> Result<()> {
     assert_eq!(read("1 2 3\n")?.shape(), [1, 3]);
     assert_eq!(read("1\n2\n3\n")?.shape(), [3, 1]);

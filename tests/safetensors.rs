@@ -58,6 +58,27 @@ fn a_file_of_another_kind_is_not_told_to_be_a_damaged_safetensors() -> Result<()
 }
 
 #[test]
+fn a_tensor_that_cannot_be_had_is_named() -> Result<()> {
+    let directory = Directory::new();
+    let header = r#"{"mask":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]},
+        "deep":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[1,2]},
+        "small":{"dtype":"F4","shape":[2],"data_offsets":[2,3]}}"#;
+    let mut content = (header.len() as u64).to_le_bytes().to_vec();
+    content.extend(header.bytes());
+    content.extend([7; 3]);
+    let path = directory.with("m.safetensors", content);
+    let checkpoint = ModelCheckpoint::load(&path)?;
+    for (name, problem) in
+        [("mask", "stored as 0 or 1, not 7"), ("deep", "more than 8 dimensions"), ("small", "holds F4")]
+    {
+        let said = checkpoint.get(name).unwrap_err().to_string();
+        assert!(said.contains(problem) && said.contains("m.safetensors"), "{said}");
+        assert_eq!(said.matches(&format!("tensor {name:?}")).count(), 1, "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_header_that_no_reader_takes_is_refused_by_the_commit() -> Result<()> {
     let directory = Directory::new();
     let path = directory.path("m.safetensors");

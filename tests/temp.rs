@@ -35,6 +35,10 @@ fn temp_files_and_directories_are_charged_and_given_back() -> Result<()> {
     let error = fs::temp_file().unwrap_err().to_string();
     budget.set_limit(limit);
     assert!(error.contains("cannot create a temp file in") && error.contains("fs::descriptors()"), "{error}");
+    let few = Scope::new("few");
+    few.set_limit(Kind::Files, 0);
+    let error = few.run(fs::temp_file).unwrap_err().to_string();
+    assert!(error.contains("files of \"few\"") && error.ends_with("raise the scope's limit"), "{error}");
 
     /// Keeps a temp file that could be done without.
     struct Spare(Mutex<Option<fs::TempFile>>);

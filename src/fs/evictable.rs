@@ -389,7 +389,8 @@ impl Evictables {
         let mut all: Vec<Arc<Inner>> = ALL.lock().0.iter().filter_map(Weak::upgrade).collect();
         let full = gc::for_scope();
         let is_elsewhere = |one: &Inner| full.as_ref().is_some_and(|full| !one.scope.is_within(full));
-        all.sort_by_key(|one| (is_elsewhere(one), one.wanted.load(Relaxed)));
+        // Each is looked at once: it may be wanted meanwhile, and a sort that meets two answers panics.
+        all.sort_by_cached_key(|one| (is_elsewhere(one), one.wanted.load(Relaxed)));
         all
     }
 }

@@ -116,17 +116,22 @@ pub(super) fn contents(bytes: &[u8], checksums: bool) -> Result<Contents> {
             let mut source = Source::of(bytes, Some(bytes.len() as u64));
             Ok(one("npy", npy::read(&mut source, Ending::OfFile)?))
         }
-        Kind::Text if bytes.len() >= safetensors::LENGTH_BYTES => {
+        Kind::Text if bytes.is_empty() => Err(wrong("checkpoint", String::new(), "the file is empty")),
+        Kind::Text if !is_cut(bytes) => {
             let mut source = Source::of(bytes, Some(bytes.len() as u64));
             Ok(one("text", text::read(&mut source)?))
         }
-        Kind::Text if bytes.is_empty() => Err(wrong("checkpoint", String::new(), "the file is empty")),
         Kind::Nothing if safetensors::is_unlike(bytes) => {
             Err(nothing("checkpoint", &bytes[..bytes.len().min(TELLING_BYTES)]))
         }
         // The most common format says best what is wrong with one that is damaged, or cut to a few bytes.
         Kind::Safetensors | Kind::Text | Kind::Nothing => safetensors::contents(bytes, checksums),
     }
+}
+
+/// Whether so few bytes are rather the first of a header's length than a text.
+fn is_cut(bytes: &[u8]) -> bool {
+    bytes.len() < safetensors::LENGTH_BYTES && core::str::from_utf8(bytes).is_err()
 }
 
 /// A file that is one tensor without a name.

@@ -2,7 +2,7 @@
 
 use super::at_path;
 use super::contents::{Contents, Entry};
-use super::format::{self, wrong};
+use super::format::{self, shown, wrong};
 use crate::error::{DemoError, Result};
 use crate::pool::budget::scope::{self, Kind};
 use crate::tensor::storage::file::{Bytes, SharedFile};
@@ -109,7 +109,7 @@ impl Checkpoint {
                 problem: "is not in the checkpoint; names() lists those that are",
             });
         };
-        entry.tensor(&self.inner.file, self.inner.format).map_err(|error| self.named(error))
+        entry.tensor(&self.inner.file, self.inner.format).map_err(|error| self.named(of_tensor(name, error)))
     }
 
     /// The names of all tensors, sorted. Those of nested dictionaries and lists are joined by dots; a tensor that a file
@@ -200,6 +200,19 @@ impl Checkpoint {
 
     pub(super) fn named(&self, error: DemoError) -> DemoError {
         if self.inner.path.as_os_str().is_empty() { error } else { at_path(error, &self.inner.path) }
+    }
+}
+
+/// The error with the tensor that it is of, where it names none.
+fn of_tensor(name: &str, error: DemoError) -> DemoError {
+    let shown = shown(name);
+    match error {
+        DemoError::Format { format, path, at, problem }
+            if !name.is_empty() && !at.contains(&shown) && !problem.contains(&shown) =>
+        {
+            DemoError::Format { format, path, at: format!(" tensor {shown}{at}"), problem }
+        }
+        other => other,
     }
 }
 

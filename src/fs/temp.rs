@@ -29,7 +29,9 @@ pub(super) fn charge(action: &'static str, path: &Path) -> Result<Holding> {
     }
     gc::collect()?;
     scope::charge(Kind::Files, 1).map_err(|refused| {
-        let problem = std::format!("{refused}; close files, or raise the limit of fs::descriptors()");
+        let limit =
+            if refused.scope().parent().is_none() { "limit of fs::descriptors()" } else { "scope's limit" };
+        let problem = std::format!("{refused}; close files, or raise the {limit}");
         DemoError::Io { action, path: Some(path.into()), source: io::Error::other(problem) }
     })
 }

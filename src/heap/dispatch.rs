@@ -1,7 +1,7 @@
 //! `Global` as the language's global allocator, and as an allocator for collections.
 
 use super::{Global, cache, hardened, shared};
-use crate::size::{HOST, HOST_TABLE, SizeClass};
+use crate::size::{HOST, HOST_TABLE, SizeClass, is_nothing, nothing};
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -172,18 +172,27 @@ fn slice(at: *mut u8, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
 unsafe impl Allocator for Global {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        // SAFETY: 1. A size of zero gets the smallest block.
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
+        // SAFETY: 1. The layout has a size.
         slice(unsafe { self.alloc(layout) }, layout)
     }
 
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
         // SAFETY: 1. As in `allocate`.
         slice(unsafe { self.alloc_zeroed(layout) }, layout)
     }
 
     #[inline]
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        if is_nothing(at, layout) {
+            return;
+        }
         // SAFETY: 1. The caller's promise, handed on.
         unsafe { self.dealloc(at.as_ptr(), layout) }
     }
@@ -220,6 +229,14 @@ unsafe impl Allocator for Global {
 /// # Safety
 /// The block was allocated with `old`, and nobody uses it under its old address afterwards.
 unsafe fn change(at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+    if is_nothing(at, old) {
+        return Allocator::allocate(&Global, new);
+    }
+    if let Some(nothing) = nothing(new) {
+        // SAFETY: 1. The caller's promise, handed on.
+        unsafe { Allocator::deallocate(&Global, at, old) };
+        return Ok(nothing);
+    }
     // SAFETY: 1. Where the alignment stays, this is `realloc`. 2. Else both blocks are live and apart, each at least as
     // long as the shorter layout, and the old one is given up once there is a new one.
     unsafe {

@@ -3,6 +3,7 @@
 use super::budget::scope::Scope;
 use super::{Budget, Pool, PoolConfig, Stats};
 use crate::error::{DemoError, DeviceId, OutOfMemory, Result};
+use crate::size::is_nothing;
 use crate::space::{Mapped, MappedTables, SpaceError};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::forks::{Forked, around_forks};
@@ -165,7 +166,7 @@ impl MemoryPool {
 #[inline(never)]
 fn tell(pool: &HostPool, told: Told, at: NonNull<u8>, layout: Layout) {
     tell_backing(pool);
-    if timeline::is_recording() {
+    if timeline::is_recording() && !is_nothing(at, layout) {
         let scope = Scope::current();
         let (address, bytes) = (at.as_ptr() as u64, layout.size() as u64);
         let block_bytes = pool.usable_bytes(at).unwrap_or(bytes);

@@ -175,6 +175,14 @@ impl<L: RawMutex, const SLABS: bool> Shadow<'_, L, SLABS> {
                     // SAFETY: 1. The block is as long as `new`, and zeroed behind what it had.
                     assert!(unsafe { to.as_ref()[old.size()..] == vec![0; bytes - old.size()] });
                 }
+                if bytes == 0 {
+                    // Its memory is back, and what is left of it is nothing.
+                    let to = to.unwrap().cast();
+                    assert_eq!(to.addr().get(), align);
+                    // SAFETY: 1. It is what the heap gave, and used no more.
+                    unsafe { heap.deallocate(to, new) };
+                    return self.check();
+                }
                 self.moved(block, to.ok().map(|to| to.cast()), new);
             }
             Step::FreeTwice(which) => {

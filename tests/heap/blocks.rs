@@ -153,6 +153,35 @@ fn a_map_lives_in_the_heap_and_in_a_pool_of_its_own() {
     assert_eq!(pool.stats().in_use_bytes, 0);
 }
 
+#[test]
+fn a_vector_that_is_empty_when_it_is_shrunk_keeps_no_block() {
+    use allocator_api2::{alloc::Allocator, vec::Vec};
+    use democratising::{FixedHeap, MemoryPool, StaticMemory, space};
+    fn keeps_none(allocator: impl Allocator + Copy, in_use_bytes: impl Fn() -> u64) {
+        for capacity in [1, 100, 5000, 100_000] {
+            let mut vector = Vec::with_capacity_in(capacity, allocator);
+            vector.push(7_u32);
+            vector.clear();
+            vector.shrink_to_fit();
+            assert_eq!((vector.capacity(), in_use_bytes()), (0, 0), "of {capacity}");
+            assert_eq!(vector.as_ptr().addr(), align_of::<u32>(), "of {capacity}: where no block is");
+            vector.extend(0..100);
+            assert!(vector.iter().copied().eq(0..100), "it grows again from nothing");
+        }
+        assert_eq!(in_use_bytes(), 0);
+    }
+    static MEMORY: StaticMemory<{ 1 << 20 }> = StaticMemory::new();
+    static HEAP: FixedHeap = FixedHeap::over(&MEMORY);
+    keeps_none(&HEAP, || HEAP.stats().in_use_bytes);
+    let (space, tables) = (space::Mapped::reserve(64 << 20).unwrap(), space::MappedTables);
+    let pool: democratising::Pool<_, democratising::HostLock> =
+        democratising::Pool::new(space, tables, democratising::PoolConfig::DEFAULT).unwrap();
+    keeps_none(&pool, || pool.stats().in_use_bytes);
+    // What these two have in use is also other tests'.
+    keeps_none(MemoryPool, || 0);
+    keeps_none(Global, || 0);
+}
+
 #[cfg(target_os = "linux")]
 fn zeroed(layout: Layout) -> *mut u8 {
     // SAFETY: 1. The layout is not empty.

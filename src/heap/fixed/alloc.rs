@@ -6,6 +6,7 @@ use super::call::without_unwinding;
 use super::state::State;
 use super::{COPIES, FixedHeap};
 use crate::heap::misuse::Misuse;
+use crate::size::{is_nothing, nothing};
 use crate::sync::Held;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::{GlobalAlloc, Layout};
@@ -99,6 +100,14 @@ impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> FixedHeap<L, ARENAS, S
     /// # Safety
     /// As `move_to`.
     unsafe fn moved(&self, at: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if is_nothing(at, old) {
+            return Allocator::allocate(self, new);
+        }
+        if let Some(nothing) = nothing(new) {
+            // SAFETY: 1. The caller's promise, handed on.
+            unsafe { self.deallocate(at, old) };
+            return Ok(nothing);
+        }
         // SAFETY: 1. The caller's promise, handed on.
         let to = unsafe { self.move_to(at.as_ptr(), old, new, false) }.ok_or(AllocError)?;
         Ok(NonNull::slice_from_raw_parts(to, new.size()))
@@ -306,11 +315,17 @@ unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> GlobalAlloc for
 unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Allocator for FixedHeap<L, ARENAS, SLABS> {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
         let (at, _) = self.take(layout).ok_or(AllocError)?;
         Ok(NonNull::slice_from_raw_parts(at, layout.size()))
     }
 
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+        if let Some(nothing) = nothing(layout) {
+            return Ok(nothing);
+        }
         let (at, _) = self.take(layout).ok_or(AllocError)?;
         // SAFETY: 1. The block is new and has the bytes of the layout.
         unsafe { at.write_bytes(0, layout.size()) };
@@ -319,6 +334,9 @@ unsafe impl<L: RawMutex, const ARENAS: usize, const SLABS: bool> Allocator for F
 
     #[inline]
     unsafe fn deallocate(&self, at: NonNull<u8>, layout: Layout) {
+        if is_nothing(at, layout) {
+            return;
+        }
         // SAFETY: 1. The caller uses the block no more.
         if let Err(why) = unsafe { self.free(at, layout) } {
             self.misused(at.as_ptr(), layout.size(), why);
