@@ -25,6 +25,8 @@ impl<const SLABS: bool> Model<'_, SLABS> {
                 assert!(matches!(refused(start, len), Err(NotClaimed::NoRange { .. })), "{start:#x} {len}");
             }
         }
+        // The lowest address that memory can have.
+        assert!(matches!(refused(1, 0), Err(NotClaimed::TooSmall { .. } | NotClaimed::TooMany { .. })));
         let most = if usize::BITS == 64 { (4u64 << 30) as usize } else { isize::MAX as usize };
         for len in [most + 1, usize::MAX - 8] {
             let too_large = NotClaimed::TooLarge { given_bytes: len as u64, most_bytes: most as u64 };
@@ -126,6 +128,9 @@ impl<const SLABS: bool> Model<'_, SLABS> {
 
     pub(super) fn change(&mut self, which: usize, new: Layout) {
         let Some((at, block)) = self.left(which) else { return };
+        // Now and then just what it may use: it can stay where it is.
+        let bytes = if which.is_multiple_of(4) { block.bytes } else { new.size() };
+        let Ok(new) = Layout::from_size_align(bytes, new.align()) else { unreachable!("it is no longer") };
         let zeroed = which.is_multiple_of(3);
         // SAFETY: 1. The block is used under its new address only.
         let to = unsafe {
@@ -186,6 +191,24 @@ impl<const SLABS: bool> Model<'_, SLABS> {
             assert_eq!((last.addr, last.bytes), (at.as_ptr() as usize, block.layout.size()));
         }
     }
+    /// Leaves little free, but what slots of one size or another have.
+    fn fill(&mut self, number: usize) {
+        for _ in 0..40 {
+            let bytes = self.heap.stats().largest_free_bytes as usize;
+            if bytes < 16 {
+                break;
+            }
+            self.allocate(Layout::from_size_align(bytes, 1).unwrap(), 0);
+        }
+        for bytes in [1500, 900, 48, 24, 8] {
+            let layout = Layout::from_size_align(bytes + number % 3 * 8, 8).unwrap();
+            let failures = self.failures;
+            while self.failures == failures {
+                self.allocate(layout, 2);
+            }
+        }
+    }
+
     /// A request for too much, with a program that helps.
     pub(super) fn helped(&mut self, kind: usize, number: usize, bytes: usize) {
         let heap: &'static Heap<SLABS> = {
@@ -302,6 +325,7 @@ impl<const SLABS: bool> Model<'_, SLABS> {
                     Err(_) => self.failures += self.heap.stats().failures - failures,
                 }
             }
+            _ if number.is_multiple_of(2) && !cfg!(miri) => self.fill(other),
             _ => self.check(),
         }
     }
