@@ -49,7 +49,8 @@ fn hold<I: IndexKind>(geometry: Geometry, units: u64, steps: &[(u8, u32, u32)]) 
             4 => (number as u64 / 6 % 40) * geometry.granule_bytes(),
             _ => number as u64 / 6 % (2 * space_bytes),
         };
-        let align = 1usize << (other % if other % 5 == 0 { 40 } else { 9 });
+        let bytes = bytes.min(isize::MAX as u64);
+        let align = 1usize << (other % if other.is_multiple_of(5) { usize::BITS * 5 / 8 - 1 } else { 9 });
         let picked = live.iter().nth(other as usize % live.len().max(1)).map(|(at, block)| (*at, *block));
         match (what % 8, picked) {
             (0..4, _) => {
