@@ -119,6 +119,8 @@ fn a_hole_that_is_a_granule_too_short_from_its_aligned_place_on_serves_nobody() 
     let half = layout(2048, 1);
     let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(half).ok()).map(|block| block.addr).collect();
     assert!(blocks.windows(2).all(|two| two[1].as_ptr() as usize - two[0].as_ptr() as usize == 2048));
+    // Of what is left behind them nothing is to hold what is asked for in the end.
+    while heap.allocate(layout(17 * 64, 1)).is_ok() {}
     let at = (1..).find(|&at| (blocks[at].as_ptr() as usize).is_multiple_of(4096)).unwrap();
     for which in (at..at + 4).chain((at + 5..at + 15).step_by(2)) {
         // SAFETY: 1. Nobody uses the block.
