@@ -3,6 +3,7 @@
 #[path = "../common/again.rs"]
 mod again;
 mod block;
+mod hostile;
 mod moves;
 mod promises;
 mod script;

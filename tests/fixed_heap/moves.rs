@@ -108,3 +108,52 @@ fn a_block_grows_in_full_memory_into_what_was_kept_behind_it() {
         }
     }
 }
+
+/// The hole begins a granule behind a multiple of the alignment, and would hold the block there if it were a granule longer; some that are
+/// shorter are looked at before.
+#[test]
+fn a_hole_that_is_a_granule_too_short_from_its_aligned_place_on_serves_nobody() {
+    let ram = Ram::new(516 << 10);
+    let heap = FixedHeap::<SpinLock, 1>::empty();
+    ram.give(&heap, ram.at(0).align_offset(4096), 512 << 10).unwrap();
+    let half = layout(2048, 1);
+    let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(half).ok()).map(|block| block.addr).collect();
+    assert!(blocks.windows(2).all(|two| two[1].as_ptr() as usize - two[0].as_ptr() as usize == 2048));
+    // Of what is left behind them nothing is to hold what is asked for in the end.
+    while heap.allocate(layout(17 * 64, 1)).is_ok() {}
+    let at = (1..).find(|&at| (blocks[at].as_ptr() as usize).is_multiple_of(4096)).unwrap();
+    for which in (at..at + 4).chain((at + 5..at + 15).step_by(2)) {
+        // SAFETY: 1. Nobody uses the block.
+        assert_eq!(unsafe { heap.free(blocks[which], half) }, Ok(()));
+    }
+    let [long, rest] = [83, 45].map(|granules| layout(64 * granules, 1));
+    let before = heap.allocate(long).unwrap();
+    assert!(before.addr == blocks[at] && heap.allocate(rest).is_ok());
+    // SAFETY: 1. Nobody uses the block; the one before it is as long as its layout, and has a granule more then.
+    unsafe {
+        assert_eq!(heap.free(before.addr, long), Ok(()));
+        assert_eq!(heap.resize(blocks[at - 1], half, 2048 + 64), Ok(true));
+    }
+    assert_eq!(heap.stats().largest_free_bytes, 82 * 64);
+    assert!(heap.allocate(layout(20 * 64, 4096)).is_err(), "83 granules would hold it");
+    assert!(heap.allocate(layout(19 * 64, 4096)).is_ok());
+}
+
+#[test]
+fn a_block_grows_into_all_that_lies_free_behind_it() {
+    for bytes in [16 << 10, 512 << 10] {
+        let ram = Ram::new(bytes);
+        let heap = FixedHeap::<SpinLock, 1>::empty();
+        ram.give(&heap, 0, bytes).unwrap();
+        let part = layout(4096, 1);
+        let [first, second, _third] = [(); 3].map(|()| heap.allocate(part).unwrap().addr);
+        assert_eq!(second.as_ptr() as usize - first.as_ptr() as usize, 4096);
+        // SAFETY: 1. Nobody uses the blocks.
+        unsafe {
+            assert_eq!(heap.free(second, part), Ok(()));
+            assert_eq!(heap.resize(first, part, 8193), Ok(false), "behind that lies a block");
+            assert_eq!(heap.resize(first, part, 8192), Ok(true), "{bytes}");
+            assert_eq!(heap.free(first, layout(8192, 1)), Ok(()));
+        }
+    }
+}

@@ -184,6 +184,24 @@ fn a_block_grows_in_full_memory_as_far_as_what_it_is_in() {
     }
 }
 
+/// Slots of 48 bytes: every second of them starts at a multiple of 32, for which slots of 64 would serve.
+#[test]
+fn a_block_that_stays_in_full_memory_with_all_of_its_slot_for_a_stricter_alignment_is_given_back_so() {
+    let ram = Ram::new(512 << 10);
+    let heap = heap(&ram, 512 << 10);
+    heap.on_misuse(OnMisuse::Stop);
+    let (old, new) = (layout(48, 8), layout(48, 32));
+    let blocks = fill(&heap, old);
+    let at = *blocks.iter().find(|block| (block.as_ptr() as usize).is_multiple_of(32)).unwrap();
+    assert_eq!(heap.usable_bytes(at), Ok(48));
+    // SAFETY: 1. The block is used under its new layout only, and then by nobody.
+    unsafe {
+        assert_eq!(heap.grow(at, old, new).expect("it lies there already").cast(), at);
+        assert_eq!(heap.free(at, new), Ok(()));
+    }
+    assert_eq!(heap.stats().blocks as usize, blocks.len() - 1);
+}
+
 #[test]
 fn a_block_that_stayed_in_full_memory_lets_no_others_be_freed_with_a_wrong_size() {
     let ram = Ram::new(512 << 10);

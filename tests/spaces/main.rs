@@ -2,6 +2,7 @@
 //! returned, bad frees refused, and running out of memory at any moment loses nothing.
 
 mod failing;
+mod geometries;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 #[path = "../softcuda/harness.rs"]
 mod harness;
