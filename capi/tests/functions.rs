@@ -183,6 +183,31 @@ fn a_program_that_may_write_little_memory_runs() {
     }
 }
 
+#[test]
+fn a_block_becomes_shorter_though_there_is_no_memory_for_another() {
+    let folder = Folder::new("shorter");
+    let program = compile("cc", &["-fno-builtin"], "shorter.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "all held\n", "{done:?}");
+}
+
+#[test]
+fn a_thread_that_is_to_be_cancelled_is_not_while_the_heap_speaks() {
+    let folder = Folder::new("cancelled");
+    let program = compile("cc", &["-fno-builtin", "-Wno-use-after-free"], "cancelled.c", folder.path());
+    let done = run(&mut command(&program, ["misuse"]), true, folder.path());
+    assert!(done.err.starts_with("democratising: 0x") && done.err.contains("freed twice"), "{done:?}");
+    assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{done:?}");
+    for (case, start, end) in [
+        ("info", "<malloc version=", "</malloc>\n"),
+        ("stats", "democratising: the heap of process ", "page faults\n"),
+    ] {
+        let done = run(&mut command(&program, [case]), true, folder.path());
+        assert!(done.status.success() && done.out == "cancelled, cleaned\n", "{done:?}");
+        assert!(done.err.starts_with(start) && done.err.ends_with(end), "{done:?}");
+    }
+}
+
 #[cfg(feature = "hardened")]
 #[test]
 fn what_is_wrong_is_told_at_the_call_itself() {
