@@ -208,6 +208,16 @@ fn a_thread_that_is_to_be_cancelled_is_not_while_the_heap_speaks() {
     }
 }
 
+#[test]
+fn a_thread_that_comes_first_when_there_is_no_memory_is_told_so() {
+    let folder = Folder::new("starved");
+    let program = compile("cc", &["-fno-builtin"], "starved.c", folder.path());
+    // Where addresses are limited the heap has a quarter of them, and what it needs besides can still be had.
+    let mut limited = command("bash", ["-c", "ulimit -v 400000; exec \"$0\""]);
+    let done = run(limited.arg(&program), true, folder.path());
+    assert!(done.status.success() && done.out == "told\n", "{done:?}");
+}
+
 #[cfg(feature = "hardened")]
 #[test]
 fn what_is_wrong_is_told_at_the_call_itself() {
