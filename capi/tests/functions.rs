@@ -57,6 +57,14 @@ fn misuse_ends_the_program_with_a_line_that_says_what() {
 }
 
 #[test]
+fn who_handles_the_abort_that_misuse_ends_in_has_the_heap() {
+    let folder = Folder::new("aborted");
+    let program = compile("cc", &["-fno-builtin", "-Wno-use-after-free"], "aborted.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.err.contains("freed twice") && done.out == "distinct\n", "{done:?}");
+}
+
+#[test]
 fn a_thread_that_frees_first_in_a_keys_destructor_leaves_no_cache_behind() {
     let folder = Folder::new("late");
     let program = compile("cc", &["-fno-builtin"], "late.c", folder.path());

@@ -46,19 +46,19 @@ pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {
     let misuse = Misuse { addr, bytes, why };
     // Acquire: pairs with the Release in `on_misuse`.
     match POLICY.load(Ordering::Acquire) {
-        STOP => {}
-        IGNORE => return,
+        // As for a hook: the program may handle the signal of an abort, and allocate there.
+        STOP => thread::call(|| stop(format_args!("{misuse}"))),
+        IGNORE => {}
         hook => {
             // SAFETY: 1. Only `on_misuse` stores there, and any other word that it stores is a function of this type.
             let hook = unsafe { core::mem::transmute::<usize, fn(Misuse)>(hook) };
-            return thread::call(|| {
+            thread::call(|| {
                 let returns = Returns;
                 hook(misuse);
                 core::mem::forget(returns);
             });
         }
     }
-    stop(format_args!("{misuse}"))
 }
 
 /// Dropped where a hook does not return: what it was called from has given half of a magazine back, and would give that half out again; and
