@@ -249,14 +249,14 @@ impl Global {
                 bytes
             }
         };
+        let shrinks = new_bytes <= old_bytes;
+        let kept = shrinks.then(errno::Kept::now);
         // SAFETY: 1. A size of zero gets the smallest block.
-        let moved = match new_bytes <= old_bytes {
-            true => errno::keeping(|| unsafe { self.alloc(new) }),
-            false => unsafe { self.alloc(new) },
-        };
+        let moved = unsafe { self.alloc(new) };
+        drop(kept);
         if moved.is_null() {
             // What it has is enough, and its size is found by its address.
-            return if new_bytes <= old_bytes { at } else { null_mut() };
+            return if shrinks { at } else { null_mut() };
         }
         // SAFETY: 1. Both blocks are live and apart, and each is at least as long as the shorter size. 2. The old one is the
         // caller's to give up, which it is only where there is a new one.
