@@ -338,7 +338,18 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
     /// # Errors
     /// [`BadFree`] when it is not live or not of that size.
     pub unsafe fn resize(&self, addr: S::Addr, old: Layout, new_bytes: usize) -> Result<bool, BadFree> {
-        self.shared.lock().arena.resize(addr, old, new_bytes, &Frames(&self.budget))
+        let mut shared = self.shared.lock();
+        let grant = Frames(&self.budget);
+        let (in_use_bytes, creates) = (shared.arena.in_use_bytes(), shared.arena.creates());
+        shared.rise();
+        let resized = shared.arena.resize(addr, old, new_bytes, &grant)?;
+        if shared.arena.creates() > creates {
+            shared.created(creates);
+        }
+        if shared.arena.in_use_bytes() < in_use_bytes {
+            self.fall(&mut shared, &grant);
+        }
+        Ok(resized)
     }
 
     /// The bytes that the live block at `addr` can use.

@@ -67,6 +67,33 @@ fn what_is_soon_needed_again_was_given_up_too_early_and_more_is_kept() {
 }
 
 #[test]
+fn what_a_block_leaves_that_becomes_shorter_is_bounded_as_what_comes_back_and_limited_too() {
+    let pool = pool(
+        PoolConfig::DEFAULT.retain_bytes(2 * FRAMES).retain_most_bytes(6 * FRAMES).ebb_bytes(4 * FRAMES),
+    );
+    let block = take(&pool, 1, 20 * FRAME)[0];
+    let resize = |from: usize, to: usize| {
+        // SAFETY: 1. A simulated block has no bytes that anybody could use.
+        assert_eq!(unsafe { pool.resize(block, layout(from * FRAME), to * FRAME) }, Ok(true));
+    };
+    resize(20, 19);
+    assert_eq!((idle_frames(&pool), pool.take_ebb()), (1, false));
+    resize(19, 9);
+    assert_eq!((idle_frames(&pool), pool.stats().unmaps), (2, 9));
+    assert!(pool.take_ebb());
+    // Nine were given up. Of those three are needed again where it grows, and three more are kept.
+    resize(9, 14);
+    resize(14, 8);
+    assert_eq!(idle_frames(&pool), 5);
+    resize(8, 13);
+    // What is over a limit goes as soon as it is idle.
+    pool.configure(pool.config().max_bytes(4 * FRAMES));
+    assert_eq!((pool.stats().reserved_bytes, idle_frames(&pool)), (13 * FRAMES, 0));
+    resize(13, 3);
+    assert_eq!((pool.stats().reserved_bytes, idle_frames(&pool)), (4 * FRAMES, 1));
+}
+
+#[test]
 fn a_bound_holds_for_what_comes_back_without_its_size_and_half_of_that_gone_is_an_ebb() {
     let pool = pool(PoolConfig::DEFAULT.retain_bytes(FRAMES).ebb_bytes(4 * FRAMES));
     let give = |blocks: &[u64]| {

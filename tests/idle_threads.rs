@@ -195,7 +195,9 @@ fn a_collect_leaves_a_block_of_a_class_in_the_cache_of_a_thread_that_sleeps() {
             println!("{before}\n{after}\n{before_bytes} bytes resident, then {after_bytes}");
             assert!(before.in_use_bytes > 3 * THREADS as u64 * (256 << 10), "{before}");
             if PARTED {
-                assert!(after.blocks <= (THREADS * SIZES.len()) as u64, "{after}");
+                // And of those with owners one that another thread carved, since two may carve in one place.
+                let with_owners = SIZES.iter().filter(|&&bytes| bytes <= 48).count();
+                assert!(after.blocks <= (THREADS * (SIZES.len() + with_owners)) as u64, "{after}");
                 assert!(after.in_use_bytes < kept_bytes, "{kept_bytes} bytes at most: {after}");
                 assert!(
                     after_bytes + (8 << 20) < before_bytes,

@@ -5,6 +5,14 @@ use core::ffi::c_int;
 use core::fmt::{self, Write};
 use heap::{Global, gc};
 
+/// From the C library's `pthread.h`.
+const CANCEL_DISABLE: c_int = 1;
+
+unsafe extern "C" {
+    /// Whether the calling thread can be cancelled from now on, and whether it could before.
+    fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+}
+
 /// Gives idle memory back to the system, all of it whatever `keep_bytes` says: what the program needs again comes back. 1 if
 /// there was any.
 #[unsafe(no_mangle)]
@@ -74,8 +82,16 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
     let mut text = Line::new();
     let _ = tell_xml(&mut text);
     let bytes = text.bytes();
-    // SAFETY: 1. The bytes are initialised. 2. The stream is as the caller promises.
-    let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream) };
+    let mut before = 0;
+    // A thread that is to be cancelled would be in the stream's own function, and unwound through this frame, which cannot be.
+    // SAFETY: 1. The bytes are initialised. 2. The stream is as the caller promises. 3. The place for the state before is valid, and
+    // the thread has that again.
+    let written = unsafe {
+        pthread_setcancelstate(CANCEL_DISABLE, &mut before);
+        let written = libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream);
+        pthread_setcancelstate(before, &mut before);
+        written
+    };
     if written == bytes.len() { 0 } else { -1 }
 }
 

@@ -18,12 +18,13 @@ impl Line {
         &self.bytes[..self.len]
     }
 
-    /// Writes it to a descriptor, past the standard library, whose lock this thread may hold.
+    /// Writes it to a descriptor, past the standard library, whose lock this thread may hold, and by the system call itself: in the C
+    /// library's function a thread may be cancelled, and unwound through frames that cannot be.
     pub(crate) fn print(&self, descriptor: c_int) {
         let mut left = self.bytes();
         while !left.is_empty() {
             // SAFETY: 1. The bytes are initialised.
-            let written = unsafe { libc::write(descriptor, left.as_ptr().cast(), left.len()) };
+            let written = unsafe { libc::syscall(libc::SYS_write, descriptor, left.as_ptr(), left.len()) };
             match usize::try_from(written) {
                 Ok(written) if written > 0 => left = left.get(written..).unwrap_or_default(),
                 _ => return,

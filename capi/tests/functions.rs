@@ -57,6 +57,14 @@ fn misuse_ends_the_program_with_a_line_that_says_what() {
 }
 
 #[test]
+fn who_handles_the_abort_that_misuse_ends_in_has_the_heap() {
+    let folder = Folder::new("aborted");
+    let program = compile("cc", &["-fno-builtin", "-Wno-use-after-free"], "aborted.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.err.contains("freed twice") && done.out == "distinct\n", "{done:?}");
+}
+
+#[test]
 fn a_thread_that_frees_first_in_a_keys_destructor_leaves_no_cache_behind() {
     let folder = Folder::new("late");
     let program = compile("cc", &["-fno-builtin"], "late.c", folder.path());
@@ -181,6 +189,41 @@ fn a_program_that_may_write_little_memory_runs() {
         let done = run(&mut command("bash", ["-c", &script]), true, folder.path());
         assert!(done.status.success() && done.out == plain.out && done.err.is_empty(), "{kib} KiB: {done:?}");
     }
+}
+
+#[test]
+fn a_block_becomes_shorter_though_there_is_no_memory_for_another() {
+    let folder = Folder::new("shorter");
+    let program = compile("cc", &["-fno-builtin"], "shorter.c", folder.path());
+    let done = run(&mut command(program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "all held\n", "{done:?}");
+}
+
+#[test]
+fn a_thread_that_is_to_be_cancelled_is_not_while_the_heap_speaks() {
+    let folder = Folder::new("cancelled");
+    let program = compile("cc", &["-fno-builtin", "-Wno-use-after-free"], "cancelled.c", folder.path());
+    let done = run(&mut command(&program, ["misuse"]), true, folder.path());
+    assert!(done.err.starts_with("democratising: 0x") && done.err.contains("freed twice"), "{done:?}");
+    assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{done:?}");
+    for (case, start, end) in [
+        ("info", "<malloc version=", "</malloc>\n"),
+        ("stats", "democratising: the heap of process ", "page faults\n"),
+    ] {
+        let done = run(&mut command(&program, [case]), true, folder.path());
+        assert!(done.status.success() && done.out == "cancelled, cleaned\n", "{done:?}");
+        assert!(done.err.starts_with(start) && done.err.ends_with(end), "{done:?}");
+    }
+}
+
+#[test]
+fn a_thread_that_comes_first_when_there_is_no_memory_is_told_so() {
+    let folder = Folder::new("starved");
+    let program = compile("cc", &["-fno-builtin"], "starved.c", folder.path());
+    // Where addresses are limited the heap has a quarter of them, and what it needs besides can still be had.
+    let mut limited = command("bash", ["-c", "ulimit -v 400000; exec \"$0\""]);
+    let done = run(limited.arg(&program), true, folder.path());
+    assert!(done.status.success() && done.out == "told\n", "{done:?}");
 }
 
 #[cfg(feature = "hardened")]

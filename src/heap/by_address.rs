@@ -202,7 +202,8 @@ impl Global {
     /// Makes a block one of `new_bytes`, aligned to 16 bytes if it moves: where it stands if it can be, else elsewhere, with
     /// its contents. Null: that cannot be had, and the block stays as it is.
     ///
-    /// A block that becomes shorter stays where it is down to half its size. Null as the block is as a new one asked for.
+    /// A block that becomes shorter stays where it is down to half its size, and below that where there is no memory for another: C's
+    /// programs seldom ask whether that went well. Null as the block is as a new one asked for.
     ///
     /// ```
     /// use democratising::Global;
@@ -248,16 +249,22 @@ impl Global {
                 bytes
             }
         };
+        let shrinks = new_bytes <= old_bytes;
+        let kept = shrinks.then(errno::Kept::now);
+        // SAFETY: 1. A size of zero gets the smallest block.
+        let moved = unsafe { self.alloc(new) };
+        drop(kept);
+        if moved.is_null() {
+            // What it has is enough, and its size is found by its address.
+            return if shrinks { at } else { null_mut() };
+        }
         // SAFETY: 1. Both blocks are live and apart, and each is at least as long as the shorter size. 2. The old one is the
         // caller's to give up, which it is only where there is a new one.
         unsafe {
-            let moved = self.alloc(new);
-            if !moved.is_null() {
-                moved.copy_from_nonoverlapping(at, old_bytes.min(new_bytes));
-                self.free_unsized(at);
-            }
-            moved
+            moved.copy_from_nonoverlapping(at, old_bytes.min(new_bytes));
+            self.free_unsized(at);
         }
+        moved
     }
 }
 

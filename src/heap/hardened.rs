@@ -219,8 +219,9 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
         return null_mut();
     };
     let Some(held) = claim(at, told) else { return null_mut() };
+    let is_aligned = (at.as_ptr() as usize).is_multiple_of(new.align());
     let stays = match (held.class, class(inner)) {
-        _ if !(at.as_ptr() as usize).is_multiple_of(new.align()) => false,
+        _ if !is_aligned => false,
         // Its class is found by its address: the slot may be larger than need be, if not after many small cuts.
         (Some(_), Some(_)) => {
             inner.size() <= held.block.bytes
@@ -241,7 +242,14 @@ pub(super) unsafe fn reallocate(at: NonNull<u8>, told: Option<Layout>, new: Layo
         hand_out(Bytes { at, bytes }, new.size());
         return at.as_ptr();
     }
-    let Some(Block { addr: to, .. }) = place(new) else {
+    let shrinks = is_aligned && new.size() <= held.asked_bytes;
+    let placed = if shrinks { errno::keeping(|| place(new)) } else { place(new) };
+    let Some(Block { addr: to, .. }) = placed else {
+        if shrinks {
+            // What it has is enough.
+            hand_out(held.block, new.size());
+            return at.as_ptr();
+        }
         if let Some(guard) = GUARD.get() {
             guard.marks.set(at.as_ptr() as usize);
         }

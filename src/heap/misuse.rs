@@ -46,7 +46,7 @@ pub enum OnMisuse {
     #[default]
     Stop,
     /// Call this, and go on. No lock of the heap is held meanwhile, and it may allocate. It runs in whichever thread found the misuse,
-    /// maybe in the middle of an allocation.
+    /// maybe in the middle of an allocation. It returns: one of the process's heap that panics, or ends its thread, ends the process.
     Hook(fn(Misuse)),
     /// Go on.
     Ignore,

@@ -302,7 +302,9 @@ pub(super) fn resize(at: NonNull<u8>, old: Layout, new_bytes: usize) -> Option<b
     let pool = pool()?;
     // SAFETY: 1. The caller uses nothing of what is cut off.
     let resized = errno::keeping(|| unsafe { pool.resize(at, old, new_bytes) });
-    resized.map_err(|why| misuse::found(at, old.size(), why)).ok()
+    let resized = resized.map_err(|why| misuse::found(at, old.size(), why)).ok()?;
+    errno::keeping(|| decay::tick(pool));
+    Some(resized)
 }
 
 /// A cache for a thread that has none: one that a thread left behind, or a new one.

@@ -8,6 +8,8 @@ pub(super) use barrier::{everyone, is_there};
 
 use super::cache::{self, Cache, Own};
 use super::decay;
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+use super::errno;
 use super::shared;
 use super::stock::seat::{self, Inside};
 #[cfg(unix)]
@@ -136,6 +138,10 @@ fn sit() -> Option<NonNull<Cache>> {
     let word = Word { at: place::address(), cache, of: Number::own(), since_ms: decay::now_ms() };
     // SAFETY: 1. The cache is made, and for good.
     unsafe { cache::seat(cache) }.sit(word, shared::age());
+    if !can_register() {
+        rise();
+        return None;
+    }
     // Registering a destructor may allocate, from here: the cache is in place before. Where the thread is past that, nobody
     // would give the cache up.
     match GUARD.try_with(|_| ()) {
@@ -154,6 +160,11 @@ fn end() {
     }
     ENDED.with(|ended| ended.set(true));
     set_key(false);
+    rise();
+}
+
+/// Leaves the seat, and the cache to whoever comes next.
+fn rise() {
     let Some(cache) = seated() else { return };
     SEATED.with(|seated| seated.set(null_mut()));
     // SAFETY: 1. The cache is made, and for good.
@@ -165,6 +176,27 @@ fn end() {
         // SAFETY: 1. It was this thread's own, and is nobody's now.
         shared::abandon(unsafe { Own::of(cache) });
     }
+}
+
+/// Whether there is memory for what registering a destructor allocates: where there is none, the GNU C library ends the process, though
+/// whoever wants a block can be told. What is allocated may be of this heap; then the cache has it at hand now.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
+fn can_register() -> bool {
+    /// The bytes of an entry of the C library's list.
+    const ENTRY: usize = 4 * size_of::<usize>();
+    let _kept = errno::Kept::now();
+    // SAFETY: 1. The block is given back once.
+    unsafe {
+        // Seen from outside, or the compiler would leave both calls out.
+        let entry = core::hint::black_box(libc::malloc(ENTRY));
+        libc::free(entry);
+        !entry.is_null()
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu", not(miri))))]
+fn can_register() -> bool {
+    true
 }
 
 /// Sets this thread's value of a key whose destructor gives the cache up, or clears it.

@@ -124,3 +124,35 @@ fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_hea
     let (code, error) = child(name, "peak");
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn what_a_large_block_leaves_that_becomes_shorter_goes_back_at_once() {
+    use allocator_api2::alloc::Allocator;
+    use std::alloc::Layout;
+    if role("shorter") {
+        let shorten = |unsized_too: bool| {
+            let layout = |bytes| Layout::from_size_align(bytes, 16).unwrap();
+            let at = Global.allocate(layout(300 << 20)).unwrap().cast::<u8>();
+            // SAFETY: 1. The block has as many bytes, and is used under the address that it has then. 2. It is given back once.
+            unsafe {
+                at.write_bytes(1, 300 << 20);
+                assert!(resident_bytes() > 300 << 20);
+                let at = match unsized_too {
+                    true => std::ptr::NonNull::new(Global.realloc_unsized(at.as_ptr(), 100_000)).unwrap(),
+                    false => Global.shrink(at, layout(300 << 20), layout(100_000)).unwrap().cast(),
+                };
+                assert!(resident_bytes() < 40 << 20, "{} MiB: {}", resident_bytes() >> 20, Global::stats());
+                assert_eq!((at.read(), at.add(99_999).read()), (1, 1));
+                Global.deallocate(at, layout(100_000));
+            }
+        };
+        shorten(false);
+        shorten(true);
+        std::process::exit(0);
+    }
+    let name = "back::what_a_large_block_leaves_that_becomes_shorter_goes_back_at_once";
+    let (code, error) = child(name, "shorter");
+    assert_eq!(code, Some(0), "{error}");
+}

@@ -259,3 +259,38 @@ fn a_block_that_is_not_live_is_not_resized_and_what_has_its_place_stays() {
         child("misuse::a_block_that_is_not_live_is_not_resized_and_what_has_its_place_stays", "resize");
     assert_eq!(code, Some(0), "{error}");
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn a_hook_that_panics_ends_the_process_before_a_block_is_handed_out_twice() {
+    use allocator_api2::alloc::Allocator;
+    use std::panic::catch_unwind;
+    use std::ptr::NonNull;
+    if role("panics") {
+        let layout = Layout::from_size_align(700, 8).unwrap();
+        let take = || Global.allocate(layout).unwrap().cast::<u8>();
+        // SAFETY: 1. Where it is not sound, it is refused.
+        let give = |at: NonNull<u8>| unsafe { Global.deallocate(at, layout) };
+        // Without a message, which would take blocks.
+        on_misuse(OnMisuse::Hook(|_| std::panic::resume_unwind(Box::new(()))));
+        // By a collection's allocator, out of which may be unwound: the collect gives some to the slabs, meets what is no block, and has some left.
+        let blocks: Vec<_> = (0..12).map(|_| take()).collect();
+        let caught = catch_unwind(move || {
+            blocks[..5].iter().copied().for_each(give);
+            give(NonNull::<u64>::dangling().cast());
+            blocks[5..].iter().copied().for_each(give);
+            gc::collect()
+        });
+        on_misuse(OnMisuse::Ignore);
+        let mut again: Vec<_> = (0..1000).map(|_| take()).collect();
+        again.sort();
+        let twice = again.windows(2).any(|two| two[0] == two[1]);
+        eprintln!("it went on: caught {}, a block twice {twice}", caught.is_err());
+        std::process::exit(3);
+    }
+    let (code, error) =
+        child("misuse::a_hook_that_panics_ends_the_process_before_a_block_is_handed_out_twice", "panics");
+    assert!(error.contains("democratising: the hook on misuse did not return"), "{error}");
+    let aborted = if cfg!(windows) { Some(0xc000_0409_u32 as i32) } else { None };
+    assert_eq!(code, aborted, "{error}");
+}

@@ -46,16 +46,35 @@ pub(crate) fn misused(addr: usize, bytes: usize, why: BadFree) {
     let misuse = Misuse { addr, bytes, why };
     // Acquire: pairs with the Release in `on_misuse`.
     match POLICY.load(Ordering::Acquire) {
-        STOP => {}
-        IGNORE => return,
+        // As for a hook: the program may handle the signal of an abort, and allocate there.
+        STOP => thread::call(|| stop(format_args!("{misuse}"))),
+        IGNORE => {}
         hook => {
             // SAFETY: 1. Only `on_misuse` stores there, and any other word that it stores is a function of this type.
             let hook = unsafe { core::mem::transmute::<usize, fn(Misuse)>(hook) };
-            return thread::call(|| hook(misuse));
+            thread::call(|| {
+                let returns = Returns;
+                hook(misuse);
+                core::mem::forget(returns);
+            });
         }
     }
+}
+
+/// Dropped where a hook does not return: what it was called from has given half of a magazine back, and would give that half out again; and
+/// above that there may be a frame of the language's own allocator, through which nothing may unwind.
+struct Returns;
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        stop(format_args!("democratising: the hook on misuse did not return"))
+    }
+}
+
+/// Says it on standard error and ends the process.
+fn stop(what: fmt::Arguments) -> ! {
     let mut line = Line { bytes: [0; 256], len: 0 };
-    let _ = writeln!(line, "{misuse}");
+    let _ = writeln!(line, "{what}");
     line.print();
     std::process::abort()
 }
@@ -79,9 +98,15 @@ impl Write for Line {
 impl Line {
     fn print(&self) {
         let line = &self.bytes[..self.len];
-        #[cfg(unix)]
+        // By the system call itself: in the C library's function a thread may be cancelled, and the program would go on.
+        #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
         // SAFETY: 1. The bytes are initialised. 2. Standard error is written without the standard library, whose lock
         // this thread may hold.
+        unsafe {
+            libc::syscall(libc::SYS_write, 2, line.as_ptr(), line.len());
+        }
+        #[cfg(all(unix, any(miri, not(any(target_os = "linux", target_os = "android")))))]
+        // SAFETY: 1. and 2. as above.
         unsafe {
             libc::write(2, line.as_ptr().cast(), line.len());
         }
