@@ -9,7 +9,8 @@ mod child;
 
 use allocator_api2::alloc::Allocator;
 use democratising::pool::MemoryPoolBuilder;
-use democratising::{DemoError, MemoryPool};
+use democratising::pool::budget::scope::{Kind, Scope};
+use democratising::{DemoError, MemoryPool, Tensor};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
@@ -67,6 +68,31 @@ fn a_growth_factor_says_how_much_is_backed_when_more_is_needed() {
         });
         assert_eq!(backed, mib, "by {factor}");
     }
+}
+
+#[test]
+fn what_the_pool_refuses_leaves_no_mark_on_a_scope_that_never_held_it() {
+    let _alone = alone::alone();
+    with(MemoryPool::configure().max_size(16 * MIB), || {
+        let scope = Scope::new("refused");
+        let held = scope.run(|| Tensor::zeros(&[MIB as usize])).unwrap();
+        for mib in [13, 4096] {
+            let error = scope.run(|| Tensor::zeros(&[(mib * MIB / 4) as usize])).unwrap_err();
+            let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
+            assert_eq!((report.limit_bytes, report.in_use_bytes), (16 * MIB, 4 * MIB), "by the pool");
+        }
+        assert_eq!(scope.peak(Kind::HostBytes), 4 * MIB);
+        scope.set_limit(Kind::HostBytes, 5 * MIB);
+        let error = scope.run(|| Tensor::zeros(&[13 * MIB as usize / 4])).unwrap_err();
+        let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
+        assert_eq!(
+            (report.limit_bytes, report.scope()),
+            (5 * MIB, Some("refused")),
+            "the least room is told"
+        );
+        drop(held);
+        assert!(scope.end().is_nothing());
+    });
 }
 
 #[test]

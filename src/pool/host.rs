@@ -74,6 +74,16 @@ pub(crate) fn report(requested_bytes: u64) -> OutOfMemory {
     }
 }
 
+/// Whether the pool's own limit leaves no room for so many bytes beside what is in use.
+pub(crate) fn is_short_of(bytes: u64) -> bool {
+    made().is_some_and(|pool| {
+        pool.budget.limit() != Budget::UNLIMITED && {
+            let Stats { in_use_bytes, limit_bytes, .. } = pool.stats();
+            in_use_bytes.saturating_add(bytes) > limit_bytes
+        }
+    })
+}
+
 /// Gives up to `target_bytes` (rounded up to a frame) of idle memory back to the system; returns the bytes given.
 pub(crate) fn trim(target_bytes: u64) -> u64 {
     made().map_or(0, |pool| {

@@ -21,8 +21,8 @@ use super::element::Element;
 use super::layout::Layout;
 use crate::device::{Backend, DeviceMemory, Queue};
 use crate::error::{DemoError, DeviceId, Result};
-use crate::pool::MemoryPool;
-use crate::pool::budget::scope::{self, Holding, Kind};
+use crate::pool::budget::scope::{self, Holding, Kind, Scope};
+use crate::pool::{MemoryPool, host};
 use adopted::Adopted;
 use core::fmt;
 use core::ops::Range;
@@ -462,17 +462,25 @@ impl Mapped {
 /// Charges `bytes` and takes memory; collects and tries again when either runs out. Each failure is told in the numbers of whoever
 /// refused, the pool or a scope, by which the collector sees whether trying again can help.
 fn from_pool<T>(bytes: usize, allocate: impl Fn() -> Result<T>) -> Result<(T, Holding)> {
+    let charge = || scope::charge(Kind::HostBytes, bytes as u64).map_err(|why| crate::gc::scope_report(&why));
+    let refused = |why| match why {
+        DemoError::OutOfMemory(report) => crate::gc::host_report(report.requested_bytes).into(),
+        other => other,
+    };
     crate::gc::with_retry(|_| {
-        let charged =
-            scope::charge(Kind::HostBytes, bytes as u64).map_err(|why| crate::gc::scope_report(&why))?;
+        // What the pool has no room for is not charged first: a scope's mark would count it, and nobody ever held it.
+        if host::is_short_of(bytes as u64) && Scope::current().left(Kind::HostBytes) >= bytes as u64 {
+            let memory = allocate().map_err(refused)?;
+            return Ok((memory, charge()?));
+        }
+        let charged = charge()?;
         match allocate() {
             Ok(memory) => Ok((memory, charged)),
-            Err(DemoError::OutOfMemory(report)) => {
+            Err(why) => {
                 // Before the report: it shows what is held, and this is not.
                 drop(charged);
-                Err(crate::gc::host_report(report.requested_bytes).into())
+                Err(refused(why))
             }
-            Err(other) => Err(other),
         }
     })
 }
