@@ -9,11 +9,34 @@ mod harness;
 mod left;
 
 use bytes::pattern;
+use democratising::pool::budget::scope::{Kind, Scope};
 use democratising::{DType, DemoError, Device, DeviceId, Tensor, cuda};
 use harness::{ALL, EAGER, LAZY, RANGES, in_modes};
 use left::nothing_is_left;
 
 const MIB: usize = 1 << 20;
+
+#[test]
+fn what_a_device_refuses_leaves_no_mark_on_a_scope_that_never_held_it() {
+    in_modes("what_a_device_refuses_leaves_no_mark_on_a_scope_that_never_held_it", ALL, || {
+        let device = Device::cuda(0).unwrap();
+        cuda::set_memory_limit(0, 64 << 20).unwrap();
+        let scope = Scope::new("refused");
+        let held = scope.run(|| Tensor::zeros_on(&[8 * MIB], &device)).unwrap();
+        for bytes in [33 * MIB, 80 * MIB] {
+            let error = scope.run(|| Tensor::zeros_on(&[bytes / 4], &device)).unwrap_err();
+            assert!(
+                matches!(&error, DemoError::OutOfMemory(report) if report.device == DeviceId::Cuda(0)),
+                "{error}"
+            );
+        }
+        assert_eq!(scope.peak(Kind::DeviceBytes), 32 << 20);
+        drop(held);
+        assert!(scope.end().is_nothing());
+        cuda::set_memory_limit(0, u64::MAX).unwrap();
+        nothing_is_left();
+    });
+}
 
 #[test]
 fn tensors_go_there_and_back_and_keep_their_elements() {

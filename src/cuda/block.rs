@@ -241,6 +241,12 @@ impl Backend for Gpu {
         self.id()
     }
 
+    fn is_short_of(&self, bytes: u64) -> bool {
+        // Fewer are not worth a look at all streams.
+        const MANY_BYTES: u64 = 2 << 20;
+        bytes >= MANY_BYTES && self.in_use_bytes().saturating_add(bytes) > self.limit_bytes()
+    }
+
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>> {
         Ok(Arc::new(Block::zeros(bytes, self.stream(queue)?)?))
     }

@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub(crate) trait Backend: Send + Sync + RefUnwindSafe + Any {
     fn device(&self) -> DeviceId;
 
+    /// Whether its limit leaves no room for so many bytes beside what is in use. Of few bytes it need not be known.
+    fn is_short_of(&self, bytes: u64) -> bool;
+
     /// Memory that is all zeros.
     fn zeros(&self, bytes: usize, queue: Option<&dyn Queue>) -> Result<Arc<dyn DeviceMemory>>;
 

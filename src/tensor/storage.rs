@@ -346,7 +346,7 @@ impl Storage {
         queue: Option<&dyn Queue>,
     ) -> Result<Storage> {
         let bytes = elements * dtype.size_bytes();
-        let place = Place::lent(backend.device(), bytes, || backend.zeros(bytes, queue))?;
+        let place = Place::lent(backend, bytes, || backend.zeros(bytes, queue))?;
         Ok(Storage { place, dtype, elements })
     }
 
@@ -359,7 +359,7 @@ impl Storage {
     ) -> Result<Storage> {
         let (element_bytes, elements) = (self.dtype.size_bytes(), range.len());
         let range = range.start * element_bytes..range.end * element_bytes;
-        let place = Place::lent(backend.device(), range.len(), || match &self.place {
+        let place = Place::lent(backend, range.len(), || match &self.place {
             Place::Device(lent) => backend.copy(&*lent.memory, range, queue),
             _ => backend.upload(&self.as_bytes()?[range], queue),
         })?;
@@ -399,21 +399,29 @@ impl Place {
         Place::Shared(Arc::new(Owned::new(kind(block), charged)))
     }
 
-    /// Memory of a device, charged before it is asked for.
+    /// Memory of a device, charged before it is asked for; as on the host, not where the device has no room for it.
     fn lent(
-        device: DeviceId,
+        backend: &dyn Backend,
         bytes: usize,
         allocate: impl FnOnce() -> Result<Arc<dyn DeviceMemory>>,
     ) -> Result<Place> {
         // What the device's own pool lacks it collects by itself.
-        let _charged = crate::gc::with_retry(|_| {
-            Ok(scope::charge(Kind::DeviceBytes, bytes as u64).map_err(|why| {
-                let mut report = crate::gc::scope_report(&why);
-                report.device = device;
-                report
-            })?)
-        })?;
-        Ok(Place::Device(Arc::new(Lent { memory: allocate()?, _charged })))
+        let charge = || {
+            crate::gc::with_retry(|_| {
+                Ok(scope::charge(Kind::DeviceBytes, bytes as u64).map_err(|why| {
+                    let mut report = crate::gc::scope_report(&why);
+                    report.device = backend.device();
+                    report
+                })?)
+            })
+        };
+        let lends = |memory, _charged| Place::Device(Arc::new(Lent { memory, _charged }));
+        if backend.is_short_of(bytes as u64) && Scope::current().left(Kind::DeviceBytes) >= bytes as u64 {
+            let memory = allocate()?;
+            return Ok(lends(memory, charge()?));
+        }
+        let charged = charge()?;
+        Ok(lends(allocate()?, charged))
     }
 
     fn uncharged(block: Block) -> Place {
