@@ -2,7 +2,7 @@
 
 use super::model::{Block, Heap, Model, places};
 use super::watched::{HELP, TOLD, With};
-use allocator_api2::alloc::Allocator;
+use allocator_api2::alloc::{AllocError, Allocator};
 use democratising::TensorBuf;
 use democratising::error::BadFree;
 use democratising::heap::fixed::NotClaimed;
@@ -46,7 +46,11 @@ impl<const SLABS: bool> Model<'_, SLABS> {
         let got = self.ram.give(self.heap, at, len);
         self.claimed(at, len, got);
     }
+
     pub(super) fn allocate(&mut self, layout: Layout, how: usize) {
+        if how % 4 == 3 && layout.size() == 0 {
+            return self.nothing(layout, Allocator::allocate_zeroed(self.heap, layout));
+        }
         let before = HELP.with_borrow(|help| help.asked.len());
         let at = match how % 4 {
             // SAFETY: 1. A layout without bytes gets a block as any other.
@@ -89,6 +93,15 @@ impl<const SLABS: bool> Model<'_, SLABS> {
                 self.failed(layout, "a request");
             }
         }
+    }
+
+    /// What the allocator interfaces give for a layout without bytes: no memory, and none comes back.
+    fn nothing(&mut self, layout: Layout, got: Result<NonNull<[u8]>, AllocError>) {
+        let got = got.expect("nothing is always to be had");
+        assert_eq!((got.cast::<u8>().addr().get(), got.len()), (layout.align(), 0));
+        assert_eq!(self.heap.usable_bytes(got.cast()), Err(BadFree::Foreign));
+        // SAFETY: 1. It was handed out for that layout.
+        unsafe { Allocator::deallocate(self.heap, got.cast(), layout) };
     }
 
     pub(super) fn moved(&mut self, at: NonNull<u8>, block: Block, new: Layout, to: Option<NonNull<u8>>) {
@@ -146,6 +159,15 @@ impl<const SLABS: bool> Model<'_, SLABS> {
                 assert_eq!(unsafe { to.cast::<u8>().add(place).read() }, 0);
             }
         }
+        if new.size() == 0 {
+            // SAFETY: 1. The block went back: it is refused.
+            let again = unsafe { self.heap.free_unsized(at) };
+            assert!(
+                matches!(again, Err(BadFree::AlreadyFree { .. } | BadFree::Interior { .. })),
+                "{again:?}"
+            );
+            return self.nothing(new, to);
+        }
         self.moved(at, block, new, to.ok().map(|to| to.cast()));
     }
 
@@ -191,6 +213,7 @@ impl<const SLABS: bool> Model<'_, SLABS> {
             assert_eq!((last.addr, last.bytes), (at.as_ptr() as usize, block.layout.size()));
         }
     }
+
     /// Leaves little free, but what slots of one size or another have.
     fn fill(&mut self, number: usize) {
         for _ in 0..40 {
