@@ -153,10 +153,11 @@ extern "C" fn at_load() {
     watch();
 }
 
+// First of all that the program has in such a section: handlers that were registered before find the locks held, and may allocate.
 // SAFETY: 1. The loader calls what stands in this section, once and before the program, with arguments that are not asked for.
 #[cfg(unix)]
 #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
-#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array.00000"))]
 #[used]
 static AT_LOAD: extern "C" fn() = at_load;
 

@@ -10,6 +10,8 @@ use std::alloc::Layout;
 use std::cell::RefCell;
 use std::iter::successors;
 use std::sync::Barrier;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -277,5 +279,56 @@ fn a_child_forked_while_other_threads_allocate_can_allocate() {
         std::process::exit(0);
     }
     let (code, error) = child("threads::a_child_forked_while_other_threads_allocate_can_allocate", "forking");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+/// Whether the handlers below do anything: other tests fork too.
+#[cfg(target_os = "linux")]
+static HANDLES: AtomicBool = AtomicBool::new(false);
+
+/// What runs around a fork takes more blocks than a cache has.
+#[cfg(target_os = "linux")]
+extern "C" fn allocates_around_a_fork() {
+    if HANDLES.load(Ordering::Relaxed) {
+        let vecs: Vec<Vec<u8>> = (1..300).map(|i| vec![0; i * i]).collect();
+        drop(vecs);
+    }
+}
+
+#[cfg(target_os = "linux")]
+extern "C" fn registers_before_the_program() {
+    // SAFETY: 1. The functions live as long as the program.
+    unsafe {
+        libc::pthread_atfork(
+            Some(allocates_around_a_fork),
+            Some(allocates_around_a_fork),
+            Some(allocates_around_a_fork),
+        )
+    };
+}
+
+// SAFETY: 1. The loader calls what stands in this section, once and before the program, with arguments that are not asked for.
+#[cfg(all(target_os = "linux", not(miri)))]
+#[unsafe(link_section = ".init_array")]
+#[used]
+static BEFORE_THE_PROGRAM: extern "C" fn() = registers_before_the_program;
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn handlers_of_forks_that_were_registered_before_the_program_began_may_allocate() {
+    if role("handlers") {
+        HANDLES.store(true, Ordering::Relaxed);
+        let ended = fork::in_child(|| {
+            allocates_around_a_fork();
+            true
+        });
+        assert_eq!(ended, fork::RIGHT);
+        return;
+    }
+    let (code, error) = child(
+        "threads::handlers_of_forks_that_were_registered_before_the_program_began_may_allocate",
+        "handlers",
+    );
     assert_eq!(code, Some(0), "{error}");
 }
