@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod ages;
 mod batch;
 pub(crate) mod bits;
 mod commit;
@@ -271,6 +272,11 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     /// The least that was idle at any moment since [`Arena::mark_idle`].
     pub fn idle_low_bytes(&self) -> u64 {
         self.commit.as_ref().map_or(0, |commit| commit.idle_low_bytes())
+    }
+
+    /// Bytes that are free in frames that are not idle.
+    pub fn spare_bytes(&self) -> u64 {
+        self.commit.as_ref().map_or(0, |commit| self.geometry.bytes(commit.spare()))
     }
 
     /// Begins to watch how little is idle.

@@ -177,6 +177,49 @@ fn what_nobody_needed_between_two_decays_is_given_up() {
     assert_eq!((pool.decay(), idle_frames(&pool)), (6 * FRAMES, 4));
 }
 
+fn forgotten_halves(pool: &Subject) -> u64 {
+    // SAFETY: 1. Numbers are read.
+    unsafe { pool.with_space(|space| space.counts().forgotten) * (64 << 10) / (FRAMES / 2) }
+}
+
+#[test]
+fn what_lies_free_beside_live_blocks_from_one_decay_to_the_next_is_given_back_once() {
+    let pool = pool(PoolConfig::DEFAULT.retain_bytes(2 * FRAMES));
+    let blocks = take(&pool, 40, FRAME / 2);
+    pool.decay();
+    // Two blocks a frame, of which one goes.
+    give(&pool, blocks.iter().copied().step_by(2), FRAME / 2);
+    pool.decay();
+    assert_eq!(forgotten_halves(&pool), 0, "it came back since the last decay");
+    let four = take(&pool, 4, FRAME / 2);
+    give(&pool, four, FRAME / 2);
+    assert_eq!((pool.decay(), forgotten_halves(&pool)), (0, 16), "but what was needed meanwhile");
+    let told = [0; 3].map(|_| {
+        pool.decay();
+        forgotten_halves(&pool)
+    });
+    assert_eq!((told, pool.stats().reserved_bytes), ([20; 3], 20 * FRAMES), "once, and it stays backed");
+    let again = take(&pool, 20, FRAME / 2);
+    assert_eq!(pool.stats().reserved_bytes, 20 * FRAMES);
+    give(&pool, again, FRAME / 2);
+    pool.decay();
+    pool.decay();
+    assert_eq!(forgotten_halves(&pool), 40, "what was used since can be told of again");
+}
+
+#[test]
+fn what_lies_free_beside_live_blocks_is_left_where_it_is_no_more_than_is_retained_or_an_eighth() {
+    for (retain_frames, holes, told) in [(0, 5, 0), (0, 6, 6), (3, 6, 0), (2, 6, 6_u64)] {
+        let pool = pool(PoolConfig::DEFAULT.retain_bytes(retain_frames * FRAMES));
+        pool.decay();
+        let blocks = take(&pool, 50, FRAME / 2);
+        give(&pool, blocks.iter().copied().step_by(2).take(holes), FRAME / 2);
+        pool.decay();
+        pool.decay();
+        assert_eq!(forgotten_halves(&pool), told, "{retain_frames} {holes}");
+    }
+}
+
 #[test]
 fn an_ebb_is_told_once_when_half_is_gone_and_much_is_left_over() {
     let pool = pool(PoolConfig::DEFAULT.retain_bytes(0).ebb_bytes(4 * FRAMES));

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::ages::Ages;
 use super::bits;
 use super::frames::FrameSet;
 use super::index::SpanIndex;
@@ -55,9 +56,13 @@ pub(super) struct Commit<M: Metadata> {
     clean: M::Table<u64>,
     /// Whether the space has ever told that what it backs is zero; without, `clean` is never looked at.
     zeroes: bool,
+    /// Since when what is free has been free.
+    ages: Ages<M>,
     /// Frames with a live granule, and the most there ever were.
     used: u32,
     used_peak: u32,
+    /// Live granules.
+    occupied: u32,
     /// The fewest idle frames since `mark_idle`.
     idle_low: u32,
     /// How many more frames than `used_peak` may be backed before one is stolen, in thousandths.
@@ -86,8 +91,10 @@ impl<M: Metadata> Commit<M> {
             live: meta.table(frames as usize)?,
             clean: meta.table(bits::words(granules))?,
             zeroes: false,
+            ages: Ages::new(meta, granules)?,
             used: 0,
             used_peak: 0,
+            occupied: 0,
             idle_low: 0,
             slack_permille,
             creates: 0,
@@ -122,6 +129,7 @@ impl<M: Metadata> Commit<M> {
         let (first, last) = (frames.start, frames.end - 1);
         let size = 1u32 << self.shift;
         let lead = (span.end().min((first + 1) << self.shift)) - span.start.0;
+        self.occupied += span.granules;
         self.used += (self.live[first as usize] == 0) as u32;
         self.live[first as usize] += lead;
         self.idle.remove(first);
@@ -145,6 +153,7 @@ impl<M: Metadata> Commit<M> {
         if self.zeroes {
             bits::clear_range(&mut self.clean, span.start.0..span.end());
         }
+        self.ages.came_back(span);
         self.unoccupy(span);
     }
 
@@ -154,6 +163,7 @@ impl<M: Metadata> Commit<M> {
         let frames = self.frames_of(span);
         let (first, last) = (frames.start, frames.end - 1);
         let lead = (span.end().min((first + 1) << self.shift)) - span.start.0;
+        self.occupied -= span.granules;
         self.leave(first, lead);
         if last > first {
             self.leave(last, span.end() - (last << self.shift));
@@ -206,6 +216,7 @@ impl<M: Metadata> Commit<M> {
             self.used_peak = used_peak;
             return Err(error);
         }
+        self.ages.handed_out(span);
         Ok(self.contents(span))
     }
 
@@ -478,6 +489,30 @@ impl<M: Metadata> Commit<M> {
         };
         let (first, last) = (frames.start, frames.end - 1);
         [part(first), if last > first { part(last) } else { None }]
+    }
+
+    /// Free granules of frames of which something is live.
+    pub(super) fn spare(&self) -> u32 {
+        (self.used << self.shift) - self.occupied
+    }
+
+    /// Takes the first cold run from a granule on out of the ages, in a frame of which something is live.
+    pub(super) fn take_cold(&mut self, from: u32) -> Option<Span> {
+        let mut from = from;
+        loop {
+            let start = self.ages.next_cold(from)?;
+            let frame = start >> self.shift;
+            let end = (frame + 1) << self.shift;
+            if self.live[frame as usize] > 0 {
+                return Some(self.ages.take_cold(start..end));
+            }
+            from = end;
+        }
+    }
+
+    /// What came back up to now is cold from here on.
+    pub(super) fn look(&mut self) {
+        self.ages.look();
     }
 
     pub(super) fn idle_low_bytes(&self) -> u64 {

@@ -29,4 +29,25 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         }
         bytes
     }
+
+    /// Tells the space of free granules in frames that are not idle that came back before the last [`look`](Self::look), and were not handed out
+    /// since: of so many runs from a granule on that it does not take long. Where it goes on, if it does.
+    pub(crate) fn purge_cold(&mut self, from: Granule) -> Option<Granule> {
+        const RUNS: usize = 64;
+        let commit = self.commit.as_mut()?;
+        let mut from = from.0;
+        for _ in 0..RUNS {
+            let run = commit.take_cold(from)?;
+            self.space.forget(run);
+            from = run.end();
+        }
+        Some(Granule(from))
+    }
+
+    /// What is free now is cold from here on, until it is handed out.
+    pub(crate) fn look(&mut self) {
+        if let Some(commit) = &mut self.commit {
+            commit.look();
+        }
+    }
 }

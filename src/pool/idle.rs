@@ -6,7 +6,7 @@
 //!    early. It halves with every [`decay`](Pool::decay).
 //! 3. An ebb: what is in blocks fell to half, and much more is backed. Then it is time to empty caches, and to give back by
 //!    the page what is free in frames that are not. Where a rise follows as soon, the next ebb must leave twice as much.
-//! 4. What lay idle from one decay to the next is given up.
+//! 4. What lay idle from one decay to the next is given up. Where much is free beside live blocks, so is that, by the page.
 //! 5. Where a limit was lowered below what is backed, whatever becomes idle is given up until it fits.
 
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@
 use super::{Frames, Pool, PoolConfig, Shared};
 use crate::arena::Grant;
 use crate::arena::metadata::Metadata;
+use crate::size::Granule;
 use crate::space::Space;
 use crate::sync::atomic::Ordering::Relaxed;
 use lock_api::RawMutex;
@@ -150,7 +151,8 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         self.shared.lock().idle.given_up_bytes = 0;
     }
 
-    /// Gives back the idle frames that nobody has needed since the last call, and retains less.
+    /// Gives back the idle frames that nobody has needed since the last call, and retains less. Where much more is free beside
+    /// live blocks than is retained, and than an eighth of what they take, what of it nobody has needed goes too. The bytes of the frames.
     pub fn decay(&self) -> u64 {
         let mut shared = self.shared.lock();
         shared.idle.extra_bytes /= 2;
@@ -158,6 +160,19 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
         let keep_bytes = shared.arena.idle_bytes() - shared.arena.idle_low_bytes();
         let given = shared.arena.trim(keep_bytes, &Frames(&self.budget));
         shared.arena.mark_idle();
+        let spare_bytes = shared.arena.spare_bytes();
+        let taken_bytes = shared.arena.backed_bytes() - shared.arena.idle_bytes() - spare_bytes;
+        let is_much = spare_bytes > shared.config.retain_bytes.max(taken_bytes / 8);
+        let mut next = is_much.then_some(Granule(0));
+        while let Some(from) = next {
+            next = shared.arena.purge_cold(from);
+            if next.is_some() {
+                // Others have their turn.
+                drop(shared);
+                shared = self.shared.lock();
+            }
+        }
+        shared.arena.look();
         given
     }
 }

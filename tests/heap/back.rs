@@ -128,6 +128,39 @@ fn a_peak_that_was_freed_is_gone_two_seconds_later_though_nothing_called_the_hea
 #[cfg(target_os = "linux")]
 #[test]
 #[cfg_attr(miri, ignore = "Miri starts no other program")]
+fn what_lies_free_between_blocks_for_two_seconds_goes_back_as_work_goes_on() {
+    if role("between") {
+        let mut blocks: Vec<Vec<u8>> = (0..2000).map(|_| vec![1u8; 100_000]).collect();
+        // Less than half goes, and no frame as a whole: that is no ebb.
+        let mut at = 0;
+        blocks.retain(|_| {
+            at += 1;
+            at % 5 > 1
+        });
+        let before = resident_bytes();
+        for _ in 0..35 {
+            thread::sleep(Duration::from_millis(100));
+            drop(std::hint::black_box(vec![1u8; 100_000]));
+        }
+        let (mib, after) = (1 << 20, resident_bytes());
+        assert!(
+            before > 190 * mib && after < 150 * mib,
+            "{} MiB before, {} after: {}",
+            before / mib,
+            after / mib,
+            Global::stats()
+        );
+        assert!(blocks.iter().flatten().all(|byte| *byte == 1));
+        std::process::exit(0);
+    }
+    let name = "back::what_lies_free_between_blocks_for_two_seconds_goes_back_as_work_goes_on";
+    let (code, error) = child(name, "between");
+    assert_eq!(code, Some(0), "{error}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[cfg_attr(miri, ignore = "Miri starts no other program")]
 fn what_a_large_block_leaves_that_becomes_shorter_goes_back_at_once() {
     use allocator_api2::alloc::Allocator;
     use std::alloc::Layout;
