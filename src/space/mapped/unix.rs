@@ -21,7 +21,7 @@ const HUGE: usize = 2 << 20;
 const LEAST_PAGE: usize = 4 << 10;
 /// Where what is opened begins is a multiple of this, of which every system's page is a part.
 const PIECE: usize = super::tables::PIECE;
-/// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened.
+/// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened: see `reserve`.
 #[cfg(target_os = "linux")]
 const DUMPED_TABLE: usize = 1 << 20;
 /// `MADV_COLLAPSE`, which not every C library names.
@@ -291,6 +291,12 @@ impl Range {
         unsafe {
             libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
         }
+        // The kernel dumps nothing of what is not open. A debugger does (gdb's `gcore`), all of it, as zeros. The first step soon is open.
+        #[cfg(target_os = "linux")]
+        if len > STEP {
+            // SAFETY: 1. Advice about this mapping, which is longer than that; where it is refused, dumps are longer.
+            unsafe { libc::madvise(range.at(STEP, len - STEP), len - STEP, libc::MADV_DONTDUMP) };
+        }
         Ok(range)
     }
 
@@ -357,7 +363,7 @@ impl Range {
         if self.open {
             self.open(at + len)?;
         } else {
-            self.open_place(at, len)?;
+            self.show_place(at, len)?;
         }
         #[cfg(target_os = "linux")]
         // Relaxed: it is done once, by whoever comes first, and nobody waits for it.
@@ -395,8 +401,19 @@ impl Range {
     /// The same of what is not.
     #[cold]
     fn open_from(&self, opened: usize, end: usize) -> Result<(), i32> {
-        let upto = open_ahead(opened, end, (FRAME, STEP), self.len, |at, len| self.open_place(at, len))?;
+        let upto = open_ahead(opened, end, (FRAME, STEP), self.len, |at, len| self.show_place(at, len))?;
         self.opened.fetch_max(upto, Relaxed);
+        Ok(())
+    }
+
+    /// Makes the pages of a place readable and writable, and a part of core dumps.
+    fn show_place(&self, at: usize, len: usize) -> Result<(), i32> {
+        self.open_place(at, len)?;
+        #[cfg(target_os = "linux")]
+        if at + len > STEP {
+            // SAFETY: 1. Advice about this mapping.
+            unsafe { libc::madvise(self.at(at, len), len, libc::MADV_DODUMP) };
+        }
         Ok(())
     }
 
