@@ -24,6 +24,9 @@ const PIECE: usize = super::tables::PIECE;
 /// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened: see `reserve`.
 #[cfg(target_os = "linux")]
 const DUMPED_TABLE: usize = 1 << 20;
+/// Of a range so much is dumped from the start: what the first frame opens. A small program does not have to say what is, then.
+#[cfg(target_os = "linux")]
+const DUMPED: usize = STEP + FRAME;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
@@ -291,11 +294,11 @@ impl Range {
         unsafe {
             libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
         }
-        // The kernel dumps nothing of what is not open. A debugger does (gdb's `gcore`), all of it, as zeros. The first step soon is open.
+        // The kernel dumps nothing of what is not open. A debugger does (gdb's `gcore`), all of it, as zeros.
         #[cfg(target_os = "linux")]
-        if len > STEP {
+        if len > DUMPED {
             // SAFETY: 1. Advice about this mapping, which is longer than that; where it is refused, dumps are longer.
-            unsafe { libc::madvise(range.at(STEP, len - STEP), len - STEP, libc::MADV_DONTDUMP) };
+            unsafe { libc::madvise(range.at(DUMPED, len - DUMPED), len - DUMPED, libc::MADV_DONTDUMP) };
         }
         Ok(range)
     }
@@ -410,7 +413,7 @@ impl Range {
     fn show_place(&self, at: usize, len: usize) -> Result<(), i32> {
         self.open_place(at, len)?;
         #[cfg(target_os = "linux")]
-        if at + len > STEP {
+        if at + len > DUMPED {
             // SAFETY: 1. Advice about this mapping.
             unsafe { libc::madvise(self.at(at, len), len, libc::MADV_DODUMP) };
         }
