@@ -192,6 +192,19 @@ fn a_program_that_may_write_little_memory_runs() {
 }
 
 #[test]
+fn a_program_that_may_call_only_what_services_may_is_not_ended_for_the_heaps_calls() {
+    let folder = Folder::new("filtered");
+    let program = compile("cc", &["-fno-builtin"], "filtered.c", folder.path());
+    let plain = run(&mut command(&program, [""; 0]), false, folder.path());
+    assert!(plain.status.success(), "{plain:?}");
+    if plain.out == "no filters\n" {
+        return eprintln!("NOT TESTED: this kernel takes no filters");
+    }
+    let done = run(&mut command(&program, [""; 0]), true, folder.path());
+    assert!(done.status.success() && done.out == "all held\n", "{done:?}");
+}
+
+#[test]
 fn a_block_becomes_shorter_though_there_is_no_memory_for_another() {
     let folder = Folder::new("shorter");
     let program = compile("cc", &["-fno-builtin"], "shorter.c", folder.path());

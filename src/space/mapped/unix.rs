@@ -16,14 +16,17 @@ const COMPACT: bool = cfg!(feature = "compact");
 /// The bytes of a huge page.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
-/// The least page of any system: how many of them a huge one may have.
+/// The least page of any system, and where huge ones are asked for, the page: see `has_huge`.
 #[cfg(target_os = "linux")]
 const LEAST_PAGE: usize = 4 << 10;
 /// Where what is opened begins is a multiple of this, of which every system's page is a part.
 const PIECE: usize = super::tables::PIECE;
-/// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened.
+/// A core dump has no table that is longer: it would be zeros for the most part. Nor has it what was never opened: see `reserve`.
 #[cfg(target_os = "linux")]
 const DUMPED_TABLE: usize = 1 << 20;
+/// Of a range so much is dumped from the start: what the first frame opens. A small program does not have to say what is, then.
+#[cfg(target_os = "linux")]
+const DUMPED: usize = STEP + FRAME;
 /// `MADV_COLLAPSE`, which not every C library names.
 #[cfg(target_os = "linux")]
 const COLLAPSE: i32 = 25;
@@ -93,31 +96,74 @@ pub(super) fn commit_limit() -> usize {
     addresses.min(written)
 }
 
-/// Whether the system sets memory aside for all that can be written, before it is touched: `vm.overcommit_memory=2`. Asked by system
-/// calls alone: what stands in for `open` in a program may allocate, from here.
+/// A file that is read by system calls alone: what stands in for `open` in a program may allocate, from here.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+struct File(libc::c_long);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl File {
+    fn open(path: &core::ffi::CStr) -> Option<File> {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        // SAFETY: 1. The path ends with a zero.
+        let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags) };
+        (file >= 0).then_some(File(file))
+    }
+
+    /// Goes on at a place.
+    #[cfg(target_os = "linux")]
+    fn seek(&self, place: usize) -> bool {
+        // SAFETY: 1. The file is open; no memory of ours is read or written.
+        unsafe { libc::syscall(libc::SYS_lseek, self.0, place, libc::SEEK_SET) >= 0 }
+    }
+
+    /// Whether there was that much.
+    fn read(&self, out: &mut [u8]) -> bool {
+        // SAFETY: 1. The file is open. 2. `out` is a valid place for so many bytes.
+        let read = unsafe { libc::syscall(libc::SYS_read, self.0, out.as_mut_ptr(), out.len()) };
+        usize::try_from(read) == Ok(out.len())
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: 1. The file is open, and used no more.
+        unsafe { libc::syscall(libc::SYS_close, self.0) };
+    }
+}
+
+/// Whether the system sets memory aside for all that can be written, before it is touched: `vm.overcommit_memory=2`.
 fn accounts() -> bool {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        let mut mode = 0u8;
-        // SAFETY: 1. The path ends with a zero. 2. `mode` is a valid place for one byte. 3. The file is closed once.
-        let read = unsafe {
-            let path = c"/proc/sys/vm/overcommit_memory";
-            let file = libc::syscall(
-                libc::SYS_openat,
-                libc::AT_FDCWD,
-                path.as_ptr(),
-                libc::O_RDONLY | libc::O_CLOEXEC,
-            );
-            let read = file >= 0 && libc::syscall(libc::SYS_read, file, &raw mut mode, 1usize) == 1;
-            if file >= 0 {
-                libc::syscall(libc::SYS_close, file);
-            }
-            read
-        };
-        read && mode == b'2'
+        let mut mode = [0u8];
+        File::open(c"/proc/sys/vm/overcommit_memory").is_some_and(|file| file.read(&mut mode))
+            && mode == *b"2"
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     false
+}
+
+/// How many of the pages of a huge one are resident. Read, and not asked for by `mincore`, which is in no set of system calls that systemd
+/// lets services have: one would be ended for it.
+#[cfg(target_os = "linux")]
+fn resident_pages(pagemap: &File, place: *mut libc::c_void) -> Option<usize> {
+    /// The bytes of a page's word, whose highest bit says that it is resident.
+    const WORD: usize = size_of::<u64>();
+    // Few at once: the stack is the program's, and may be short.
+    let mut words = [0u8; 64 * WORD];
+    if !pagemap.seek(place.addr() / LEAST_PAGE * WORD) {
+        return None;
+    }
+    let mut resident = 0;
+    for _ in 0..HUGE / LEAST_PAGE * WORD / words.len() {
+        if !pagemap.read(&mut words) {
+            return None;
+        }
+        let highest = if cfg!(target_endian = "little") { WORD - 1 } else { 0 };
+        resident += words.chunks_exact(WORD).filter(|word| word[highest] >> 7 == 1).count();
+    }
+    Some(resident)
 }
 
 /// All memory of the machine, with what it can be swapped to, where the system says.
@@ -248,6 +294,12 @@ impl Range {
         unsafe {
             libc::madvise(aligned.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE);
         }
+        // The kernel dumps nothing of what is not open. A debugger does (gdb's `gcore`), all of it, as zeros.
+        #[cfg(target_os = "linux")]
+        if len > DUMPED {
+            // SAFETY: 1. Advice about this mapping, which is longer than that; where it is refused, dumps are longer.
+            unsafe { libc::madvise(range.at(DUMPED, len - DUMPED), len - DUMPED, libc::MADV_DONTDUMP) };
+        }
         Ok(range)
     }
 
@@ -314,7 +366,7 @@ impl Range {
         if self.open {
             self.open(at + len)?;
         } else {
-            self.open_place(at, len)?;
+            self.show_place(at, len)?;
         }
         #[cfg(target_os = "linux")]
         // Relaxed: it is done once, by whoever comes first, and nobody waits for it.
@@ -352,8 +404,19 @@ impl Range {
     /// The same of what is not.
     #[cold]
     fn open_from(&self, opened: usize, end: usize) -> Result<(), i32> {
-        let upto = open_ahead(opened, end, (FRAME, STEP), self.len, |at, len| self.open_place(at, len))?;
+        let upto = open_ahead(opened, end, (FRAME, STEP), self.len, |at, len| self.show_place(at, len))?;
         self.opened.fetch_max(upto, Relaxed);
+        Ok(())
+    }
+
+    /// Makes the pages of a place readable and writable, and a part of core dumps.
+    fn show_place(&self, at: usize, len: usize) -> Result<(), i32> {
+        self.open_place(at, len)?;
+        #[cfg(target_os = "linux")]
+        if at + len > DUMPED {
+            // SAFETY: 1. Advice about this mapping.
+            unsafe { libc::madvise(self.at(at, len), len, libc::MADV_DODUMP) };
+        }
         Ok(())
     }
 
@@ -400,14 +463,11 @@ impl Range {
             }
             return;
         }
+        let Some(pagemap) = File::open(c"/proc/self/pagemap") else { return };
         for at in (0..HUGE_FROM).step_by(HUGE) {
             let place = self.at(at, HUGE);
-            let mut resident = [0u8; HUGE / LEAST_PAGE];
-            // SAFETY: 1. Asks about this mapping, and there is a byte for each page.
-            if unsafe { libc::mincore(place, HUGE, resident.as_mut_ptr()) } != 0 {
-                return;
-            }
-            if resident.iter().filter(|page| **page & 1 != 0).count() >= resident.len() / 16 * 15 {
+            let Some(resident) = resident_pages(&pagemap, place) else { return };
+            if resident >= HUGE / LEAST_PAGE / 16 * 15 {
                 // SAFETY: 1. As above.
                 unsafe {
                     libc::madvise(place, HUGE, libc::MADV_HUGEPAGE);
