@@ -53,6 +53,12 @@ impl<M: Metadata> Ages<M> {
         }
     }
 
+    /// Whether a granule is warm, or cold.
+    #[cfg(all(test, feature = "std"))]
+    pub(super) fn age(&self, granule: u32) -> (bool, bool) {
+        (bits::get(&self.warm, granule), bits::get(&self.cold, granule))
+    }
+
     /// The first cold granule from one on.
     pub(super) fn next_cold(&self, from: u32) -> Option<u32> {
         let end = (self.words as u32) << 6;

@@ -551,6 +551,12 @@ impl<M: Metadata> Commit<M> {
         (self.backed.contains(frame), self.idle.contains(frame), self.live[frame as usize])
     }
 
+    /// Whether a granule is warm, or cold.
+    #[cfg(all(test, feature = "std"))]
+    pub(super) fn age(&self, granule: u32) -> (bool, bool) {
+        self.ages.age(granule)
+    }
+
     #[inline]
     pub(super) fn idle_bytes(&self) -> u64 {
         self.idle.len() as u64 * self.frame_bytes

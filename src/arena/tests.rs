@@ -47,7 +47,7 @@ fn mib(n: usize) -> Layout {
 }
 
 /// Free and backed by the index's word is free by the index's word and backed by the frames'; the frames' counts are
-/// the granules that are live.
+/// the granules that are live; what is warm or cold is free, and not both.
 fn audit(arena: &Subject) {
     let commit = arena.commit.as_ref().unwrap();
     let per_frame = 1 << commit.shift();
@@ -57,7 +57,7 @@ fn audit(arena: &Subject) {
         live[span.start.0 as usize..span.end() as usize].fill(true);
         from = Granule(span.end());
     }
-    let mut idle = 0;
+    let (mut idle, mut spare) = (0, 0);
     for frame in 0..arena.granules / per_frame {
         let granules = frame * per_frame..(frame + 1) * per_frame;
         let held = granules.clone().filter(|at| live[*at as usize]).count() as u32;
@@ -66,12 +66,16 @@ fn audit(arena: &Subject) {
         assert_eq!(is_idle, backed && held == 0, "frame {frame} is idle");
         assert!(backed || held == 0, "frame {frame} holds granules and is not backed");
         idle += is_idle as u64;
+        spare += if held > 0 { per_frame - held } else { 0 };
         for at in granules {
+            let (warm, cold) = commit.age(at);
+            assert!(!(warm && cold || live[at as usize] && (warm || cold)), "granule {at}: {warm} {cold}");
             assert_eq!(arena.index.is_ready(at), backed && !live[at as usize], "granule {at}");
         }
     }
     let stats = arena.stats();
     assert_eq!(stats.idle_bytes, idle << 21);
+    assert_eq!(arena.spare_bytes(), (spare as u64) << 16);
     assert_eq!(stats.reserved_bytes, (stats.creates - stats.unmaps) << 21);
     let counts = arena.space().counts();
     assert_eq!(counts.moved, stats.steals);
@@ -85,7 +89,7 @@ fn audit(arena: &Subject) {
 proptest! {
     #[test]
     fn the_books_agree_whatever_fails(
-        steps in prop::collection::vec((0..11u32, any::<u32>(), 0..20u32), 1..60), slack in 0..2000u32, most_mib in prop_oneof![Just(64u64), 4..60u64],
+        steps in prop::collection::vec((0..13u32, any::<u32>(), 0..20u32), 1..60), slack in 0..2000u32, most_mib in prop_oneof![Just(64u64), 4..60u64],
     ) {
         let (mut arena, grant) = (subject(slack), Counted::upto(most_mib << 20));
         let mut live: Vec<(u64, Layout)> = Vec::new();
@@ -107,6 +111,8 @@ proptest! {
                 }
                 9 if n % 2 == 0 => { arena.trim((n % (16 << 20)) as u64, &grant); }
                 10 => arena.space().keep_every(n as usize % 4),
+                11 => arena.look(),
+                12 => { arena.purge_cold(Granule(n % arena.granules)); }
                 _ => arena.grow((n % (64 << 20)) as u64, &grant),
             }
             audit(&arena);
