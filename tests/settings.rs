@@ -76,7 +76,7 @@ fn what_the_pool_refuses_leaves_no_mark_on_a_scope_that_never_held_it() {
     with(MemoryPool::configure().max_size(16 * MIB), || {
         let scope = Scope::new("refused");
         let held = scope.run(|| Tensor::zeros(&[MIB as usize])).unwrap();
-        for mib in [13, 4096] {
+        for mib in [13, 1024] {
             let error = scope.run(|| Tensor::zeros(&[(mib * MIB / 4) as usize])).unwrap_err();
             let DemoError::OutOfMemory(report) = error else { panic!("{error}") };
             assert_eq!((report.limit_bytes, report.in_use_bytes), (16 * MIB, 4 * MIB), "by the pool");
