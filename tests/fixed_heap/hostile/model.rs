@@ -237,9 +237,9 @@ impl<const SLABS: bool> Model<'_, SLABS> {
             }
             for align in [1, 64] {
                 for bytes in [1, 8, 24, 40, 700, 1024, 1500, 4096] {
+                    let wrong = Layout::from_size_align(bytes, align).unwrap();
                     // SAFETY: 1. It is refused.
-                    let refused =
-                        unsafe { self.heap.free(at, Layout::from_size_align(bytes, align).unwrap()) };
+                    let refused = unsafe { self.heap.free(at, wrong) };
                     assert_eq!(
                         refused.err().map(|why| core::mem::discriminant(&why)),
                         usable.as_ref().err().map(core::mem::discriminant)
