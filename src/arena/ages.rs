@@ -1,6 +1,6 @@
-//! Since when free memory has been free, counted in looks: a granule that came back is warm until the next one, and cold from then on.
+//! Since when free memory has been free: a granule that came back is warm until all cool, and cold from then on.
 //!
-//! Nothing is noted before the first look, so that it costs nothing where nobody looks.
+//! Nothing is noted before they first cool, so that it costs nothing where they never do.
 
 #![forbid(unsafe_code)]
 
@@ -11,13 +11,13 @@ use core::ops::Range;
 
 /// A bit for each granule that came back and was neither handed out nor taken out since. So what has one is free.
 pub(super) struct Ages<M: Metadata> {
-    /// Of those that came back since the last look.
+    /// Of those that came back since they cooled last.
     warm: M::Table<u64>,
     /// Of those that came back before.
     cold: M::Table<u64>,
     /// No word from here on was ever written.
     words: usize,
-    /// Whether anybody looks.
+    /// Whether they ever cool.
     watched: bool,
 }
 
@@ -45,8 +45,8 @@ impl<M: Metadata> Ages<M> {
         }
     }
 
-    /// A look: what was warm is cold.
-    pub(super) fn look(&mut self) {
+    /// What was warm is cold.
+    pub(super) fn cool(&mut self) {
         self.watched = true;
         for (cold, warm) in self.cold[..self.words].iter_mut().zip(&mut self.warm[..self.words]) {
             *cold |= core::mem::take(warm);
@@ -87,20 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_before_a_look_and_was_not_handed_out_since_is_cold() {
+    fn what_came_back_before_they_cooled_and_was_not_handed_out_since_is_cold() {
         let mut ages = Ages::new(&mut MappedTables, 5000).unwrap();
         ages.came_back(Span::new(7, 9));
-        ages.look();
-        assert_eq!(take(&mut ages, 0), None, "nobody looked then");
+        ages.cool();
+        assert_eq!(take(&mut ages, 0), None, "nothing was noted then");
         ages.came_back(Span::new(100, 50));
         assert_eq!(take(&mut ages, 0), None, "it is warm");
-        ages.look();
+        ages.cool();
         ages.handed_out(Span::new(110, 5));
         ages.came_back(Span::new(112, 3));
         ages.came_back(Span::new(2000, 3000));
         let taken = [105, 0, 0, 0].map(|from| take(&mut ages, from));
         assert_eq!(taken, [Some((105, 5)), Some((100, 5)), Some((115, 35)), None]);
-        ages.look();
+        ages.cool();
         let taken = [0, 0, 4999, 4096, 0].map(|from| take(&mut ages, from));
         assert_eq!(
             taken,

@@ -511,8 +511,8 @@ impl<M: Metadata> Commit<M> {
     }
 
     /// What came back up to now is cold from here on.
-    pub(super) fn look(&mut self) {
-        self.ages.look();
+    pub(super) fn cool(&mut self) {
+        self.ages.cool();
     }
 
     pub(super) fn idle_low_bytes(&self) -> u64 {

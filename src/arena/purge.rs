@@ -30,7 +30,7 @@ impl<S: Space, M: Metadata> Arena<S, M> {
         bytes
     }
 
-    /// Tells the space of free granules in frames that are not idle that came back before the last [`look`](Self::look), and were not handed out
+    /// Tells the space of free granules in frames that are not idle that came back before they last [cooled](Self::cool), and were not handed out
     /// since: of so many runs from a granule on that it does not take long. Where it goes on, if it does.
     pub(crate) fn purge_cold(&mut self, from: Granule) -> Option<Granule> {
         const RUNS: usize = 64;
@@ -45,9 +45,9 @@ impl<S: Space, M: Metadata> Arena<S, M> {
     }
 
     /// What is free now is cold from here on, until it is handed out.
-    pub(crate) fn look(&mut self) {
+    pub(crate) fn cool(&mut self) {
         if let Some(commit) = &mut self.commit {
-            commit.look();
+            commit.cool();
         }
     }
 }

@@ -111,7 +111,7 @@ proptest! {
                 }
                 9 if n % 2 == 0 => { arena.trim((n % (16 << 20)) as u64, &grant); }
                 10 => arena.space().keep_every(n as usize % 4),
-                11 => arena.look(),
+                11 => arena.cool(),
                 12 => { arena.purge_cold(Granule(n % arena.granules)); }
                 _ => arena.grow((n % (64 << 20)) as u64, &grant),
             }

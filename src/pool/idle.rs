@@ -172,7 +172,7 @@ impl<S: Space, L: RawMutex, M: Metadata> Pool<S, L, M> {
                 shared = self.shared.lock();
             }
         }
-        shared.arena.look();
+        shared.arena.cool();
         given
     }
 }
